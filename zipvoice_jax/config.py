@@ -1,0 +1,288 @@
+"""Every setting of a model, its features and its sampling, checked on construction.
+
+The fields of `ModelConfig` carry the names of the official `model.json` (k2-fsa/ZipVoice),
+so that one dataclass reads and writes it; what the official code takes from the token
+table (`vocab_size`, `pad_id`, speaker ids) and what only this package has (`dtype`,
+`remat`, `speaker_turns`) sit beside them.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+from zipvoice_jax.core.errors import UserError
+
+ModelKind = Literal["zipvoice", "zipvoice_distill", "zipvoice_dialog", "zipvoice_dialog_stereo"]
+MODEL_KINDS: tuple[str, ...] = get_args(ModelKind)
+Dtype = Literal["float32", "bfloat16"]
+RematPolicy = Literal["none", "full", "dots"]
+SpeakerTurns = Literal["tag", "official"]
+
+# What comes from the token table or is ours, hence is absent from an official model.json.
+_NOT_IN_MODEL_JSON = (
+    "kind",
+    "vocab_size",
+    "pad_id",
+    "spk_a_id",
+    "spk_b_id",
+    "dtype",
+    "remat",
+    "speaker_turns",
+)
+
+
+def _require(ok: bool, sentence: str) -> None:
+    if not ok:
+        raise UserError(sentence)
+
+
+def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    _require(value in choices, f"{name} is {value!r}; choose one of {', '.join(map(str, choices))}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Hyper-parameters of one model; defaults are the released base size (123M parameters).
+
+    Raises:
+        UserError: a value that cannot work, with what to do about it.
+    """
+
+    kind: ModelKind = "zipvoice_dialog"
+    fm_decoder_downsampling_factor: tuple[int, ...] = (1, 2, 4, 2, 1)
+    fm_decoder_num_layers: tuple[int, ...] = (2, 2, 4, 4, 4)
+    fm_decoder_cnn_module_kernel: tuple[int, ...] = (31, 15, 7, 15, 31)
+    fm_decoder_feedforward_dim: int = 1536
+    fm_decoder_num_heads: int = 4
+    fm_decoder_dim: int = 512
+    text_encoder_num_layers: int = 4
+    text_encoder_feedforward_dim: int = 512
+    text_encoder_cnn_module_kernel: int = 9
+    text_encoder_num_heads: int = 4
+    text_encoder_dim: int = 192
+    query_head_dim: int = 32
+    value_head_dim: int = 12
+    pos_head_dim: int = 4
+    pos_dim: int = 48
+    time_embed_dim: int = 192
+    text_embed_dim: int = 192
+    feat_dim: int = 100
+    vocab_size: int = 362
+    pad_id: int = 0
+    spk_a_id: int = 360  # the token [S1]
+    spk_b_id: int = 361  # the token [S2]
+    dtype: Dtype = "float32"  # of matmuls and activations; norms, softmax, losses stay float32
+    remat: RematPolicy = "none"
+    # "tag": the embedding follows the speaker's tag. "official": it flips at every tag, which
+    # goes wrong where one speaker has two turns in a row.
+    speaker_turns: SpeakerTurns = "tag"
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type in (int, tuple[int, ...]):
+                parts = value if isinstance(value, tuple) else (value,)
+                good = isinstance(value, tuple) == (field.type is not int) and all(
+                    isinstance(p, int) and not isinstance(p, bool) for p in parts
+                )
+                _require(good, f"{field.name} is {value!r}; it takes whole numbers.")
+                low = 0 if field.name.endswith("_id") else 1
+                _require(
+                    all(p >= low for p in parts),
+                    f"{field.name} is {value!r}; give numbers of {low} or more.",
+                )
+        _check_choice("kind", self.kind, MODEL_KINDS)
+        _check_choice("dtype", self.dtype, get_args(Dtype))
+        _check_choice("remat", self.remat, get_args(RematPolicy))
+        _check_choice("speaker_turns", self.speaker_turns, get_args(SpeakerTurns))
+        factors = self.fm_decoder_downsampling_factor
+        half = len(factors) // 2
+        # Up to the middle each stack doubles the factor, after it each halves it.
+        u_shaped = factors[:1] == factors[-1:] == (1,) and all(
+            factors[i] == (factors[i - 1] * 2 if i <= half else factors[i - 1] // 2)
+            for i in range(1, len(factors))
+        )
+        _require(
+            u_shaped,
+            f"fm_decoder_downsampling_factor is {factors}; it must rise by twos from 1 and "
+            "fall back to 1, such as (1, 2, 4, 2, 1).",
+        )
+        for name in ("fm_decoder_num_layers", "fm_decoder_cnn_module_kernel"):
+            _require(
+                len(getattr(self, name)) == len(factors),
+                f"{name} has {len(getattr(self, name))} entries for {len(factors)} stacks; "
+                "give one per stack.",
+            )
+        kernels = (*self.fm_decoder_cnn_module_kernel, self.text_encoder_cnn_module_kernel)
+        _require(
+            all(k % 2 == 1 for k in kernels),
+            f"cnn_module_kernel sizes {kernels} must be odd, so that frames stay aligned.",
+        )
+        _require(self.pos_dim % 2 == 0, f"pos_dim is {self.pos_dim}; it must be even.")
+        for stack in ("fm_decoder", "text_encoder"):
+            dim, heads = getattr(self, f"{stack}_dim"), getattr(self, f"{stack}_num_heads")
+            _require(
+                dim % 4 == 0,
+                f"{stack}_dim is {dim}; it must be a multiple of 4, since the feed-forward and "
+                f"attention parts of its {heads} heads take three quarters of it.",
+            )
+        ids = (self.pad_id, *((self.spk_a_id, self.spk_b_id) if self.is_dialog else ()))
+        _require(
+            max(ids) < self.vocab_size and len(set(ids)) == len(ids),
+            f"pad and speaker ids {ids} must differ and be below vocab_size {self.vocab_size}; "
+            "check that the token table belongs to this model.",
+        )
+
+    @property
+    def is_dialog(self) -> bool:
+        """Whether the model has speaker-turn embeddings."""
+        return self.kind in ("zipvoice_dialog", "zipvoice_dialog_stereo")
+
+    @property
+    def is_stereo(self) -> bool:
+        """Whether the model has the two-channel input and output projections."""
+        return self.kind == "zipvoice_dialog_stereo"
+
+    @property
+    def is_distill(self) -> bool:
+        """Whether guidance is an input of the network rather than a second branch."""
+        return self.kind == "zipvoice_distill"
+
+    @property
+    def channels(self) -> int:
+        """Audio channels that the model generates."""
+        return 2 if self.is_stereo else 1
+
+    @classmethod
+    def from_model_json(cls, model: Mapping[str, Any], *, kind: str, **rest: Any) -> Self:
+        """Builds a config from the `model` part of an official model.json.
+
+        Args:
+            model: the mapping under "model".
+            kind: one of `MODEL_KINDS`.
+            **rest: fields that model.json does not hold (vocab_size, pad_id, dtype, ...).
+
+        Raises:
+            UserError: unknown or missing keys, or values that cannot work.
+        """
+        known = {f.name for f in dataclasses.fields(cls)} - set(_NOT_IN_MODEL_JSON)
+        unknown, missing = sorted(set(model) - known), sorted(known - set(model))
+        _require(
+            not unknown,
+            f"model.json has unknown keys {', '.join(unknown)}; remove them or update zipvoice-jax.",
+        )
+        _require(
+            not missing, f"model.json lacks {', '.join(missing)}; take it from the model's release."
+        )
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in model.items()}
+        return cls(kind=kind, **values, **rest)  # type: ignore[arg-type]
+
+    def to_model_json(self) -> dict[str, Any]:
+        """The `model` part of an official model.json."""
+        return {
+            f.name: list(v) if isinstance(v := getattr(self, f.name), tuple) else v
+            for f in dataclasses.fields(self)
+            if f.name not in _NOT_IN_MODEL_JSON
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain JSON values; `from_dict` reads them back."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Inverse of `to_dict`; an unknown key is an error that names it."""
+        unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
+        _require(not unknown, f"the model config has unknown keys {', '.join(unknown)}.")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeatureConfig:
+    """Vocos log-mel features (zipvoice/utils/feature.py of the official code)."""
+
+    type: str = "vocos"
+    sampling_rate: int = 24_000  # Hz
+    n_mels: int = 100
+    n_fft: int = 1024  # samples
+    hop_length: int = 256  # samples
+
+    def __post_init__(self) -> None:
+        _require(
+            self.type == "vocos",
+            f"feature type is {self.type!r}; only 'vocos' features are known.",
+        )
+        for name in ("sampling_rate", "n_mels", "n_fft", "hop_length"):
+            value = getattr(self, name)
+            _require(
+                isinstance(value, int) and value > 0,
+                f"{name} is {value!r}; it takes a whole number above 0.",
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How to solve the ODE; `SamplingConfig.for_kind` gives the official defaults."""
+
+    num_step: int = 16
+    guidance_scale: float = 1.5
+    t_shift: float = 0.5
+    speed: float = 1.0
+    target_rms: float = 0.1
+    feat_scale: float = 0.1
+    max_duration: float = 100.0  # seconds of prompt and speech in one batch
+    seed: int = 666
+
+    def __post_init__(self) -> None:
+        _require(
+            isinstance(self.num_step, int) and 1 <= self.num_step <= 1000,
+            f"num_step is {self.num_step!r}; give a whole number from 1 to 1000.",
+        )
+        for name, low, high in (
+            ("guidance_scale", 0.0, 100.0),
+            ("t_shift", 1e-3, 1.0),
+            ("speed", 0.05, 20.0),
+            ("target_rms", 0.0, 1.0),
+            ("feat_scale", 1e-4, 100.0),
+            ("max_duration", 1.0, 1e6),
+        ):
+            value = getattr(self, name)
+            _require(
+                isinstance(value, int | float) and low <= value <= high,
+                f"{name} is {value!r}; give a number from {low:g} to {high:g}.",
+            )
+        _require(
+            isinstance(self.seed, int) and 0 <= self.seed < 2**32,
+            f"seed is {self.seed!r}; give a whole number from 0 to 2^32 - 1.",
+        )
+
+    @classmethod
+    def for_kind(cls, kind: str, **given: Any) -> Self:
+        """Official defaults of a model (infer_zipvoice.py, infer_zipvoice_dialog.py).
+
+        Args:
+            kind: one of `MODEL_KINDS`.
+            **given: values that replace a default; None leaves the default.
+        """
+        _check_choice("kind", kind, MODEL_KINDS)
+        defaults = {
+            "zipvoice": {"num_step": 16, "guidance_scale": 1.0},
+            "zipvoice_distill": {"num_step": 8, "guidance_scale": 3.0},
+        }.get(kind, {"num_step": 16, "guidance_scale": 1.5})
+        return cls(**{**defaults, **{k: v for k, v in given.items() if v is not None}})
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        UserError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist.") from None
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise UserError(f"{path} is not readable JSON ({error}).") from None
