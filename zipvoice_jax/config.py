@@ -10,7 +10,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 from zipvoice_jax.core.errors import UserError
 
@@ -156,7 +156,7 @@ class ModelConfig:
         return 2 if self.is_stereo else 1
 
     @classmethod
-    def from_model_json(cls, model: Mapping[str, Any], *, kind: str, **rest: Any) -> Self:
+    def from_model_json(cls, model: Mapping[str, Any], *, kind: str, **rest: Any) -> "ModelConfig":
         """Builds a config from the `model` part of an official model.json.
 
         Args:
@@ -192,7 +192,7 @@ class ModelConfig:
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls, values: Mapping[str, Any]) -> "ModelConfig":
         """Inverse of `to_dict`; an unknown key is an error that names it."""
         unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
         _require(not unknown, f"the model config has unknown keys {', '.join(unknown)}.")
@@ -259,7 +259,7 @@ class SamplingConfig:
         )
 
     @classmethod
-    def for_kind(cls, kind: str, **given: Any) -> Self:
+    def for_kind(cls, kind: str, **given: Any) -> "SamplingConfig":
         """Official defaults of a model (infer_zipvoice.py, infer_zipvoice_dialog.py).
 
         Args:

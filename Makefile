@@ -1,0 +1,51 @@
+# Every command a person needs. Each sets itself up in $(VENV) first, which takes a minute or two
+# the first time and nothing afterwards.
+#   make test PYTHON=/path/to/python3.12 VENV=/tmp/env312   another interpreter, elsewhere
+#   make fast ARGS="-k layout -x"                           arguments for pytest (or for the demo)
+
+VENV ?= .venv
+PYTHON ?=
+ARGS ?=
+export VENV PYTHON
+
+BIN := $(VENV)/bin
+CODE := $(wildcard zipvoice_jax tests configs data launch)
+SCRIPTS := .ci/run $(shell find .ci launch -name '*.sh' 2>/dev/null)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup environment demo test fast lint format constraints clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1	\2/p' Makefile | expand -t 22
+
+setup: ## the virtual environment with every pinned version
+	@bash .ci/setup.sh
+
+environment: setup ## one line on where this runs
+	@$(BIN)/python -c 'import os, platform, jax; print("environment:", f"Python {platform.python_version()}, jax {jax.__version__} on {jax.default_backend()}, {os.cpu_count()} cores, {platform.platform()}")'
+
+demo: setup ## a spoken dialogue as a WAV, and its picture
+	@$(BIN)/python -m zipvoice_jax.cli.main demo $(ARGS)
+
+test: setup lint ## lint, then the whole test suite
+	@$(BIN)/python -m pytest $(ARGS)
+
+fast: setup ## the tests that take seconds
+	@$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+
+lint: setup ## style, types, shell scripts
+	@$(BIN)/ruff check $(CODE)
+	@$(BIN)/ruff format --check $(CODE)
+	@$(BIN)/basedpyright --pythonpath $(BIN)/python
+	@if command -v shellcheck >/dev/null; then shellcheck $(SCRIPTS); else echo 'shellcheck is not installed: shell scripts unchecked'; fi
+
+format: setup ## rewrite the code in the project's style
+	@$(BIN)/ruff check --fix $(CODE)
+	@$(BIN)/ruff format $(CODE)
+
+constraints: ## pin anew what pyproject.toml allows (needs uv: pip install uv)
+	uv pip compile --universal --python-version 3.11 --all-extras --no-annotate --upgrade --output-file constraints.txt pyproject.toml
+
+clean: ## caches and build outputs; the environment stays
+	@rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	@find . -name __pycache__ -type d -not -path './.git/*' -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,84 @@
+"""Strictness for every test, set before any test imports the package, and shared fixtures.
+
+- JAX on the CPU; broadcasting between ranks and between dtypes must be asked for.
+- Arrays are checked against their jaxtyping annotations by beartype
+  (`ZIPVOICE_JAX_TYPECHECK=0` turns that off, to time something).
+- Compiled programs are kept in pytest's cache folder, so that a second run, and the commands
+  that tests start as processes of their own, need not compile again.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**30))
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the network must fail
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import jax
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+if os.environ.get("ZIPVOICE_JAX_TYPECHECK", "1") != "0":
+    import jaxtyping
+
+    jaxtyping.install_import_hook("zipvoice_jax", "typechecking.check")
+
+RunCli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of numbers computed by the official code (see its README.md)."""
+    return ROOT / "tests" / "golden"
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real recordings (see its prompts.json)."""
+    return ROOT / "tests" / "data"
+
+
+@pytest.fixture(scope="session")
+def run_cli() -> RunCli:
+    """Runs `zipvoice-jax ARGS...` as a process, the way a person does.
+
+    `run_cli(*args, cwd=None, env=None, timeout=300)` gives the finished process with its exit
+    status and what it wrote; `env` is added to this process's environment. It does not raise
+    when the command fails.
+    """
+
+    def run(
+        *args: str | os.PathLike[str],
+        cwd: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: float = 300.0,
+    ) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, **(env or {})}
+        # The tree these tests stand in, not another one that happens to be installed.
+        environment["PYTHONPATH"] = os.pathsep.join(
+            [str(ROOT), *filter(None, [environment.get("PYTHONPATH")])]
+        )
+        return subprocess.run(
+            [sys.executable, "-m", "zipvoice_jax.cli.main", *map(os.fspath, args)],
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=timeout,
+            check=False,
+        )
+
+    return run

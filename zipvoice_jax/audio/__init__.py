@@ -1,0 +1,1 @@
+"""Waveforms: reading and writing, log-mel features, prompt preparation, Griffin-Lim."""

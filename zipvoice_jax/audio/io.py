@@ -1,0 +1,204 @@
+"""Reading audio files at the model's sampling rate, and writing them atomically.
+
+Whatever libsndfile decodes is read (WAV, FLAC, OGG, MP3, AIFF ...). Every fault of a file
+becomes one `UserError` that names it.
+"""
+
+import contextlib
+import os
+import re
+import secrets
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from jaxtyping import Float
+
+from zipvoice_jax.core.errors import UserError
+
+_MIN_RATE, _MAX_RATE = 4_000, 384_000  # Hz
+_SLACK = 0.1  # seconds that a lossy decoder or a rounded manifest entry may be off
+_FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
+# Sizes from here on in a WAV header are what a program writes that cannot seek back.
+_STREAMED_SIZE = 0x7FFFF000
+
+
+def read_audio(
+    path: str | Path,
+    sampling_rate: int,
+    *,
+    offset: float | int | None = None,
+    duration: float | int | None = None,
+    max_duration: float | int | None = 600.0,
+) -> Float[np.ndarray, "channels samples"]:
+    """Reads an audio file and resamples it (soxr, very high quality) if need be.
+
+    Args:
+        path: the file; any format of libsndfile, 1 or 2 channels.
+        sampling_rate: of the result, Hz.
+        offset: start of the wanted part in seconds; None: the beginning.
+        duration: length of the wanted part in seconds; None: to the end.
+        max_duration: longest part to read, in seconds; None: no limit.
+
+    Returns:
+        float32 samples, full scale at 1; round(samples * sampling_rate / file's rate) many.
+
+    Raises:
+        UserError: the file is missing, a directory, unreadable, not audio, empty, truncated,
+            too long, of an unlikely rate or of more than 2 channels, holds NaN or infinity,
+            or does not hold the wanted part.
+    """
+    path = Path(path)
+    _check_file(path)
+    try:
+        with soundfile.SoundFile(str(path)) as file:
+            rate = file.samplerate
+            start, count = _wanted_part(file, path, offset, duration, max_duration)
+            if start:
+                file.seek(start)
+            wave = file.read(count, dtype="float32", always_2d=True)
+    except soundfile.SoundFileError as error:
+        reason = str(getattr(error, "error_string", error)).strip().rstrip(".")
+        raise UserError(
+            f"{path} cannot be decoded as audio ({reason}); it is corrupt or not an audio file, "
+            "so convert it to WAV anew."
+        ) from None
+    if len(wave) == 0 or len(wave) < count - _SLACK * rate:
+        raise UserError(
+            f"{path} is truncated: {len(wave)} of {count} samples could be read; "
+            "get a complete copy."
+        )
+    if not np.isfinite(wave).all():
+        raise UserError(f"{path} holds NaN or infinite samples; export it again.")
+    if rate != sampling_rate:
+        import soxr
+
+        wave = soxr.resample(wave, rate, sampling_rate, quality="VHQ")
+        if len(wave) == 0:
+            raise UserError(f"{path} is too short: nothing is left of it at {sampling_rate} Hz.")
+    return np.ascontiguousarray(wave.T, dtype=np.float32)
+
+
+def _check_file(path: Path) -> None:
+    """Raises a UserError if the path is not a readable file with something in it."""
+    try:
+        if path.is_dir():
+            raise UserError(f"{path} is a directory; give an audio file.")
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise UserError(f"{path} is an empty file; give an audio file.")
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path} does not exist; check the path of the audio file.") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be read ({reason}).") from None
+
+
+def _wanted_part(
+    file: soundfile.SoundFile,
+    path: Path,
+    offset: float | int | None,
+    duration: float | int | None,
+    max_duration: float | int | None,
+) -> tuple[int, int]:
+    """First sample and number of samples to read from an open file."""
+    rate, frames = file.samplerate, file.frames
+    if not _MIN_RATE <= rate <= _MAX_RATE:
+        raise UserError(
+            f"{path} has a sampling rate of {rate} Hz; give audio from {_MIN_RATE} to "
+            f"{_MAX_RATE} Hz."
+        )
+    if file.channels > 2:
+        raise UserError(
+            f"{path} has {file.channels} channels; mix it down to 1 or 2 (for one voice: 1)."
+        )
+    fault = _truncation(file.extra_info)
+    if fault:
+        raise UserError(f"{path} is truncated ({fault}); get a complete copy.")
+    if frames <= 0:
+        raise UserError(f"{path} holds no samples; give audio with speech in it.")
+    for name, value in (("offset", offset), ("duration", duration)):
+        if value is not None and not (np.isfinite(value) and value >= 0):
+            raise UserError(f"{name} {value!r} for {path} is not possible; give seconds from 0 on.")
+    start = round((offset or 0.0) * rate)
+    count = frames - start if duration is None else round(duration * rate)
+    if start >= frames or start + count > frames + _SLACK * rate:
+        raise UserError(
+            f"{path} lasts {frames / rate:.3f} s, so a part from {start / rate:.3f} s to "
+            f"{(start + max(count, 0)) / rate:.3f} s is not in it; correct offset and duration."
+        )
+    count = min(count, frames - start)
+    if count <= 0:
+        raise UserError(f"duration {duration!r} for {path} is empty; give more than 0 seconds.")
+    if max_duration is not None and count > max_duration * rate:
+        raise UserError(
+            f"{path} is too long: {count / rate:.1f} s where at most {max_duration:g} s can be "
+            "used; cut it."
+        )
+    return start, count
+
+
+def _truncation(log: str) -> str | None:
+    """What libsndfile's log says of missing data, since it reads such files without error."""
+    size = re.search(r"^data : (\d+) \(should be (\d+)\)", log, re.MULTILINE)
+    if size and int(size[2]) < int(size[1]) < _STREAMED_SIZE:
+        return f"its header promises {size[1]} bytes of samples, {size[2]} are there"
+    if "Ogg : File ended unexpectedly" in log or "Ogg: Junk after the last page" in log:
+        return "its last Ogg page is incomplete"
+    return None
+
+
+def write_audio(
+    path: str | Path, wave: Float[np.ndarray, "channels samples"], sampling_rate: int
+) -> None:
+    """Writes 16-bit WAV or FLAC, or OGG Vorbis, by the path's extension.
+
+    The file appears whole or not at all (written beside its place, then renamed); missing
+    parent directories are made. Samples beyond [-1, 1] are clipped, and k / 32768 is
+    stored as the integer k, so that 16-bit audio that was read is written back unchanged.
+
+    Args:
+        path: where to; .wav, .flac or .ogg.
+        wave: samples, full scale at 1.
+        sampling_rate: Hz.
+
+    Raises:
+        UserError: unknown extension, nothing to write, NaN or infinite samples, or a place
+            that cannot be written to.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _FORMATS:
+        raise UserError(
+            f"{path} has no known audio extension; name it {', '.join(_FORMATS)} to choose one."
+        )
+    container, subtype = _FORMATS[path.suffix.lower()]
+    wave = np.asarray(wave)
+    if wave.ndim != 2 or wave.size == 0:
+        raise UserError(f"there is no audio to write to {path}: the shape is {wave.shape}.")
+    if not np.isfinite(wave).all():
+        raise UserError(
+            f"the audio for {path} holds NaN or infinite samples; check the model and vocoder."
+        )
+    if subtype == "PCM_16":
+        data = np.clip(np.round(wave * 32768.0), -32768, 32767).astype(np.int16).T
+    else:
+        data = np.clip(wave, -1.0, 1.0).astype(np.float32).T
+
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise UserError(f"{path} is a directory; give the name of a file.")
+        with partial.open("wb") as file:
+            soundfile.write(file, data, sampling_rate, format=container, subtype=subtype)
+        os.replace(partial, path)
+    except (OSError, ValueError, soundfile.SoundFileError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            reason = "a parent of it is a file"
+        raise UserError(
+            f"{path} cannot be written ({reason}); choose a writable place with free space."
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)

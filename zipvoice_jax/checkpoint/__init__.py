@@ -1,0 +1,1 @@
+"""Weights on disk: the official formats, our own, and growing one model into another."""

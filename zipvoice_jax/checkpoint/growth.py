@@ -1,0 +1,205 @@
+"""Growing one model into another, and averaging models; pure functions on parameter trees.
+
+After zipvoice/utils/checkpoint.py: a Dialog model starts from ZipVoice with new tokens and
+speaker embeddings, a Stereo model from Dialog with its projections repeated per channel.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Key
+
+from zipvoice_jax.checkpoint.mapping import Params, check_params, flatten, unflatten
+from zipvoice_jax.config import ModelConfig
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.rng import named_key
+from zipvoice_jax.text.tokens import TokenTable
+
+_SPEAKER_STD = 0.1  # ZipVoiceDialog initialises spk_embed with N(0, 0.1)
+
+
+def _normal(key: Key[Array, ""], shape: tuple[int, ...]) -> np.ndarray:
+    return np.asarray(jax.random.normal(key, shape), np.float32)
+
+
+def _copied(params: Mapping[str, Any]) -> Params:
+    """A tree of its own, so that growing never changes the model it started from."""
+    return unflatten({path: np.array(leaf) for path, leaf in flatten(params).items()})
+
+
+def _require_kind(config: ModelConfig, kind: str, target: str) -> None:
+    if config.kind != kind:
+        raise UserError(f"a {target} model grows from {kind}, not from {config.kind}.")
+
+
+def grow_vocabulary(
+    params: Mapping[str, Any],
+    config: ModelConfig,
+    *,
+    old_table: TokenTable,
+    new_table: TokenTable,
+    key: Key[Array, ""],
+) -> tuple[Params, ModelConfig]:
+    """Gives a model a larger token table; rows follow their tokens by name.
+
+    Args:
+        params: of the model.
+        config: of the model.
+        old_table: its token table.
+        new_table: holds every token of the old one, in any order, and more.
+        key: of the new rows, which are N(0, 1) as in torch.nn.Embedding; a token's row
+            depends on the key and the token alone.
+
+    Returns:
+        parameters and config with the new table's size and ids.
+
+    Raises:
+        UserError: the old table is not the model's, or the new one lacks tokens.
+    """
+    check_params(params, config, source="the parameter tree")
+    if old_table.vocab_size != config.vocab_size:
+        raise UserError(
+            f"the old token table has {old_table.vocab_size} tokens but the model's embedding has "
+            f"{config.vocab_size} rows; give the token table of this model."
+        )
+    lost = [token for token in old_table.tokens if token not in new_table.token2id]
+    if lost:
+        raise UserError(
+            f"the new token table lacks {len(lost)} tokens of the old one, such as {lost[0]!r}; "
+            "keep all old tokens and add to them."
+        )
+    if config.is_dialog and (new_table.spk_a_id is None or new_table.spk_b_id is None):
+        raise UserError("the new token table lacks [S1] or [S2]; a dialog model needs both.")
+    grown = _copied(params)
+    old_rows = grown["embed"]["embedding"]
+    rows = [
+        old_rows[old_table.token2id[token]]
+        if token in old_table.token2id
+        else _normal(named_key(key, "embed", token), (config.text_embed_dim,))
+        for token in new_table.tokens
+    ]
+    grown["embed"]["embedding"] = np.stack(rows)
+    changes: dict[str, Any] = {"vocab_size": new_table.vocab_size, "pad_id": new_table.pad_id}
+    if config.is_dialog:
+        changes |= {"spk_a_id": new_table.spk_a_id, "spk_b_id": new_table.spk_b_id}
+    return grown, dataclasses.replace(config, **changes)
+
+
+def dialog_table(table: TokenTable) -> TokenTable:
+    """A token table with [S1] and [S2] put after the others where they are missing."""
+    missing = tuple(tag for tag in ("[S1]", "[S2]") if tag not in table.token2id)
+    return TokenTable((*table.tokens, *missing))
+
+
+def grow_to_dialog(
+    params: Mapping[str, Any],
+    config: ModelConfig,
+    *,
+    old_table: TokenTable,
+    new_table: TokenTable,
+    key: Key[Array, ""],
+) -> tuple[Params, ModelConfig]:
+    """ZipVoice to ZipVoice-Dialog (load_checkpoint_extend_vocab_size).
+
+    Args:
+        params: of a zipvoice model.
+        config: of that model.
+        old_table: its token table.
+        new_table: the old tokens, [S1], [S2] and perhaps more (see `dialog_table`).
+        key: of the new embedding rows, N(0, 1), and of the speaker embedding, N(0, 0.1).
+
+    Raises:
+        UserError: not a zipvoice model, or the token tables do not fit.
+    """
+    _require_kind(config, "zipvoice", "zipvoice_dialog")
+    if new_table.spk_a_id is None or new_table.spk_b_id is None:
+        raise UserError("the new token table lacks [S1] or [S2]; a dialog model needs both.")
+    grown, config = grow_vocabulary(
+        params, config, old_table=old_table, new_table=new_table, key=key
+    )
+    speakers = _normal(named_key(key, "spk_embed"), (2, config.feat_dim)) * _SPEAKER_STD
+    grown["spk_embed"] = {"embedding": speakers.astype(np.float32)}
+    config = dataclasses.replace(
+        config,
+        kind="zipvoice_dialog",
+        spk_a_id=new_table.spk_a_id,
+        spk_b_id=new_table.spk_b_id,
+    )
+    return grown, config
+
+
+def grow_to_stereo(params: Mapping[str, Any], config: ModelConfig) -> tuple[Params, ModelConfig]:
+    """ZipVoice-Dialog to -Stereo (load_checkpoint_copy_proj_three_channel_alter).
+
+    The input of stream 0 is noisy speech of both channels, text condition, speech condition
+    of both channels: each channel gets half of the mono weight, so that two equal channels
+    give what one gave. Both output channels start as the mono output. Stream 1 is mono.
+
+    Args:
+        params: of a zipvoice_dialog model.
+        config: of that model.
+
+    Raises:
+        UserError: not a zipvoice_dialog model.
+    """
+    _require_kind(config, "zipvoice_dialog", "zipvoice_dialog_stereo")
+    check_params(params, config, source="the parameter tree")
+    grown = _copied(params)
+    decoder = grown["fm_decoder"]
+    mono_in, mono_out = decoder.pop("in_proj"), decoder.pop("out_proj")
+    noisy, text, condition = np.split(mono_in["kernel"], 3, axis=0)
+    channels = [noisy / 2, noisy / 2, text, condition / 2, condition / 2]
+    decoder["in_proj_0"] = {
+        "kernel": np.concatenate(channels, axis=0),
+        "bias": mono_in["bias"].copy(),
+    }
+    decoder["out_proj_0"] = {
+        name: np.concatenate([array, array], axis=-1) for name, array in mono_out.items()
+    }
+    decoder["in_proj_1"], decoder["out_proj_1"] = mono_in, mono_out
+    return grown, dataclasses.replace(config, kind="zipvoice_dialog_stereo")
+
+
+def average(models: Sequence[Mapping[str, Any]], weights: Sequence[float] | None = None) -> Params:
+    """Weighted mean of parameter trees of one shape, summed in float64.
+
+    Args:
+        models: one parameter tree or more.
+        weights: one per tree, of any scale but not summing to 0; None weighs all alike.
+
+    Raises:
+        UserError: no trees, trees of different arrays, or weights that do not fit.
+    """
+    weights = [1.0] * len(models) if weights is None else list(weights)
+    if not models or len(weights) != len(models) or not np.isfinite(weights).all():
+        raise UserError(
+            f"averaging takes one finite weight per model, not {len(weights)} for "
+            f"{len(models)} models."
+        )
+    total = float(sum(weights))
+    if total == 0.0:
+        raise UserError("the weights of the average sum to 0; give weights that do not cancel.")
+    trees = [flatten(model) for model in models]
+    first = {path: np.shape(leaf) for path, leaf in trees[0].items()}
+    for index, tree in enumerate(trees):
+        shapes = {path: np.shape(leaf) for path, leaf in tree.items()}
+        if shapes != first:
+            odd = sorted(
+                "/".join(path)
+                for path in first.keys() | shapes.keys()
+                if first.get(path) != shapes.get(path)
+            )
+            raise UserError(
+                f"model {index} differs from the first in {len(odd)} arrays, such as {odd[0]}; "
+                "average models of one config."
+            )
+    leaves = {}
+    for path in first:
+        summed = np.zeros(first[path], np.float64)
+        for weight, tree in zip(weights, trees, strict=True):
+            summed += weight * np.asarray(tree[path], np.float64)
+        leaves[path] = (summed / total).astype(np.float32)
+    return unflatten(leaves)

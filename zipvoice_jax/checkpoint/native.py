@@ -1,0 +1,186 @@
+"""Our own checkpoint of a finished model: arrays by Orbax, all else in one JSON file.
+
+The only place that talks to Orbax about inference weights; Orbax is imported on use. Orbax
+0.12 returns whatever shape it finds, even for an abstract tree of another shape, and does
+not notice every flipped byte. So the JSON keeps a digest of each of its files, and what
+comes back is held against the config.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zipvoice_jax.checkpoint.loaded import (
+    NATIVE_JSON,
+    NATIVE_PARAMS,
+    Loaded,
+    check_table,
+    new_directory,
+)
+from zipvoice_jax.checkpoint.mapping import check_params, flatten, unflatten
+from zipvoice_jax.checkpoint.pickle_vm import shown
+from zipvoice_jax.config import FeatureConfig, ModelConfig, read_json
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.text.tokens import TokenTable
+
+_FORMAT = "zipvoice_jax"
+_VERSION = 1
+_KEYS = ("config", "features", "tokens", "fingerprint", "files")
+
+
+def is_native(model_dir: Path) -> bool:
+    """Whether a directory is one that `save_native` wrote."""
+    return (Path(model_dir) / NATIVE_JSON).is_file()
+
+
+def save_native(
+    model_dir: Path,
+    config: ModelConfig,
+    features: FeatureConfig,
+    table: TokenTable,
+    params: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Writes a model in our format; all of it or nothing.
+
+    Args:
+        model_dir: the directory to make.
+        config: of the model.
+        features: of the model.
+        table: token table of the model.
+        params: our parameter tree; stored as float32.
+        overwrite: whether to replace a model directory that is already there.
+
+    Returns:
+        `model_dir`.
+
+    Raises:
+        UserError: parameters or table do not fit the config, or the place cannot be written.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    check_table(config, table)
+    check_params(params, config, source="the parameter tree")
+    # Plain numpy: the file must not remember which devices held the arrays.
+    leaves = {path: np.array(leaf, np.float32) for path, leaf in flatten(params).items()}
+    meta = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "config": config.to_dict(),
+        "features": {name: getattr(features, name) for name in features.__dataclass_fields__},
+        "fingerprint": table.fingerprint,
+        "tokens": table.dumps(),
+    }
+    with new_directory(model_dir, overwrite=overwrite) as made:
+        arrays = made / NATIVE_PARAMS
+        try:
+            ocp.save_checkpointables(str(arrays), {NATIVE_PARAMS: unflatten(leaves)})
+        except Exception as error:  # Orbax and TensorStore raise types of every kind
+            raise UserError(
+                f"{model_dir} cannot be written ({type(error).__name__}: {shown(error)}); "
+                "check the space and the rights there."
+            ) from None
+        files = sorted(path for path in arrays.rglob("*") if path.is_file())
+        meta["files"] = {path.relative_to(arrays).as_posix(): _digest(path) for path in files}
+        (made / NATIVE_JSON).write_text(
+            json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+    return Path(model_dir)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_files(arrays: Path, digests: Mapping[str, Any]) -> None:
+    """Raises UserError for the first file that is missing or not as it was written."""
+    for name, digest in digests.items():
+        try:
+            good = _digest(arrays / name) == digest
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{arrays} cannot be read ({shown(error)}); copy or convert the model again."
+            ) from None
+        if not good:
+            raise UserError(
+                f"{arrays / name} is damaged (its digest differs); copy or convert the model again."
+            )
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    meta = read_json(path)
+    if not isinstance(meta, dict) or meta.get("format") != _FORMAT:
+        raise UserError(f"{path} does not describe a zipvoice_jax model; convert the model again.")
+    if meta.get("version") != _VERSION:
+        raise UserError(
+            f"{path} is of version {meta.get('version')!r}, this code reads {_VERSION}; "
+            "update zipvoice-jax."
+        )
+    if missing := [key for key in _KEYS if key not in meta]:
+        raise UserError(f"{path} lacks {', '.join(missing)}; convert the model again.")
+    if not isinstance(meta["files"], dict):
+        raise UserError(f"{path} is damaged (files is no object); convert the model again.")
+    return meta
+
+
+def read_native(
+    model_dir: Path, *, table: TokenTable | None = None, **config_overrides: Any
+) -> Loaded:
+    """Reads a model that `save_native` wrote.
+
+    Args:
+        model_dir: the directory.
+        table: a token table that must be the model's; None takes the stored one.
+        **config_overrides: `ModelConfig` fields such as dtype, remat or speaker_turns.
+
+    Raises:
+        UserError: missing or damaged files, another token table, or arrays that do not fit
+            the config, each named.
+    """
+    model_dir = Path(model_dir)
+    path = model_dir / NATIVE_JSON
+    meta = _read_meta(path)
+    try:
+        config = ModelConfig.from_dict({**meta["config"], **config_overrides})
+        features = FeatureConfig(**meta["features"])
+        stored = TokenTable.loads(meta["tokens"], name=f"tokens in {path}")
+    except (TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({shown(error)}); convert the model again.") from None
+    if stored.fingerprint != meta["fingerprint"]:
+        raise UserError(
+            f"{path} holds tokens of fingerprint {stored.fingerprint} but names "
+            f"{shown(meta['fingerprint'])}; convert the model again."
+        )
+    if table is not None and table.fingerprint != stored.fingerprint:
+        raise UserError(
+            f"the token table has fingerprint {table.fingerprint} but {model_dir} was made with "
+            f"{stored.fingerprint}; use the model's own token table."
+        )
+    check_table(config, stored)
+    _check_files(model_dir / NATIVE_PARAMS, meta["files"])
+    params = _restore(model_dir / NATIVE_PARAMS)
+    check_params(params, config, source=str(model_dir))
+    leaves = {keys: np.asarray(leaf, np.float32) for keys, leaf in flatten(params).items()}
+    return Loaded(config, features, stored, unflatten(leaves))
+
+
+def _restore(path: Path) -> dict[str, Any]:
+    from orbax.checkpoint import v1 as ocp
+
+    if not path.is_dir():
+        raise UserError(f"{path} does not exist; convert the model again.")
+    try:
+        params = ocp.load_checkpointables(str(path.absolute()))[NATIVE_PARAMS]
+    except Exception as error:  # Orbax and TensorStore raise types of every kind
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}: {shown(error)}); convert the model again."
+        ) from None
+    if not isinstance(params, dict):
+        raise UserError(f"{path} holds no parameter tree; convert the model again.")
+    return params

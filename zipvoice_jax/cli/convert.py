@@ -1,0 +1,118 @@
+"""`zipvoice-jax convert`: model directories from one format, kind or vocabulary to another."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import jax
+
+from zipvoice_jax.checkpoint.growth import (
+    dialog_table,
+    grow_to_dialog,
+    grow_to_stereo,
+    grow_vocabulary,
+)
+from zipvoice_jax.checkpoint.hub import load_model
+from zipvoice_jax.checkpoint.loaded import Loaded
+from zipvoice_jax.checkpoint.mapping import count_parameters, flatten
+from zipvoice_jax.checkpoint.native import is_native, save_native
+from zipvoice_jax.checkpoint.official import WHICH, write_official
+from zipvoice_jax.config import MODEL_KINDS
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.rng import named_key
+from zipvoice_jax.text.tokens import TokenTable
+
+FORMATS = ("native", "pt", "safetensors")
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the `convert` command."""
+    parser = subparsers.add_parser(
+        "convert",
+        help="convert or grow a model directory",
+        description="Reads a model directory, official or ours, and writes another: in another "
+        "format, grown to another kind, or with a larger token table.",
+    )
+    parser.add_argument(
+        "--from", dest="source", type=Path, required=True, metavar="DIR", help="model to read"
+    )
+    parser.add_argument(
+        "--to", dest="target", type=Path, required=True, metavar="DIR", help="model to write"
+    )
+    parser.add_argument(
+        "--kind", choices=MODEL_KINDS, help="kind that the model read must have (default: any)"
+    )
+    parser.add_argument("--checkpoint-name", metavar="FILE", help="weights' file within --from")
+    parser.add_argument(
+        "--which",
+        choices=WHICH,
+        default="auto",
+        help="entry of a training checkpoint; auto takes model, as the official inference does",
+    )
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        help="format to write (default: native, or pt if the model read is native)",
+    )
+    parser.add_argument(
+        "--grow", choices=("dialog", "stereo"), help="zipvoice to dialog, or dialog to stereo"
+    )
+    parser.add_argument(
+        "--tokens",
+        type=Path,
+        metavar="FILE",
+        help="token table of the model to write; must hold all old tokens "
+        "(default: the old table, with [S1] and [S2] added for --grow dialog)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of new embedding rows (default: 0)")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a model directory at --to"
+    )
+    parser.set_defaults(run=run)
+
+
+def _grow(loaded: Loaded, grow: str | None, tokens: Path | None, seed: int) -> Loaded:
+    """The model after --grow and --tokens."""
+    key = named_key(jax.random.key(seed), "grow")
+    old, params, config = loaded.table, loaded.params, loaded.config
+    new = TokenTable.load(tokens) if tokens is not None else old
+    if grow == "dialog":
+        new = new if tokens is not None else dialog_table(old)
+        params, config = grow_to_dialog(params, config, old_table=old, new_table=new, key=key)
+    elif new != old:
+        params, config = grow_vocabulary(params, config, old_table=old, new_table=new, key=key)
+    if grow == "stereo":
+        params, config = grow_to_stereo(params, config)
+    return dataclasses.replace(loaded, params=params, config=config, table=new)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs `zipvoice-jax convert` and prints one line of what it did.
+
+    Raises:
+        UserError: the source cannot be read, does not grow as asked, or the target not be
+            written.
+    """
+    if not 0 <= args.seed < 2**32:
+        raise UserError(f"--seed is {args.seed}; give a whole number from 0 to 2^32 - 1.")
+    from_native = is_native(args.source) and args.checkpoint_name is None
+    loaded = load_model(
+        args.kind, args.source, checkpoint_name=args.checkpoint_name, which=args.which
+    )
+    before = loaded.config.kind
+    loaded = _grow(loaded, args.grow, args.tokens, args.seed)
+    target_format = args.format or ("pt" if from_native else "native")
+    parts = (loaded.config, loaded.features, loaded.table, loaded.params)
+    if target_format == "native":
+        save_native(args.target, *parts, overwrite=args.overwrite)
+    else:
+        write_official(args.target, *parts, format=target_format, overwrite=args.overwrite)
+    size = sum(path.stat().st_size for path in args.target.rglob("*") if path.is_file())
+    grown = "" if before == loaded.config.kind else f" grown from {before}"
+    print(
+        f"{args.target}: {loaded.config.kind}{grown}, {target_format}, "
+        f"{len(flatten(loaded.params))} arrays, {count_parameters(loaded.params):,} parameters, "
+        f"{size:,} bytes, {loaded.table.vocab_size} tokens "
+        f"(fingerprint {loaded.table.fingerprint[:16]})"
+    )
+    return 0

@@ -1,0 +1,54 @@
+"""Lengths as masks, and the maps from frames to tokens and from tokens to speakers."""
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Int
+
+
+def padding_mask(lengths: Int[Array, " batch"], size: int) -> Bool[Array, "batch size"]:
+    """True where a position lies at or beyond its item's length."""
+    return jnp.arange(size)[None, :] >= lengths[:, None]
+
+
+def token_index(
+    features_lens: Int[Array, " batch"], tokens_lens: Int[Array, " batch"], num_frames: int
+) -> Int[Array, "batch num_frames"]:
+    """The token position that each frame looks up, by average upsampling.
+
+    Each token takes `features_len // tokens_len` frames; what is left at the end belongs
+    to position `tokens_len`, the padding token (official: prepare_avg_tokens_durations and
+    get_tokens_index in zipvoice/utils/common.py).
+    """
+    duration = features_lens // jnp.maximum(tokens_lens, 1)
+    frame = jnp.arange(num_frames)[None, :]
+    index = frame // jnp.maximum(duration, 1)[:, None]
+    # More tokens than frames: every duration is 0 and all frames are the remainder.
+    index = jnp.where(duration[:, None] > 0, index, tokens_lens[:, None])
+    return jnp.minimum(index, tokens_lens[:, None])
+
+
+def speaker_rows(
+    tokens: Int[Array, "batch tokens"], *, spk_a_id: int, spk_b_id: int, pad_id: int, rule: str
+) -> Int[Array, "batch tokens"]:
+    """The row of the speaker-turn embedding for each token; -1 for padding.
+
+    The official parity counter gives row 1 to the first turn, row 0 to the second and so on
+    (ZipVoiceDialog.extract_spk_indices). By tag, [S1] is row 1 and [S2] row 0, which is the
+    same for turns that alternate from [S1] and stays right where they don't.
+
+    Args:
+        tokens: token ids.
+        spk_a_id: id of [S1].
+        spk_b_id: id of [S2].
+        pad_id: id of padding.
+        rule: "tag" or "official".
+    """
+    is_tag = (tokens == spk_a_id) | (tokens == spk_b_id)
+    if rule == "official":
+        row = jnp.cumsum(is_tag, axis=1, dtype=jnp.int32) % 2
+    else:
+        position = jnp.where(is_tag, jnp.arange(tokens.shape[1])[None, :], -1)
+        last = lax.cummax(position, axis=1)
+        tag = jnp.take_along_axis(tokens, jnp.maximum(last, 0), axis=1)
+        row = ((tag == spk_a_id) & (last >= 0)).astype(jnp.int32)
+    return jnp.where(tokens == pad_id, -1, row)

@@ -1,0 +1,41 @@
+"""Numbers that change with the training step: piecewise linear schedules."""
+
+import dataclasses
+import itertools
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from zipvoice_jax.core.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class PiecewiseLinear:
+    """A value that runs through (step, value) points and is constant outside them.
+
+    The official `ScheduledFloat` (zipvoice/models/modules/scaling.py) as a pure function.
+    Steps are batch counts adjusted to the reference batch duration.
+    """
+
+    points: tuple[tuple[float, float], ...]
+
+    def __post_init__(self) -> None:
+        steps = [step for step, _ in self.points]
+        if not steps or any(b <= a for a, b in itertools.pairwise(steps)):
+            raise UserError(f"schedule points {self.points} must have rising steps.")
+
+    def __call__(self, step: Float[Array, ""]) -> Float[Array, ""]:
+        """The value at a step, in float32."""
+        steps, values = zip(*self.points, strict=True)
+        x = jnp.asarray(step, jnp.float32)
+        return jnp.interp(x, jnp.asarray(steps, jnp.float32), jnp.asarray(values, jnp.float32))
+
+
+Schedule = PiecewiseLinear | float
+
+
+def value_at(schedule: Schedule, step: Float[Array, ""]) -> Float[Array, ""]:
+    """A schedule's value at a step; a plain number is constant."""
+    if isinstance(schedule, PiecewiseLinear):
+        return schedule(step)
+    return jnp.asarray(schedule, jnp.float32)

@@ -1,0 +1,1 @@
+"""Flow matching: the training losses and the ODE that samples."""

@@ -1,0 +1,155 @@
+"""Sampling: the whole ODE as one scan over Euler steps, with what no step changes outside it.
+
+Official: zipvoice/models/modules/solver.py and `sample` in zipvoice/models/zipvoice.py.
+"""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from zipvoice_jax.config import ModelConfig
+from zipvoice_jax.core.masks import padding_mask
+from zipvoice_jax.core.rng import named_key
+from zipvoice_jax.models.zipvoice import ZipVoice, fm_decoder_config
+from zipvoice_jax.nn.zipformer import precompute_positions
+
+
+@flax.struct.dataclass
+class SampleInputs:
+    """A padded batch of items to generate.
+
+    Attributes:
+        tokens: ids of prompt and text, with at least one padding id after each item.
+        tokens_lens: lengths without padding.
+        prompt_features: scaled log-mel of the prompt; what follows it is ignored.
+        prompt_lens: frames of the prompt.
+        features_lens: frames of prompt and speech.
+        noise: the state at t = 0.
+    """
+
+    tokens: Int[Array, "batch tokens"]
+    tokens_lens: Int[Array, " batch"]
+    prompt_features: Float[Array, "batch frames channels_feat"]
+    prompt_lens: Int[Array, " batch"]
+    features_lens: Int[Array, " batch"]
+    noise: Float[Array, "batch frames channels_feat"]
+
+
+def time_steps(num_step: int, t_shift: float) -> Float[np.ndarray, " steps_and_end"]:
+    """Times from 0 to 1 at which the ODE is evaluated, and its end (get_time_steps).
+
+    Args:
+        num_step: number of Euler steps.
+        t_shift: below 1, moves times towards noise.
+    """
+    t = np.linspace(0.0, 1.0, num_step + 1, dtype=np.float32)
+    shift = np.float32(t_shift)
+    return (shift * t / (np.float32(1.0) + (shift - np.float32(1.0)) * t)).astype(np.float32)
+
+
+def item_noise(
+    key: Key[Array, ""], frames: int, dim: int
+) -> Float[Array, "frames dim"]:
+    """Standard normal noise of one item, frame by frame.
+
+    Each frame has its own key, so that an item's noise does not depend on the length to
+    which it is padded.
+    """
+    keys = jax.vmap(lambda frame: named_key(key, frame))(jnp.arange(frames))
+    return jax.vmap(lambda k: jax.random.normal(k, (dim,)))(keys)
+
+
+def predicted_frames(
+    prompt_frames: int, prompt_tokens: int, tokens: int, speed: float
+) -> int:
+    """Frames of the speech, at the prompt's rate of frames per token.
+
+    Official: forward_text_inference_ratio_duration, in float32 as there.
+    """
+    one = np.float32
+    ratio = one(prompt_frames) / one(prompt_tokens) * one(tokens) / one(speed)
+    return int(np.ceil(ratio))
+
+
+def sample(
+    params: dict[str, Any],
+    config: ModelConfig,
+    inputs: SampleInputs,
+    times: Float[Array, " steps_and_end"],
+    guidance_scale: Float[Array, " batch"],
+    *,
+    guided: bool = True,
+) -> Float[Array, "batch frames channels_feat"]:
+    """Solves the ODE from noise to scaled log-mel.
+
+    Guidance as officially: two branches in one batch; the unconditional one always lacks the
+    text, and for t > 0.5 the speech as well; up to t = 0.5 the scale is doubled. A distilled
+    model takes the scale as an input and has one branch.
+
+    Args:
+        params: of the model.
+        config: of the model.
+        inputs: the batch.
+        times: see `time_steps`.
+        guidance_scale: of each item.
+        guided: False leaves out the unconditional branch; right where every scale is 0.
+
+    Returns:
+        Features of prompt and speech, float32; undefined in padding.
+    """
+    model = ZipVoice(config)
+    variables = {"params": params}
+    batch, frames, dim = inputs.noise.shape
+    two_branches = guided and not config.is_distill
+    stream = fm_decoder_config(config).out_dims.index(dim)
+    mask = padding_mask(inputs.features_lens, frames)
+    in_prompt = ~padding_mask(inputs.prompt_lens, frames)
+    speech = jnp.where(in_prompt[:, :, None], inputs.prompt_features, 0.0)
+
+    def apply(method: str, *args: Any, **kwargs: Any) -> Array:
+        return model.apply(variables, *args, method=method, **kwargs)  # type: ignore[return-value]
+
+    text = apply(
+        "text_condition", inputs.tokens, inputs.tokens_lens, inputs.features_lens, frames
+    )
+    from_text = apply("project", text, dim, stream, bias=True)
+    from_speech = apply("project", speech, dim + config.feat_dim, stream, bias=False)
+    bias_only = apply("project", jnp.zeros_like(text[:, :1]), dim, stream, bias=True)
+    positions = precompute_positions(params["fm_decoder"], fm_decoder_config(config), frames)
+
+    def embed(t: Array) -> Array:
+        if config.is_distill:
+            return apply("embed_time", jnp.broadcast_to(t, (batch,)), guidance_scale)
+        return apply("embed_time", t[None])
+
+    time_embs = jax.lax.map(embed, times[:-1])
+
+    def branches(uncond: Array, cond: Array) -> Array:
+        # Neighbours in the batch, so that sharding the batch keeps them on one device.
+        both = jnp.stack([uncond, cond], axis=1)
+        return both.reshape(2 * batch, *both.shape[2:])
+
+    branch_mask = branches(mask, mask) if two_branches else mask
+
+    def step(x: Array, now: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        t, t_next, time_emb = now
+        hidden = apply("project", x, 0, stream, bias=False)
+        conditional = hidden + from_text + from_speech
+        if not two_branches:
+            v = apply("decode", conditional, time_emb, branch_mask, stream, positions)
+            return x + v * (t_next - t), None
+        late = t > 0.5
+        unconditional = hidden + bias_only + jnp.where(late, 0.0, from_speech)
+        both = branches(unconditional, conditional)
+        v = apply("decode", both, time_emb, branch_mask, stream, positions)
+        v = v.reshape(batch, 2, frames, dim)
+        scale = (guidance_scale * jnp.where(late, 1.0, 2.0))[:, None, None]
+        v = (1.0 + scale) * v[:, 1] - scale * v[:, 0]
+        return x + v * (t_next - t), None
+
+    x, _ = jax.lax.scan(step, inputs.noise, (times[:-1], times[1:], time_embs))
+    return x

@@ -1,0 +1,1 @@
+"""The models: the ZipVoice family, and the Vocos vocoder."""

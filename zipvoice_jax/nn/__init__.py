@@ -1,0 +1,1 @@
+"""Building blocks of Zipformer as Flax Linen modules and pure functions."""

@@ -1,0 +1,193 @@
+"""Attention weights with relative positions, and the three modules of a layer that use them.
+
+Official: RelPositionMultiheadAttentionWeights, SelfAttention and NonlinAttention in
+zipvoice/models/modules/zipformer.py. Layout is (batch, frames, channels).
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from zipvoice_jax.core.schedule import PiecewiseLinear
+from zipvoice_jax.nn.layers import Frames, Mask, linear
+from zipvoice_jax.nn.training import Balancer, StepContext, Whiten
+from zipvoice_jax.nn import hooks
+
+Weights = Float[Array, "batch heads targets sources"]
+
+# Exactly zero after softmax, and no NaN where every source is padding.
+_MASKED = -1e30
+
+
+def relative_to_absolute(
+    scores: Float[Array, "batch heads frames offsets"],
+) -> Float[Array, "batch heads frames frames"]:
+    """Turns scores by offset (source - target + frames - 1) into scores by source.
+
+    A reshape, not a gather: in a row-major buffer, moving one row down and reading one
+    offset earlier is a constant stride of (offsets - 1).
+    """
+    batch, heads, frames, offsets = scores.shape
+    if frames == 1:
+        return scores
+    flat = scores.reshape(batch, heads, frames * offsets)
+    flat = flat[:, :, frames - 1 : frames - 1 + frames * (offsets - 1)]
+    return flat.reshape(batch, heads, frames, offsets - 1)[:, :, :, :frames]
+
+
+def project_positions(
+    encoding: Float[Array, "offsets pos_dim"],
+    kernel: Float[Array, "*layers pos_dim projected"],
+    num_heads: int,
+) -> Float[Array, "*layers heads pos_head_dim offsets"]:
+    """Projects positional encodings by `linear_pos`, of one layer or of stacked layers."""
+    projected = jnp.matmul(encoding.astype(kernel.dtype), kernel)
+    projected = jnp.swapaxes(projected, -1, -2)
+    return projected.reshape(*projected.shape[:-2], num_heads, -1, projected.shape[-1])
+
+
+def einsum_float32(spec: str, x: Array, y: Array) -> Array:
+    """An einsum of inputs in any dtype that sums into float32.
+
+    The CPU backend has no batched bfloat16 product with a float32 result; there the inputs
+    are widened, which these small inner dimensions make cheap.
+    """
+
+    def widened(x: Array, y: Array) -> Array:
+        return jnp.einsum(spec, x.astype(jnp.float32), y.astype(jnp.float32))
+
+    def native(x: Array, y: Array) -> Array:
+        return jnp.einsum(spec, x, y, preferred_element_type=jnp.float32)
+
+    if x.dtype == jnp.float32:
+        return widened(x, y)
+    return jax.lax.platform_dependent(x, y, cpu=widened, default=native)
+
+
+class AttentionWeights(nn.Module):
+    """Softmax of content and position scores, for several users in a layer."""
+
+    num_heads: int
+    query_head_dim: int
+    pos_head_dim: int
+    pos_dim: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Frames,
+        encoding: Float[Array, "offsets pos_dim"] | None,
+        positions: Float[Array, "heads pos_head_dim offsets"] | None,
+        mask: Mask | None,
+        ctx: StepContext | None,
+    ) -> Weights:
+        """Attention weights over the sources that are no padding.
+
+        Args:
+            x: the layer's input.
+            encoding: positional encodings; not needed if `positions` is given.
+            positions: `project_positions` of them, computed beforehand.
+            mask: True for padding.
+            ctx: training step, or None.
+        """
+        batch, frames, dim = x.shape
+        heads, query_dim, pos_dim = self.num_heads, self.query_head_dim, self.pos_head_dim
+        total = heads * (2 * query_dim + pos_dim)
+        scale = query_dim**-0.25
+        x = linear(dim, total, dtype=self.dtype, name="in_proj", scale=scale)(x)
+        q, k, p = jnp.split(x, [heads * query_dim, 2 * heads * query_dim], axis=-1)
+        k = Balancer(
+            min_positive=0.4, max_positive=0.6, min_abs=0.0, max_abs=100.0, prob=0.025
+        )(k, ctx, "balance_keys", mask)
+        k = Whiten(3.0, groups=heads, grad_scale=0.025)(k, ctx, "whiten_keys", mask)
+
+        q = q.reshape(batch, frames, heads, query_dim)
+        k = k.reshape(batch, frames, heads, query_dim)
+        p = p.reshape(batch, frames, heads, pos_dim)
+        scores = einsum_float32("bthd,bshd->bhts", q, k)
+        kernel = _PositionKernel(heads * pos_dim, name="linear_pos")(self.pos_dim)
+        if positions is None:
+            assert encoding is not None
+            positions = project_positions(encoding, kernel, heads)
+        pos_scores = einsum_float32("bthp,hpr->bhtr", p, positions.astype(p.dtype))
+        pos_scores = relative_to_absolute(pos_scores)
+        if ctx is not None:
+            skip = ctx.chance("pos_emb_skip", PiecewiseLinear(((0.0, 0.5), (4000.0, 0.0))))
+            pos_scores = pos_scores * (1.0 - skip)
+        scores = scores + pos_scores
+        if ctx is not None:
+            scores = hooks.penalize_abs_values_gt(
+                scores, jnp.float32(25.0), jnp.float32(1e-4), ctx.chance("penalize", 0.1)
+            )
+        if mask is not None:
+            scores = jnp.where(mask[:, None, None, :], _MASKED, scores)
+        return jax.nn.softmax(scores, axis=-1).astype(self.dtype)
+
+
+class _PositionKernel(nn.Module):
+    """Holds the kernel of `linear_pos`, which is applied to encodings, not to frames."""
+
+    projected: int
+
+    @nn.compact
+    def __call__(self, pos_dim: int) -> Array:
+        init = nn.initializers.variance_scaling(0.05**2 / 3.0, "fan_in", "uniform")
+        return self.param("kernel", init, (pos_dim, self.projected))
+
+
+class SelfAttention(nn.Module):
+    """Values mixed by given attention weights."""
+
+    num_heads: int
+    value_head_dim: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self, x: Frames, weights: Weights, mask: Mask | None, ctx: StepContext | None
+    ) -> Frames:
+        """The module's output, to be added to its input."""
+        batch, frames, dim = x.shape
+        inner = self.num_heads * self.value_head_dim
+        v = linear(dim, inner, dtype=self.dtype, name="in_proj")(x)
+        v = v.reshape(batch, frames, self.num_heads, self.value_head_dim)
+        x = jnp.einsum("bhts,bshd->bthd", weights, v).reshape(batch, frames, inner)
+        x = linear(inner, dim, dtype=self.dtype, name="out_proj", scale=0.05)(x)
+        return Whiten(7.5, ratio=3.0)(x, ctx, "whiten", mask)
+
+
+class NonlinAttention(nn.Module):
+    """A gated module that mixes frames by the first head's attention weights."""
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self, x: Frames, weights: Weights, mask: Mask | None, ctx: StepContext | None
+    ) -> Frames:
+        """The module's output, to be added to its input; `weights` has one head."""
+        dim = x.shape[-1]
+        hidden = 3 * dim // 4
+        x = linear(dim, 3 * hidden, dtype=self.dtype, name="in_proj")(x)
+        s, x, y = jnp.split(x, 3, axis=-1)
+        s = Balancer(
+            min_positive=PiecewiseLinear(((0.0, 0.25), (20000.0, 0.05))),
+            max_positive=PiecewiseLinear(((0.0, 0.75), (20000.0, 0.95))),
+            min_abs=0.5,
+            max_abs=5.0,
+        )(s, ctx, "balancer", mask)
+        x = Whiten(5.0)(x, ctx, "whiten1", mask) * jnp.tanh(s)
+        x = jnp.einsum("bts,bsc->btc", weights[:, 0], x) * y
+        x = linear(hidden, dim, dtype=self.dtype, name="out_proj", scale=0.05)(x)
+        return Whiten(5.0, ratio=3.0)(x, ctx, "whiten2", mask)
+
+
+def constant_weights(weights: Weights) -> Weights:
+    """The same weight for every source that has any: an average over time."""
+    reached: Bool[Array, "..."] = weights > 0
+    count = jnp.sum(reached, axis=-1, keepdims=True, dtype=jnp.float32)
+    return (reached / jnp.maximum(count, 1.0)).astype(weights.dtype)

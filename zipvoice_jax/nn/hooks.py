@@ -1,0 +1,173 @@
+"""Training-only gradient hooks: the identity forward, a changed gradient backward.
+
+Pure functions of (input, limits, `apply`): `apply` is 1.0 where the hook acts in this step
+and 0.0 where it doesn't, so that the step's random choice is a number in the graph and not
+a branch of the program. Official: zipvoice/models/modules/scaling.py.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+Scalar = Float[Array, ""]
+
+
+def _frames(x: Array, mask: Bool[Array, "..."] | None) -> tuple[Array, Array]:
+    """Flattens to (frames, channels) float32 with a weight per frame (0.0 for padding)."""
+    flat = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
+    if mask is None:
+        return flat, jnp.ones((flat.shape[0], 1), jnp.float32)
+    return flat, 1.0 - mask.reshape(-1, 1).astype(jnp.float32)
+
+
+def mean_limit(proportion_positive: Scalar) -> Scalar:
+    """Mean over standard deviation of a normal variable that is positive this often."""
+    x = 2.0 * proportion_positive - 1.0
+    eps = 1e-10
+    return 0.8139535143 * (jnp.log(1.0 + x + eps) - jnp.log(1.0 - x + eps)) / 2.0
+
+
+def rms_limit(mean_abs: Scalar) -> Scalar:
+    """Root mean square of a normal variable with this mean absolute value."""
+    return 1.25331413732 * mean_abs
+
+
+@jax.custom_vjp
+def balancer(
+    x: Float[Array, "*frames channels"],
+    mask: Bool[Array, "*frames"] | None,
+    min_mean: Scalar,
+    max_mean: Scalar,
+    min_rms: Scalar,
+    max_rms: Scalar,
+    grad_scale: Scalar,
+    apply: Scalar,
+) -> Float[Array, "*frames channels"]:
+    """Nudges each channel's mean/stddev and RMS into limits through the gradient.
+
+    Args:
+        x: activations; statistics are per channel over the frames.
+        mask: True for frames of padding, which take no part; None for no padding.
+        min_mean: least mean/stddev (see `mean_limit`).
+        max_mean: greatest mean/stddev.
+        min_rms: least RMS (see `rms_limit`).
+        max_rms: greatest RMS.
+        grad_scale: strength relative to the incoming gradient.
+        apply: 1.0 to act, 0.0 to pass the gradient on.
+    """
+    return x
+
+
+def _balancer_loss(x: Array, weight: Array, limits: tuple[Array, ...]) -> Array:
+    min_mean, max_mean, min_rms, max_rms = limits
+    count = jnp.maximum(weight.sum(), 1.0)
+    square = (x**2 * weight).sum(0) / count
+    mean = (x * weight).sum(0) / count
+    stddev = jnp.sqrt(jnp.maximum(square - mean * mean, 1e-20))
+    rms = jnp.sqrt(jnp.maximum(square, 1e-20))
+    m = mean / stddev
+    m_loss = jnp.abs(m - jnp.clip(m, min_mean, max_mean))
+    r_loss = jnp.abs(jnp.log(jnp.clip(rms, min_rms, max_rms) / rms))
+    return (m_loss + r_loss).sum()
+
+
+def _balancer_bwd(residuals: tuple[Any, ...], dy: Array) -> tuple[Any, ...]:
+    x, mask, *limits, grad_scale, apply = residuals
+    flat, weight = _frames(x, mask)
+    push = jax.grad(_balancer_loss)(flat, weight, tuple(limits))
+    count = jnp.maximum(weight.sum(), 1.0)
+    push_rms = jnp.maximum(jnp.sqrt((push**2).sum(0) / count), 1e-20)
+    push = (push * (grad_scale / push_rms)).reshape(x.shape)
+    wide = dy.astype(jnp.float32)
+    dx = jnp.where(apply > 0, wide + jnp.abs(wide) * push, wide).astype(dy.dtype)
+    return (dx, None, *(jnp.zeros_like(v) for v in (*limits, grad_scale, apply)))
+
+
+balancer.defvjp(lambda x, *rest: (x, (x, *rest)), _balancer_bwd)
+
+
+def whitening_metric(
+    x: Float[Array, "frames channels"], weight: Float[Array, "frames 1"], groups: int
+) -> Scalar:
+    """1.0 if the centred covariance of each channel group is a multiple of the identity."""
+    channels = x.shape[-1] // groups
+    mean = (x * weight).sum(0) / jnp.maximum(weight.sum(), 1.0)
+    centred = ((x - mean[None, :]) * weight).reshape(-1, groups, channels)
+    covar = jnp.einsum("ngc,ngd->gcd", centred, centred, precision="highest")
+    diagonal = jnp.diagonal(covar, axis1=1, axis2=2).mean()
+    square = (covar**2).sum() / (groups * channels)
+    return square / (diagonal**2 + 1e-20)
+
+
+@jax.custom_vjp
+def whiten(
+    x: Float[Array, "*frames channels"],
+    mask: Bool[Array, "*frames"] | None,
+    groups: Float[Array, " groups"],
+    limit: Scalar,
+    grad_scale: Scalar,
+    apply: Scalar,
+) -> Float[Array, "*frames channels"]:
+    """Pushes the feature covariance towards a multiple of the identity where it is over a limit.
+
+    Args:
+        x: activations.
+        mask: True for frames of padding, which take no part; None for no padding.
+        groups: an array whose length is the number of channel groups.
+        limit: acts only where `whitening_metric` is at least this.
+        grad_scale: norm of the added gradient relative to the incoming one.
+        apply: 1.0 to act, 0.0 to pass the gradient on.
+    """
+    return x
+
+
+def _whiten_bwd(residuals: tuple[Any, ...], dy: Array) -> tuple[Any, ...]:
+    x, mask, groups, limit, grad_scale, apply = residuals
+    flat, weight = _frames(x, mask)
+    metric, push = jax.value_and_grad(whitening_metric)(flat, weight, groups.shape[0])
+    wide = dy.astype(jnp.float32)
+    scale = grad_scale * jnp.linalg.norm(wide.ravel()) / (jnp.linalg.norm(push.ravel()) + 1e-20)
+    act = (apply > 0) & (metric >= limit)
+    dx = jnp.where(act, wide + (push * scale).reshape(x.shape), wide).astype(dy.dtype)
+    return (dx, None, *(jnp.zeros_like(v) for v in (groups, limit, grad_scale, apply)))
+
+
+whiten.defvjp(lambda x, *rest: (x, (x, *rest)), _whiten_bwd)
+
+
+@jax.custom_vjp
+def limit_param_value(
+    x: Float[Array, "*shape"], minimum: Scalar, maximum: Scalar, apply: Scalar
+) -> Float[Array, "*shape"]:
+    """Turns gradients round that would drive a parameter further out of its range."""
+    return x
+
+
+def _limit_param_value_bwd(residuals: tuple[Array, ...], dy: Array) -> tuple[Array, ...]:
+    x, minimum, maximum, apply = residuals
+    turned = jnp.where((dy > 0) & (x < minimum), -dy, dy)
+    turned = jnp.where((turned < 0) & (x > maximum), -turned, turned)
+    dx = jnp.where(apply > 0, turned, dy)
+    return (dx, *(jnp.zeros_like(v) for v in (minimum, maximum, apply)))
+
+
+limit_param_value.defvjp(lambda x, *rest: (x, (x, *rest)), _limit_param_value_bwd)
+
+
+@jax.custom_vjp
+def penalize_abs_values_gt(
+    x: Float[Array, "*shape"], limit: Scalar, penalty: Scalar, apply: Scalar
+) -> Float[Array, "*shape"]:
+    """Adds `penalty * sum(relu(|x| - limit))` to the loss, through the gradient alone."""
+    return x
+
+
+def _penalize_abs_values_gt_bwd(residuals: tuple[Array, ...], dy: Array) -> tuple[Array, ...]:
+    x, limit, penalty, apply = residuals
+    push = apply * penalty * jnp.sign(x) * (jnp.abs(x) > limit)
+    return (dy + push.astype(dy.dtype), *(jnp.zeros_like(v) for v in (limit, penalty, apply)))
+
+
+penalize_abs_values_gt.defvjp(lambda x, *rest: (x, (x, *rest)), _penalize_abs_values_gt_bwd)

@@ -1,0 +1,114 @@
+"""What a training step hands to the modules: its step and key, and the hooks they drive.
+
+Modules take a `StepContext` or None; None means evaluation: no dropout, no hooks. Each
+random choice folds its own name into the key, so that none depends on another.
+"""
+
+import dataclasses
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key
+
+from zipvoice_jax.core.rng import Name, named_key
+from zipvoice_jax.core.schedule import PiecewiseLinear, Schedule, value_at
+from zipvoice_jax.nn import hooks
+
+
+@flax.struct.dataclass
+class StepContext:
+    """The training step (adjusted batch count, float32) and the key of its random choices."""
+
+    step: Float[Array, ""]
+    key: Key[Array, ""]
+
+    def at(self, *names: Name) -> "StepContext":
+        """The context of a part, with the part's names folded into the key."""
+        return self.replace(key=named_key(self.key, *names))  # type: ignore[attr-defined]
+
+    def value(self, schedule: Schedule) -> Float[Array, ""]:
+        """A schedule's value at this step."""
+        return value_at(schedule, self.step)
+
+    def chance(self, name: str, probability: Schedule) -> Float[Array, ""]:
+        """1.0 with this probability, else 0.0; one draw for the whole batch."""
+        draw = jax.random.uniform(named_key(self.key, name))
+        return (draw < self.value(probability)).astype(jnp.float32)
+
+    def keep(self, name: str, drop_rate: Schedule | Array, shape: tuple[int, ...]) -> Array:
+        """A mask of ones and zeros, each zero with probability `drop_rate`."""
+        rate = drop_rate if isinstance(drop_rate, jax.Array) else self.value(drop_rate)
+        return (jax.random.uniform(named_key(self.key, name), shape) >= rate).astype(jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Balancer:
+    """Limits of a `hooks.balancer`, in the official terms and with the official defaults."""
+
+    min_positive: Schedule = 0.05
+    max_positive: Schedule = 0.95
+    min_abs: Schedule = 0.2
+    max_abs: Schedule = 100.0
+    grad_scale: Schedule = 0.04
+    prob: Schedule = PiecewiseLinear(((0.0, 0.5), (8000.0, 0.125)))
+
+    def __call__(
+        self, x: Array, ctx: StepContext | None, name: str, mask: Bool[Array, "..."] | None
+    ) -> Array:
+        """The hook on `x`, acting with probability `prob`; the identity without a context."""
+        if ctx is None:
+            return x
+        return hooks.balancer(
+            x,
+            mask,
+            hooks.mean_limit(ctx.value(self.min_positive)),
+            hooks.mean_limit(ctx.value(self.max_positive)),
+            hooks.rms_limit(ctx.value(self.min_abs)),
+            hooks.rms_limit(ctx.value(self.max_abs)),
+            ctx.value(self.grad_scale),
+            ctx.chance(name, self.prob),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Whiten:
+    """A `hooks.whiten` whose limit rises over the first 20,000 steps.
+
+    The official module looks rarely (probability 0.025) until it has once seen the limit
+    broken and then acts with probability 0.25. That memory would be hidden state; here it
+    always looks with 0.25, which acts equally often wherever the limit stays broken.
+    """
+
+    limit: float
+    ratio: float = 2.0
+    groups: int = 1
+    grad_scale: float = 0.01
+    prob: float = 0.25
+
+    def __call__(
+        self, x: Array, ctx: StepContext | None, name: str, mask: Bool[Array, "..."] | None
+    ) -> Array:
+        """The hook on `x`, acting with probability `prob`; the identity without a context."""
+        if ctx is None:
+            return x
+        limit = PiecewiseLinear(((0.0, self.limit), (20000.0, self.ratio * self.limit)))
+        return hooks.whiten(
+            x,
+            mask,
+            jnp.ones(self.groups, jnp.float32),
+            ctx.value(limit),
+            jnp.float32(self.grad_scale),
+            ctx.chance(name, self.prob),
+        )
+
+
+def limit_param(
+    x: Array, ctx: StepContext | None, name: str, minimum: Schedule, maximum: Schedule
+) -> Array:
+    """`hooks.limit_param_value` with the official probability of 0.6."""
+    if ctx is None:
+        return x
+    return hooks.limit_param_value(
+        x, ctx.value(minimum), ctx.value(maximum), ctx.chance(name, 0.6)
+    )
