@@ -27,7 +27,11 @@ KINDS = ("zipvoice", "zipvoice_distill", "zipvoice_dialog", "zipvoice_dialog_ste
 
 # What the layout names; a distilled model is trained by other losses and has no gradients.
 FILES = (
-    *(f"models/{kind}.{part}" for kind in KINDS for part in ("config.json", "params.npz", "io.npz")),
+    *(
+        f"models/{kind}.{part}"
+        for kind in KINDS
+        for part in ("config.json", "params.npz", "io.npz")
+    ),
     *(f"models/{kind}.grads.npz" for kind in KINDS if kind != "zipvoice_distill"),
     "models/zipvoice_dialog_stereo.grads_one_channel.npz",
     *(

@@ -99,7 +99,9 @@ def _velocities(config: ModelConfig, params: dict[str, Any], io: Any) -> Iterato
             )
             for row, b in enumerate(rows):
                 ours = velocity[row : row + 1, : int(lens[b])]
-                yield Case(f"{name}, item {b}, {label}", relative_error(ours, io[f"{name}_item{b}"]))
+                yield Case(
+                    f"{name}, item {b}, {label}", relative_error(ours, io[f"{name}_item{b}"])
+                )
 
 
 def _samples(config: ModelConfig, params: dict[str, Any], io: Any) -> Iterator[Case]:
@@ -136,9 +138,7 @@ def _samples(config: ModelConfig, params: dict[str, Any], io: Any) -> Iterator[C
             yield Case(f"sample, item {b}, {label}", relative_error(ours, io[f"sample_x1_item{b}"]))
 
 
-def _losses(
-    golden: Path, config: ModelConfig, params: dict[str, Any], io: Any
-) -> Iterator[Case]:
+def _losses(golden: Path, config: ModelConfig, params: dict[str, Any], io: Any) -> Iterator[Case]:
     def loss(params: Any, batch: FlowBatch, weight: jax.Array) -> jax.Array:
         return flow_matching_loss(params, config, batch, exclusive_weight=weight)[0]
 
@@ -201,7 +201,9 @@ def release(kind: str) -> Cases:
         mel = log_mel_host(wave, loaded.features, channels=config.channels) * scale
         yield Case("prompt features on host", relative_error(mel[None], d["prompt_features"]))
         on_device = log_mel(jnp.asarray(wave), loaded.features, channels=config.channels) * scale
-        yield Case("prompt features on device", relative_error(on_device[None], d["prompt_features"]))
+        yield Case(
+            "prompt features on device", relative_error(on_device[None], d["prompt_features"])
+        )
 
         tokenizer = make_tokenizer("dialog" if config.is_dialog else "emilia", loaded.table)
         tokens = tokenizer.encode(str(d["text"])).ids
@@ -232,7 +234,10 @@ def release(kind: str) -> Cases:
             x1 = run(loaded.params, inputs=inputs, times=times, guidance_scale=guidance)
             # The official result is the model's output, to be divided by feat_scale.
             ours = x1[:, frames : frames + new]
-            errors = [relative_error(ours, d["features"]), relative_error(ours / scale, d["features"])]
+            errors = [
+                relative_error(ours, d["features"]),
+                relative_error(ours / scale, d["features"]),
+            ]
             yield Case(f"features, speaker turns by {rule} rule", min(errors))
 
     return cases
@@ -242,6 +247,9 @@ def stereo_init(golden: Path) -> Iterator[Case]:
     """The projections of a dialogue model grown to stereo."""
     loaded = read_official(golden / "release" / "zipvoice_dialog")
     params, config = growth.grow_to_stereo(loaded.params, loaded.config)
-    ours, official = mapping.to_official(params, config), np.load(golden / "release/stereo_init.npz")
+    ours, official = (
+        mapping.to_official(params, config),
+        np.load(golden / "release/stereo_init.npz"),
+    )
     for name in official.files:
         yield Case(name, relative_error(ours[name], official[name]), 0.0)

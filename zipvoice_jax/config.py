@@ -39,7 +39,9 @@ def _require(ok: bool, sentence: str) -> None:
 
 
 def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
-    _require(value in choices, f"{name} is {value!r}; choose one of {', '.join(map(str, choices))}.")
+    _require(
+        value in choices, f"{name} is {value!r}; choose one of {', '.join(map(str, choices))}."
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

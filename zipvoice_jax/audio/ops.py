@@ -67,6 +67,11 @@ def remove_silence(
     return pcm.astype(np.float32) / np.float32(_FULL_SCALE)
 
 
+def leading_silence(wave: Float[np.ndarray, "channels samples"], sampling_rate: int) -> float:
+    """Seconds that `remove_silence` cuts from the beginning of a wave."""
+    return max(0, _leading_silence(_to_pcm(wave), sampling_rate) - _EDGE_KEPT) / 1000.0
+
+
 def check_prompt(
     wave: Float[np.ndarray, "channels samples"], name: str, sampling_rate: int = 24_000
 ) -> None:

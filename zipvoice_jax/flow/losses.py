@@ -104,9 +104,7 @@ def flow_matching_loss(
     speech = jnp.where(batch.speech_condition_mask[:, :, None], 0.0, batch.features)
     t = batch.t[:, None, None]
     xt = batch.features * t + batch.noise * (1.0 - t)
-    velocity = model.apply(
-        variables, batch.t, xt, text, speech, mask, None, ctx, method="velocity"
-    )
+    velocity = model.apply(variables, batch.t, xt, text, speech, mask, None, ctx, method="velocity")
     counted = batch.speech_condition_mask & ~mask
     count = jnp.maximum(jnp.sum(counted, dtype=jnp.float32), 1.0)
     error = (velocity - (batch.features - batch.noise)) ** 2
@@ -114,9 +112,7 @@ def flow_matching_loss(
     parts = {"flow": flow}
     loss = flow
     if batch.features.shape[-1] == 2 * config.feat_dim:
-        penalty = exclusive_penalty(
-            xt + velocity * (1.0 - t), batch.features, batch.features_lens
-        )
+        penalty = exclusive_penalty(xt + velocity * (1.0 - t), batch.features, batch.features_lens)
         parts["exclusive"] = jnp.sum(penalty * counted) / count
         loss = loss + exclusive_weight * parts["exclusive"]
     return loss, parts

@@ -51,9 +51,7 @@ def time_steps(num_step: int, t_shift: float) -> Float[np.ndarray, " steps_and_e
     return (shift * t / (np.float32(1.0) + (shift - np.float32(1.0)) * t)).astype(np.float32)
 
 
-def item_noise(
-    key: Key[Array, ""], frames: int, dim: int
-) -> Float[Array, "frames dim"]:
+def item_noise(key: Key[Array, ""], frames: int, dim: int) -> Float[Array, "frames dim"]:
     """Standard normal noise of one item, frame by frame.
 
     Each frame has its own key, so that an item's noise does not depend on the length to
@@ -63,9 +61,7 @@ def item_noise(
     return jax.vmap(lambda k: jax.random.normal(k, (dim,)))(keys)
 
 
-def predicted_frames(
-    prompt_frames: int, prompt_tokens: int, tokens: int, speed: float
-) -> int:
+def predicted_frames(prompt_frames: int, prompt_tokens: int, tokens: int, speed: float) -> int:
     """Frames of the speech, at the prompt's rate of frames per token.
 
     Official: forward_text_inference_ratio_duration, in float32 as there.
@@ -113,9 +109,7 @@ def sample(
     def apply(method: str, *args: Any, **kwargs: Any) -> Array:
         return model.apply(variables, *args, method=method, **kwargs)  # type: ignore[return-value]
 
-    text = apply(
-        "text_condition", inputs.tokens, inputs.tokens_lens, inputs.features_lens, frames
-    )
+    text = apply("text_condition", inputs.tokens, inputs.tokens_lens, inputs.features_lens, frames)
     from_text = apply("project", text, dim, stream, bias=True)
     from_speech = apply("project", speech, dim + config.feat_dim, stream, bias=False)
     bias_only = apply("project", jnp.zeros_like(text[:, :1]), dim, stream, bias=True)

@@ -14,7 +14,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.core.masks import padding_mask, speaker_rows, token_index
-from zipvoice_jax.nn.attention import einsum_float32
 from zipvoice_jax.nn.training import StepContext
 from zipvoice_jax.nn.zipformer import Zipformer, ZipformerConfig
 
@@ -74,9 +73,7 @@ class ZipVoice(nn.Module):
             c.vocab_size, c.text_embed_dim, embedding_init=nn.initializers.normal(1.0)
         )
         if c.is_dialog:
-            self.spk_embed = nn.Embed(
-                2, c.feat_dim, embedding_init=nn.initializers.normal(0.1)
-            )
+            self.spk_embed = nn.Embed(2, c.feat_dim, embedding_init=nn.initializers.normal(0.1))
         self.text_encoder = Zipformer(text_encoder_config(c))
         self.fm_decoder = Zipformer(fm_decoder_config(c))
 
@@ -164,7 +161,7 @@ class ZipVoice(nn.Module):
         in_proj = self.fm_decoder.in_proj[stream] if stereo else self.fm_decoder.in_proj
         params = in_proj.variables["params"]
         kernel = params["kernel"][begin : begin + x.shape[-1]].astype(self.config.dtype)
-        y = einsum_float32("btc,cd->btd", x.astype(kernel.dtype), kernel)
+        y = jnp.matmul(x.astype(kernel.dtype), kernel).astype(jnp.float32)
         return y + params["bias"].astype(jnp.float32)[None, None, :] if bias else y
 
     def embed_time(
@@ -182,9 +179,7 @@ class ZipVoice(nn.Module):
         positions: tuple[Array, ...],
     ) -> Float[Array, "batch frames channels_feat"]:
         """The velocity from projected inputs and precomputed positions."""
-        return self.fm_decoder.decode(
-            hidden, time_emb, mask, stream=stream, positions=positions
-        )
+        return self.fm_decoder.decode(hidden, time_emb, mask, stream=stream, positions=positions)
 
     def __call__(self) -> None:
         """Touches every parameter, for `init`; use the methods above otherwise."""

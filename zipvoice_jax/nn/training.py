@@ -109,6 +109,4 @@ def limit_param(
     """`hooks.limit_param_value` with the official probability of 0.6."""
     if ctx is None:
         return x
-    return hooks.limit_param_value(
-        x, ctx.value(minimum), ctx.value(maximum), ctx.chance(name, 0.6)
-    )
+    return hooks.limit_param_value(x, ctx.value(minimum), ctx.value(maximum), ctx.chance(name, 0.6))

@@ -132,7 +132,7 @@ class Layer(nn.Module):
             x, mask, part("feed_forward1")
         )
 
-        first_head = weights[:, :1]
+        first_head = weights[:1]
         if ctx is not None:
             constant = ctx.chance("const_attention", _CONST_ATTENTION) > 0
             first_head = jnp.where(constant, constant_weights(first_head), first_head)
@@ -266,9 +266,7 @@ class Stack(nn.Module):
         body: Any = Layer
         if c.remat != "none":
             policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-            body = nn.remat(
-                Layer, prevent_cse=False, policy=policy if c.remat == "dots" else None
-            )
+            body = nn.remat(Layer, prevent_cse=False, policy=policy if c.remat == "dots" else None)
         layers = nn.scan(
             body,
             variable_axes={"params": 0},

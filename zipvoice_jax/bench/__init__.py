@@ -1,0 +1,1 @@
+"""Measurements behind `zipvoice-jax bench`."""

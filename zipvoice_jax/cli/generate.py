@@ -1,0 +1,142 @@
+"""`zipvoice-jax generate`: speech for one text, or for a list."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from zipvoice_jax.cli.options import add_flag, add_model, add_sampling, sampling_values
+from zipvoice_jax.core.errors import UserError
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the `generate` command."""
+    parser = subparsers.add_parser(
+        "generate",
+        help="speak a text or a list of texts",
+        description="Speaks a text with the voices of one or two prompts, or a list of texts: TSV "
+        "lines `name, transcript, wav, text` or `name, transcript 1, transcript 2, wav 1, wav 2, "
+        "text`, or JSONL objects with id, text, prompt_text and prompt_wav.",
+    )
+    add_model(parser)
+    add = parser.add_argument
+    add("--text", help="what to say; a dialogue has [S1] and [S2] before its turns")
+    add("--prompt-wav", nargs="+", type=Path, metavar="WAV", help="one, or one per speaker")
+    add("--prompt-text", nargs="+", metavar="TEXT", help="what each recording says")
+    add("--res-wav-path", type=Path, default=Path("result.wav"), help="default: result.wav")
+    add("--test-list", type=Path, metavar="FILE", help="list of texts, instead of --text")
+    add("--res-dir", type=Path, default=Path("results"), help="for a list (default: results)")
+    add_sampling(parser)
+    add(
+        "--min-duration",
+        type=float,
+        default=1.0,
+        help="seconds that a text gets at least, at speed 1 (default: 1.0)",
+    )
+    add_flag(parser, "--remove-long-sil", "shorten long silences within the speech")
+    add_flag(parser, "--raw-evaluation", "feed prompts and texts to the model as they are")
+    add_flag(parser, "--plot", "draw mel, wave and turns beside each wave")
+    add_flag(parser, "--overwrite", "generate finished items of a list again")
+    parser.set_defaults(run=run)
+
+
+def _check(args: argparse.Namespace) -> None:
+    single = [args.text, args.prompt_wav, args.prompt_text]
+    if args.test_list is not None:
+        if any(value is not None for value in single):
+            raise UserError("give --test-list, or --text with --prompt-wav and --prompt-text.")
+    elif any(value is None for value in single):
+        raise UserError("give --text, --prompt-wav and --prompt-text, or a --test-list.")
+    if args.model_dir is None and args.model_name is None:
+        raise UserError("give --model-dir, or --model-name to take a model from the hub.")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs `zipvoice-jax generate`; 1 if an item failed.
+
+    Raises:
+        UserError: the model, the list or the one text cannot be used.
+    """
+    _check(args)
+    from zipvoice_jax.checkpoint.hub import load_model
+    from zipvoice_jax.config import SamplingConfig
+    from zipvoice_jax.infer import vocoder as vocoders
+    from zipvoice_jax.infer.requests import Request, read_requests
+    from zipvoice_jax.infer.run import RunOptions, fingerprint, run_list, write_speech
+    from zipvoice_jax.infer.synthesizer import Synthesizer
+
+    # What costs nothing to check comes before what takes time to load.
+    if args.test_list is not None:
+        requests = read_requests(args.test_list)
+    else:
+        item = args.res_wav_path.stem
+        requests = [Request(item, args.text, tuple(args.prompt_text), tuple(args.prompt_wav))]
+    loaded = load_model(
+        args.model_name, args.model_dir, checkpoint_name=args.checkpoint_name, dtype=args.dtype
+    )
+    sampling = SamplingConfig.for_kind(loaded.config.kind, **sampling_values(args))
+    vocoder, told = vocoders.find(args.vocoder_path, loaded.features)
+    if told:
+        print(f"note: {told}", file=sys.stderr)
+    synthesizer = Synthesizer(loaded, vocoder=vocoder, tokenizer=args.tokenizer, lang=args.lang)
+    devices = synthesizer.engine.devices
+    print(
+        f"{loaded.config.kind} on {len(devices)} {devices[0].platform} device(s), "
+        f"{loaded.config.dtype}, {sampling.num_step} steps, guidance "
+        f"{sampling.guidance_scale:g}, vocoder {vocoder.name}",
+        file=sys.stderr,
+    )
+    if args.test_list is None:
+        prepare = synthesizer.preparation(
+            sampling, min_duration=args.min_duration, raw_evaluation=args.raw_evaluation
+        )
+        items = [prepare(request) for request in requests if isinstance(request, Request)]
+        (speech,) = synthesizer.speak(
+            items, sampling, prepare, remove_long_sil=args.remove_long_sil
+        )
+        write_speech(speech, args.res_wav_path, with_plot=args.plot)
+        for note in speech.notes:
+            print(f"note: {note}", file=sys.stderr)
+        spent = speech.seconds_model + speech.seconds_vocoder
+        duration = max(speech.duration, 1e-9)
+        print(
+            f"{args.res_wav_path}: {speech.duration:.2f} s of speech in {spent:.2f} s "
+            f"(RTF {spent / duration:.3f}, without vocoder {speech.seconds_model / duration:.3f})"
+        )
+        if args.plot:
+            print(f"{args.res_wav_path.with_suffix('.png')}: its picture")
+        _tell_compilations(synthesizer)
+        return 0
+    options = RunOptions(
+        min_duration=args.min_duration,
+        raw_evaluation=args.raw_evaluation,
+        remove_long_sil=args.remove_long_sil,
+        plot=args.plot,
+        overwrite=args.overwrite,
+    )
+    identity = [args.model_name, args.model_dir and str(Path(args.model_dir).resolve())]
+    model_id = fingerprint(identity, args.checkpoint_name, args.tokenizer, args.lang)
+    totals = run_list(
+        synthesizer,
+        requests,
+        args.res_dir,
+        sampling,
+        options,
+        model_id,
+        lambda line: print(line, file=sys.stderr),
+    )
+    spent = totals.model_seconds + totals.vocoder_seconds
+    duration = max(totals.wave_seconds, 1e-9)
+    print(
+        f"{args.res_dir}: {totals.done} done, {totals.skipped} skipped, {totals.failed} failed; "
+        f"{totals.wave_seconds:.1f} s of speech in {spent:.1f} s (RTF {spent / duration:.3f}, "
+        f"without vocoder {totals.model_seconds / duration:.3f})"
+    )
+    _tell_compilations(synthesizer)
+    return 1 if totals.failed else 0
+
+
+def _tell_compilations(synthesizer: object) -> None:
+    compilations = getattr(synthesizer, "compilations", ())
+    seconds = sum(compilation.seconds for compilation in compilations)
+    if compilations:
+        print(f"compiled {len(compilations)} programs in {seconds:.1f} s", file=sys.stderr)

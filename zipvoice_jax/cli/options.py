@@ -1,0 +1,72 @@
+"""Options that several commands share."""
+
+import argparse
+
+from zipvoice_jax.config import MODEL_KINDS
+from zipvoice_jax.text.tokenizer import TOKENIZERS
+
+
+def boolean(value: str) -> bool:
+    """Reads yes/no, true/false, t/f, y/n and 1/0, as the official options do."""
+    if value.lower() in ("yes", "true", "t", "y", "1"):
+        return True
+    if value.lower() in ("no", "false", "f", "n", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"{value!r} is neither true nor false")
+
+
+def add_flag(parser: argparse.ArgumentParser, name: str, text: str) -> None:
+    """An option that is false unless given, alone or with a boolean."""
+    parser.add_argument(name, type=boolean, nargs="?", const=True, default=False, help=text)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The options that choose a model and how it runs."""
+    parser.add_argument(
+        "--model-name", choices=MODEL_KINDS, help="from the hub without --model-dir"
+    )
+    parser.add_argument("--model-dir", metavar="DIR", help="official or converted directory")
+    parser.add_argument("--checkpoint-name", metavar="FILE", help="weights' file in --model-dir")
+    parser.add_argument(
+        "--vocoder-path",
+        metavar="DIR",
+        help="Vocos directory, or griffin-lim (default: Vocos from the hub, else griffin-lim)",
+    )
+    parser.add_argument("--tokenizer", choices=TOKENIZERS, help="default: what the model has")
+    parser.add_argument("--lang", default="en-us", help="of --tokenizer espeak (default: en-us)")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of matrix products (default: float32)",
+    )
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """The options of the ODE; None takes the model's official default."""
+    add = parser.add_argument
+    add("--num-step", type=int, help="Euler steps (default: 16; zipvoice_distill 8)")
+    add("--guidance-scale", type=float, help="default: zipvoice 1.0, distill 3.0, dialog 1.5")
+    add("--t-shift", type=float, help="below 1 moves times towards noise (default: 0.5)")
+    add("--speed", type=float, help="above 1 is faster (default: 1.0)")
+    add("--target-rms", type=float, help="level of prompts, 0 for none (default: 0.1)")
+    add("--feat-scale", type=float, help="scale of the features (default: 0.1)")
+    add("--max-duration", type=float, help="seconds in one batch (default: 100)")
+    add("--seed", type=int, help="of the noise (default: 666)")
+
+
+SAMPLING = (
+    "num_step",
+    "guidance_scale",
+    "t_shift",
+    "speed",
+    "target_rms",
+    "feat_scale",
+    "max_duration",
+    "seed",
+)
+
+
+def sampling_values(args: argparse.Namespace) -> dict[str, object]:
+    """What `add_sampling` read, for `SamplingConfig.for_kind`."""
+    return {name: getattr(args, name) for name in SAMPLING}

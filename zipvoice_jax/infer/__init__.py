@@ -1,0 +1,1 @@
+"""Generation: from requests to waves, in buckets, with reports and pictures."""

@@ -1,0 +1,131 @@
+"""Runs sampling jobs on all devices: one compiled program per bucket, batch sharded."""
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
+
+from zipvoice_jax.config import ModelConfig, SamplingConfig
+from zipvoice_jax.core.compiling import Compilation, compile_for
+from zipvoice_jax.core.rng import named_key
+from zipvoice_jax.flow.sampling import SampleInputs, item_noise, sample, time_steps
+from zipvoice_jax.infer.buckets import Bucket, pack
+from zipvoice_jax.infer.prepare import Job
+from zipvoice_jax.models.zipvoice import cast_params
+
+Mel = Float[np.ndarray, "frames channels_feat"]
+Done = Callable[[Job, Mel, Bucket, float], None]
+
+
+def program(
+    params: dict[str, Any],
+    inputs: SampleInputs,
+    keys: Array,
+    times: Array,
+    guidance_scale: Array,
+    *,
+    config: ModelConfig,
+    guided: bool,
+) -> Array:
+    """Noise and sampling of one bucket; `inputs.noise` is not read."""
+    frames, dim = inputs.prompt_features.shape[1:]
+    noise = jax.vmap(lambda key: item_noise(key, frames, dim))(jax.random.wrap_key_data(keys))
+    inputs = inputs.replace(noise=noise)  # type: ignore[attr-defined]
+    return sample(params, config, inputs, times, guidance_scale, guided=guided)
+
+
+class Engine:
+    """A model on its devices, with the programs compiled so far.
+
+    Attributes:
+        compilations: every program compiled, in order.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        params: dict[str, Any],
+        devices: Sequence[jax.Device] | None = None,
+    ) -> None:
+        self.config = config
+        self.devices = list(devices or jax.devices())
+        mesh = Mesh(np.array(self.devices), ("data",))
+        self._everywhere = NamedSharding(mesh, PartitionSpec())
+        self._over_batch = NamedSharding(mesh, PartitionSpec("data"))
+        params = cast_params(jax.tree.map(jnp.asarray, params), config)
+        self.params = jax.device_put(params, self._everywhere)
+        self.compilations: list[Compilation] = []
+        self._programs: dict[tuple[Bucket, int, bool], Any] = {}
+
+    def run(self, jobs: Sequence[Job], sampling: SamplingConfig, done: Done, fps: float) -> None:
+        """Samples jobs, batch by batch.
+
+        Args:
+            jobs: in any order.
+            sampling: steps, guidance, seed and so on.
+            done: called with each job, its scaled features without the prompt, its bucket, and
+                its share of the batch's seconds (compilation not counted).
+            fps: frames per second of the features.
+        """
+        most = int(sampling.max_duration * fps)
+        for bucket, members in pack(jobs, max_frames=most, devices=len(self.devices)):
+            compiled = self.compiled(bucket, sampling)
+            start = time.perf_counter()
+            features = np.asarray(compiled(*self._arguments(bucket, members, sampling)))
+            seconds = time.perf_counter() - start
+            total = sum(job.features_len for job in members)
+            for row, job in zip(features, members, strict=False):
+                begin, end = job.prompt_features.shape[0], job.features_len
+                done(job, row[begin:end], bucket, seconds * job.features_len / total)
+
+    def compiled(self, bucket: Bucket, sampling: SamplingConfig) -> Any:
+        """The program of a bucket, compiled at its first use."""
+        # A distilled model takes guidance as an input, so 0 is a scale like any other.
+        guided = not self.config.is_distill and sampling.guidance_scale != 0.0
+        key = (bucket, sampling.num_step, guided)
+        if key not in self._programs:
+            function = functools.partial(program, config=self.config, guided=guided)
+            arguments = self._arguments(bucket, [], sampling)
+            over_batch = self._over_batch
+            compiled, seconds = compile_for(
+                function, self.devices[0].platform, *arguments, out_shardings=over_batch
+            )
+            name = f"batch {bucket.batch}, {bucket.frames} frames, {bucket.tokens} tokens"
+            self.compilations.append(Compilation(f"{name}, {sampling.num_step} steps", seconds))
+            self._programs[key] = compiled
+        return self._programs[key]
+
+    def _arguments(
+        self, bucket: Bucket, members: Sequence[Job], sampling: SamplingConfig
+    ) -> tuple[Any, ...]:
+        """The padded batch; rows without a job are all padding."""
+        dim = self.config.channels * self.config.feat_dim
+        tokens = np.full((bucket.batch, bucket.tokens), self.config.pad_id, np.int32)
+        prompt = np.zeros((bucket.batch, bucket.frames, dim), np.float32)
+        lens = np.zeros((3, bucket.batch), np.int32)
+        root = jax.random.key(sampling.seed)
+        keys = [named_key(root, "noise", job.item_id, job.chunk) for job in members]
+        keys += [root] * (bucket.batch - len(members))
+        for row, job in enumerate(members):
+            tokens[row, : len(job.token_ids)] = job.token_ids
+            prompt[row, : job.prompt_features.shape[0]] = job.prompt_features
+            lens[:, row] = len(job.token_ids), job.prompt_features.shape[0], job.features_len
+        inputs = SampleInputs(
+            tokens=tokens,
+            tokens_lens=lens[0],
+            prompt_features=prompt,
+            prompt_lens=lens[1],
+            features_lens=lens[2],
+            noise=np.zeros((bucket.batch, 0, dim), np.float32),
+        )
+        key_data = np.stack([np.asarray(jax.random.key_data(key)) for key in keys])
+        scale = np.full((bucket.batch,), sampling.guidance_scale, np.float32)
+        batched = jax.device_put((inputs, key_data, scale), self._over_batch)
+        times = jax.device_put(time_steps(sampling.num_step, sampling.t_shift), self._everywhere)
+        return self.params, batched[0], batched[1], times, batched[2]

@@ -1,0 +1,48 @@
+"""A picture of generated speech: log-mel and waveform, with speaker turns."""
+
+from pathlib import Path
+
+import numpy as np
+
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.infer.synthesizer import Speech
+
+COLOURS = {"S1": "#3b6fb6", "S2": "#c8553d", "": "#666666"}
+
+
+def plot(speech: Speech, path: Path) -> None:
+    """Draws a PNG.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    from matplotlib.figure import Figure  # slow to import, and seldom needed
+
+    channels = speech.wave.shape[0]
+    figure = Figure(figsize=(max(8.0, min(24.0, speech.duration)), 3.0 * channels + 1.0))
+    axes = figure.subplots(2 * channels, 1, sharex=True, squeeze=False)[:, 0]
+    seconds = np.arange(speech.wave.shape[1]) / speech.sampling_rate
+    mels = np.split(speech.mel, channels, axis=1)
+    for channel in range(channels):
+        top, bottom = axes[2 * channel], axes[2 * channel + 1]
+        extent = (0.0, max(speech.duration, 1e-3), 0.0, float(mels[channel].shape[1]))
+        top.imshow(mels[channel].T, origin="lower", aspect="auto", extent=extent, cmap="magma")
+        top.set_ylabel("mel bin")
+        bottom.plot(seconds, speech.wave[channel], linewidth=0.4, color="#333333")
+        bottom.set_ylim(-1.0, 1.0)
+        name = ("left", "right")[channel] if channels == 2 else "amplitude"
+        bottom.set_ylabel(name)
+        for turn in speech.turns:
+            colour = COLOURS[turn.speaker]
+            bottom.axvspan(turn.start, turn.end, color=colour, alpha=0.15, linewidth=0)
+            if turn.speaker:
+                top.axvline(turn.start, color="white", linewidth=0.8, linestyle="--")
+                top.text(turn.start, extent[3], f" {turn.speaker}", color=colour, va="bottom")
+    axes[-1].set_xlabel("seconds (turns estimated from average token durations)")
+    axes[0].set_title(f"{speech.item_id}  ({speech.duration:.2f} s)", loc="right", fontsize=9)
+    figure.tight_layout()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=100)
+    except OSError as error:
+        raise UserError(f"the picture {path} cannot be written ({error.strerror}).") from None

@@ -1,0 +1,216 @@
+"""From a request to sampling jobs: prompt features, tokens, chunks and their lengths.
+
+Official: generate_sentence and generate_sentence_raw_evaluation in zipvoice/bin/infer_*.py.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+from jaxtyping import Float
+
+from zipvoice_jax.audio.io import read_audio
+from zipvoice_jax.audio.mel import log_mel_host
+from zipvoice_jax.audio.ops import check_prompt, remove_silence, rms_norm, stereo_prompt, to_mono
+from zipvoice_jax.config import FeatureConfig, ModelConfig, SamplingConfig
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.flow.sampling import predicted_frames
+from zipvoice_jax.infer.requests import Request
+from zipvoice_jax.text.chunking import (
+    add_punctuation,
+    chunk_tokens_dialog,
+    chunk_tokens_punctuation,
+    validate_dialog,
+)
+from zipvoice_jax.text.normalizer import single_line
+from zipvoice_jax.text.tokenizer import Tokenizer
+from zipvoice_jax.text.tokens import SPEAKER_A, SPEAKER_B
+
+# Seconds of prompt and speech in one chunk, about; longer than the model was trained for fails.
+CHUNK_SECONDS = {"zipvoice": 25.0, "zipvoice_distill": 25.0}
+DIALOG_CHUNK_SECONDS = 40.0
+MAX_PROMPT_SECONDS = 60.0
+MAX_FRAMES = 8192  # of one chunk: 87 s
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One chunk to sample.
+
+    Attributes:
+        item_id: of the request.
+        chunk: position in the item.
+        token_ids: of prompt and text.
+        tokens: of the text alone, as strings.
+        prompt_features: scaled log-mel, (frames, channels * n_mels).
+        features_len: frames of prompt and speech.
+    """
+
+    item_id: str
+    chunk: int
+    token_ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+    prompt_features: Float[np.ndarray, "frames channels_feat"]
+    features_len: int
+
+    @property
+    def new_frames(self) -> int:
+        """Frames of the speech without the prompt."""
+        return self.features_len - self.prompt_features.shape[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """A request made ready: its jobs in order, and what the listener must be told."""
+
+    request: Request
+    jobs: tuple[Job, ...]
+    prompt_rms: float
+    notes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """How requests are made ready; the same for all of a run.
+
+    Attributes:
+        min_duration: seconds that a text gets at least. The prompt's rate is a poor guide for
+            a word or two, which then come out clipped.
+        raw_evaluation: feed prompt and text as they are: no chunks, no punctuation added, no
+            silence removed.
+    """
+
+    model: ModelConfig
+    features: FeatureConfig
+    sampling: SamplingConfig
+    tokenizer: Tokenizer
+    min_duration: float = 1.0
+    raw_evaluation: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.min_duration <= 60.0:
+            raise UserError(f"min_duration is {self.min_duration}; give 0 to 60 seconds.")
+
+    def __call__(self, request: Request) -> Item:
+        """Prepares a request.
+
+        Raises:
+            UserError: a recording or a text cannot be used.
+        """
+        notes: list[str] = []
+        wave = self._prompt_wave(request)
+        wave, rms = rms_norm(wave, self.sampling.target_rms)
+        seconds = wave.shape[1] / self.features.sampling_rate
+        if seconds > (20.0 if self.model.is_dialog else 10.0):
+            notes.append(
+                f"the prompt is long ({seconds:.1f} s); a shorter one is faster and better"
+            )
+        mel = log_mel_host(wave, self.features, channels=self.model.channels)
+        mel = (mel * self.sampling.feat_scale).astype(np.float32)
+
+        prompt_ids, prompt_tokens = self._encode(self._prompt_text(request), "transcript", notes)
+        text = single_line(request.text)
+        if self.model.is_dialog:
+            validate_dialog(text)
+        _, tokens = self._encode(text if self.raw_evaluation else add_punctuation(text), "", notes)
+        speed = request.speed or self.sampling.speed
+        chunks = [list(tokens)]
+        if not self.raw_evaluation:
+            chunks = self._chunk(tokens, seconds, seconds / (len(prompt_tokens) * speed))
+        jobs = []
+        for chunk in chunks:
+            ids, _ = self.tokenizer.ids(chunk)
+            if ids:
+                jobs.append(
+                    self._job(request.item_id, len(jobs), prompt_ids, ids, chunk, mel, speed)
+                )
+        return Item(request, tuple(jobs), rms, tuple(dict.fromkeys(notes)))
+
+    def _prompt_wave(self, request: Request) -> Float[np.ndarray, "channels samples"]:
+        rate = self.features.sampling_rate
+        waves = []
+        for path in request.prompt_wavs:
+            wave = read_audio(path, rate, max_duration=MAX_PROMPT_SECONDS)
+            check_prompt(wave, str(path), rate)
+            waves.append(wave)
+        if self.model.is_stereo:
+            wave = stereo_prompt(waves)
+        else:
+            wave = np.concatenate([to_mono(wave) for wave in waves], axis=1)
+        if not self.raw_evaluation:
+            # 0.2 s of silence keep the end of the prompt out of the speech.
+            wave = remove_silence(wave, rate, trail_ms=200.0)
+        return wave
+
+    def _prompt_text(self, request: Request) -> str:
+        texts = [single_line(text).strip() for text in request.prompt_texts]
+        if not self.model.is_dialog:
+            if len(texts) == 2:
+                raise UserError(
+                    f"{request.item_id} has two prompts, but a {self.model.kind} model takes one "
+                    "speaker; use a dialogue model."
+                )
+            text = texts[0]
+        elif len(texts) == 1:
+            text = texts[0]
+            validate_dialog(text)
+        else:
+            # One speaker's transcript may already carry its tag.
+            bare = [
+                text.removeprefix(tag).strip()
+                for text, tag in zip(texts, (SPEAKER_A, SPEAKER_B), strict=True)
+            ]
+            text = f"{SPEAKER_A}{bare[0]}{SPEAKER_B}{bare[1]}"
+            validate_dialog(text)
+        return text if self.raw_evaluation else add_punctuation(text)
+
+    def _encode(
+        self, text: str, what: str, notes: list[str]
+    ) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        done = self.tokenizer.encode(text)
+        where = f"the {what or 'text'}"
+        if done.unknown:
+            shown = " ".join(map(repr, done.unknown[:10]))
+            notes.append(f"{where} has tokens that the model does not know, left out: {shown}")
+        if done.dropped:
+            shown = ", ".join(map(repr, done.dropped[:5]))
+            notes.append(f"{where} has parts in no known language, left out: {shown}")
+        return done.ids, done.tokens
+
+    def _chunk(
+        self, tokens: tuple[str, ...], prompt_seconds: float, token_seconds: float
+    ) -> list[list[str]]:
+        limit = CHUNK_SECONDS.get(self.model.kind, DIALOG_CHUNK_SECONDS)
+        most = max(1, int((limit - prompt_seconds) / token_seconds))
+        if self.model.is_dialog:
+            split_long = self.model.speaker_turns == "tag"
+            return chunk_tokens_dialog(tokens, most, split_long=split_long)
+        return chunk_tokens_punctuation(tokens, most)
+
+    def _job(
+        self,
+        item_id: str,
+        chunk: int,
+        prompt_ids: tuple[int, ...],
+        ids: tuple[int, ...],
+        tokens: list[str],
+        mel: Float[np.ndarray, "frames channels_feat"],
+        speed: float,
+    ) -> Job:
+        new = predicted_frames(mel.shape[0], len(prompt_ids), len(ids), speed)
+        if not self.raw_evaluation:
+            rate = self.features.sampling_rate / self.features.hop_length
+            new = max(new, math.ceil(self.min_duration * rate / speed))
+        total = mel.shape[0] + max(new, 1)
+        if len(prompt_ids) + len(ids) >= MAX_FRAMES:
+            raise UserError(
+                f"a piece of {item_id} has {len(ids):,} tokens; add punctuation or speaker turns "
+                "to the text, so that it can be split."
+            )
+        if total > MAX_FRAMES:
+            seconds = total * self.features.hop_length / self.features.sampling_rate
+            raise UserError(
+                f"a piece of {item_id} would be {seconds:.0f} s long with its prompt; shorten the "
+                "prompt, raise the speed, or add punctuation or speaker turns to the text."
+            )
+        return Job(item_id, chunk, (*prompt_ids, *ids), tuple(tokens), mel, total)

@@ -1,0 +1,173 @@
+"""What to generate: requests from flags, from the official TSV lists, or from JSONL."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.text.tokens import quote
+
+_JSON_KEYS = ("id", "text", "prompt_text", "prompt_wav", "speed")
+MAX_TEXT = 100_000  # characters
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One item to generate.
+
+    Attributes:
+        item_id: names the output and, with the seed, its noise.
+        text: what to say.
+        prompt_texts: transcripts of the prompts; two for a dialogue with one per speaker.
+        prompt_wavs: the recordings, one per transcript.
+        speed: above 1 is faster; None takes that of the run.
+    """
+
+    item_id: str
+    text: str
+    prompt_texts: tuple[str, ...]
+    prompt_wavs: tuple[Path, ...]
+    speed: float | None = None
+
+    def __post_init__(self) -> None:
+        path = PurePosixPath(self.item_id)
+        if not self.item_id.strip() or path.is_absolute() or ".." in path.parts:
+            raise UserError(
+                f"the item name {quote(self.item_id)} cannot name a file; use letters, digits, "
+                "'-', '_' and '/'."
+            )
+        if any(ord(c) < 32 for c in self.item_id) or len(self.item_id.encode()) > 200:
+            raise UserError(
+                f"the item name {quote(self.item_id[:60])} holds control characters or is longer "
+                "than 200 bytes; choose a plain name."
+            )
+        if not self.text.strip():
+            raise UserError(f"the text of {self.item_id} is empty; give some words to say.")
+        if len(self.text) > MAX_TEXT:
+            raise UserError(
+                f"the text of {self.item_id} has {len(self.text):,} characters; split it into "
+                f"items of at most {MAX_TEXT:,}."
+            )
+        if len(self.prompt_texts) != len(self.prompt_wavs) or len(self.prompt_wavs) not in (1, 2):
+            raise UserError(
+                f"{self.item_id} has {len(self.prompt_wavs)} prompt recordings and "
+                f"{len(self.prompt_texts)} transcripts; give one of each, or two of each for a "
+                "dialogue."
+            )
+        for text in self.prompt_texts:
+            if not text.strip():
+                raise UserError(
+                    f"a prompt transcript of {self.item_id} is empty; write what the recording says."
+                )
+        if self.speed is not None and not 0.05 <= self.speed <= 20:
+            raise UserError(f"the speed of {self.item_id} is {self.speed}; give 0.05 to 20.")
+
+
+@dataclasses.dataclass(frozen=True)
+class BadLine:
+    """A line of a list that is no request, and why; the other lines are not affected."""
+
+    item_id: str
+    error: str
+
+
+def read_requests(path: Path) -> list[Request | BadLine]:
+    """Reads a list: TSV in one of the official formats, or JSONL by its extension.
+
+    TSV lines are `name, prompt transcript, prompt wav, text` (one speaker, or a dialogue with
+    a merged prompt) or `name, transcript 1, transcript 2, wav 1, wav 2, text` (a dialogue with
+    a prompt per speaker). JSONL objects have id, text, prompt_text and prompt_wav (a string, or
+    a list of two), and may have speed. Recordings are looked for from the working directory,
+    then from the list's own folder.
+
+    Raises:
+        UserError: the list as a whole cannot be read, or holds nothing.
+    """
+    try:
+        if path.stat().st_size > 1 << 30:
+            raise UserError(f"{path} is larger than 1 GiB; that is no list of texts.")
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"the list {path} does not exist.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"the list {path} is not UTF-8 text.") from None
+    except OSError as error:
+        raise UserError(f"the list {path} cannot be read ({error.strerror}).") from None
+    is_json = path.suffix.lower() in (".jsonl", ".json")
+    found = list(_parse_lines(text, is_json, path.parent))
+    if not found:
+        raise UserError(f"the list {path} has no lines.")
+    return found
+
+
+def _parse_lines(text: str, is_json: bool, folder: Path) -> Iterator[Request | BadLine]:
+    seen: set[str] = set()
+    # Only newlines end a line; other separators of Unicode may stand in a text.
+    for number, raw in enumerate(text.split("\n"), start=1):
+        line = raw.rstrip("\r")
+        if not line.strip():
+            continue
+        name = f"line {number}"
+        try:
+            request = (_from_json if is_json else _from_tsv)(line, name, folder)
+            if request.item_id in seen:
+                raise UserError(f"the name {request.item_id} was used before; names must differ.")
+        except UserError as error:
+            yield BadLine(name, f"{name}: {error}")
+            continue
+        seen.add(request.item_id)
+        yield request
+
+
+def _wav(name: str, folder: Path) -> Path:
+    path = Path(name.strip())
+    if not path.is_absolute() and not path.exists() and (folder / path).exists():
+        return folder / path
+    return path
+
+
+def _from_tsv(line: str, name: str, folder: Path) -> Request:
+    fields = [field.strip() for field in line.split("\t")]
+    if len(fields) == 4:
+        item, prompt_text, prompt_wav, text = fields
+        return Request(item, text, (prompt_text,), (_wav(prompt_wav, folder),))
+    if len(fields) == 6:
+        item, text1, text2, wav1, wav2, text = fields
+        return Request(item, text, (text1, text2), (_wav(wav1, folder), _wav(wav2, folder)))
+    raise UserError(
+        f"it has {len(fields)} tab-separated fields; 4 are needed (name, transcript, wav, text) "
+        "or 6 (name, two transcripts, two wavs, text)."
+    )
+
+
+def _strings(values: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    value = values[key]
+    parts = value if isinstance(value, list) else [value]
+    if not parts or not all(isinstance(part, str) for part in parts):
+        raise UserError(f"{key} must be a string or a list of strings.")
+    return tuple(parts)
+
+
+def _from_json(line: str, name: str, folder: Path) -> Request:
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        raise UserError("it is not JSON; write one object per line.") from None
+    if not isinstance(values, dict):
+        raise UserError("it is not a JSON object; write one object per line.")
+    unknown = sorted(set(values) - set(_JSON_KEYS))
+    missing = [key for key in _JSON_KEYS[:4] if key not in values]
+    if unknown or missing:
+        told = [f"unknown keys {', '.join(map(quote, unknown))}"] if unknown else []
+        told += [f"no {', '.join(missing)}"] if missing else []
+        raise UserError(f"it has {' and '.join(told)}; the keys are {', '.join(_JSON_KEYS)}.")
+    (item, *more), (text, *rest) = _strings(values, "id"), _strings(values, "text")
+    if more or rest:
+        raise UserError("id and text must be single strings.")
+    speed = values.get("speed")
+    if speed is not None and (isinstance(speed, bool) or not isinstance(speed, int | float)):
+        raise UserError(f"speed is {quote(str(speed))}; give a number.")
+    wavs = tuple(_wav(wav, folder) for wav in _strings(values, "prompt_wav"))
+    return Request(item, text, _strings(values, "prompt_text"), wavs, speed)

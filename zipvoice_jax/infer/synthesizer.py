@@ -1,0 +1,245 @@
+"""The Python API: `zipvoice_jax.load(dir).generate(...)` and batches of requests."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from zipvoice_jax.audio.io import write_audio
+from zipvoice_jax.audio.ops import cross_fade_concat, leading_silence, remove_silence
+from zipvoice_jax.checkpoint.hub import load_model
+from zipvoice_jax.checkpoint.loaded import Loaded
+from zipvoice_jax.config import SamplingConfig
+from zipvoice_jax.core.compiling import Compilation
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.infer import vocoder as vocoders
+from zipvoice_jax.infer.buckets import Bucket
+from zipvoice_jax.infer.engine import Engine
+from zipvoice_jax.infer.prepare import Item, Job, Preparation
+from zipvoice_jax.infer.requests import Request
+from zipvoice_jax.infer.turns import Turn, turns_of
+from zipvoice_jax.text.tokenizer import make_tokenizer
+
+FADE_SECONDS = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Speech:
+    """A generated item.
+
+    Attributes:
+        item_id: of the request.
+        wave: float32 at full scale 1.
+        sampling_rate: Hz.
+        mel: unscaled log-mel of all chunks, before silence was cut.
+        turns: who speaks when, in seconds of the wave; estimated by average token durations.
+        seconds_model: share of this item in the time of sampling, without compilation.
+        seconds_vocoder: share in the time of the vocoder.
+        buckets: shapes that its chunks were padded to.
+        notes: what the user should know.
+    """
+
+    item_id: str
+    wave: Float[np.ndarray, "channels samples"]
+    sampling_rate: int
+    mel: Float[np.ndarray, "frames channels_feat"]
+    turns: tuple[Turn, ...]
+    seconds_model: float
+    seconds_vocoder: float
+    buckets: tuple[Bucket, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def duration(self) -> float:
+        """Seconds of the wave."""
+        return self.wave.shape[1] / self.sampling_rate
+
+    def save(self, path: str | Path) -> None:
+        """Writes the wave; the extension tells the format."""
+        write_audio(Path(path), self.wave, self.sampling_rate)
+
+
+class Synthesizer:
+    """A loaded model with its tokenizer, vocoder and compiled programs."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        *,
+        vocoder: vocoders.Vocoder,
+        tokenizer: str | None = None,
+        lang: str = "en-us",
+        devices: Sequence[jax.Device] | None = None,
+    ) -> None:
+        self.config, self.features = loaded.config, loaded.features
+        name = tokenizer or ("dialog" if loaded.config.is_dialog else "emilia")
+        self.tokenizer = make_tokenizer(name, loaded.table, lang=lang)
+        self.vocoder = vocoder
+        self.engine = Engine(loaded.config, loaded.params, devices)
+
+    @property
+    def compilations(self) -> tuple[Compilation, ...]:
+        """Every program compiled so far."""
+        return (*self.engine.compilations, *self.vocoder.compilations)
+
+    def preparation(
+        self,
+        sampling: SamplingConfig,
+        *,
+        min_duration: float = 1.0,
+        raw_evaluation: bool = False,
+    ) -> Preparation:
+        """How requests will be made ready."""
+        return Preparation(
+            model=self.config,
+            features=self.features,
+            sampling=sampling,
+            tokenizer=self.tokenizer,
+            min_duration=min_duration,
+            raw_evaluation=raw_evaluation,
+        )
+
+    def generate(
+        self,
+        text: str,
+        *,
+        prompt_wav: str | Path | Sequence[str | Path],
+        prompt_text: str | Sequence[str],
+        item_id: str = "result",
+        min_duration: float = 1.0,
+        raw_evaluation: bool = False,
+        remove_long_sil: bool = False,
+        **sampling: Any,
+    ) -> Speech:
+        """Speaks one text.
+
+        Args:
+            text: what to say; a dialogue has [S1] and [S2] before its turns.
+            prompt_wav: a recording, or one per speaker of a dialogue.
+            prompt_text: what is said there, likewise.
+            item_id: with the seed, determines the noise.
+            min_duration: seconds that a text gets at least.
+            raw_evaluation: no chunking, punctuation or removal of silence.
+            remove_long_sil: shorten long silences within the speech too.
+            **sampling: fields of `SamplingConfig` (num_step, guidance_scale, speed, seed, ...);
+                the official defaults of the model otherwise.
+
+        Raises:
+            UserError: something in the input cannot be used.
+        """
+        wavs = (prompt_wav,) if isinstance(prompt_wav, str | Path) else tuple(prompt_wav)
+        texts = (prompt_text,) if isinstance(prompt_text, str) else tuple(prompt_text)
+        request = Request(item_id, text, texts, tuple(map(Path, wavs)))
+        unknown = set(sampling) - {field.name for field in dataclasses.fields(SamplingConfig)}
+        if unknown:
+            raise UserError(f"generate has no option {', '.join(sorted(unknown))}.")
+        config = SamplingConfig.for_kind(self.config.kind, **sampling)
+        prepare = self.preparation(config, min_duration=min_duration, raw_evaluation=raw_evaluation)
+        (speech,) = self.speak([prepare(request)], config, prepare, remove_long_sil=remove_long_sil)
+        return speech
+
+    def speak(
+        self,
+        items: Sequence[Item],
+        sampling: SamplingConfig,
+        prepare: Preparation,
+        *,
+        remove_long_sil: bool = False,
+        progress: Callable[[float], None] = lambda seconds: None,
+    ) -> Iterator[Speech]:
+        """Generates prepared items, each as soon as its last chunk is done.
+
+        Args:
+            items: from `preparation`.
+            sampling: how to solve the ODE.
+            prepare: with which the items were made.
+            remove_long_sil: shorten long silences within the speech too.
+            progress: called with the seconds of speech that each batch adds.
+        """
+        fps = self.features.sampling_rate / self.features.hop_length
+        done: dict[tuple[str, int], tuple[np.ndarray, Bucket, float]] = {}
+
+        def keep(job: Job, mel: np.ndarray, bucket: Bucket, seconds: float) -> None:
+            done[job.item_id, job.chunk] = (mel / sampling.feat_scale, bucket, seconds)
+            progress(job.new_frames / fps)
+
+        self.engine.run([job for item in items for job in item.jobs], sampling, keep, fps)
+        for item in items:
+            parts = [done.pop((job.item_id, job.chunk)) for job in item.jobs]
+            yield self._finish(item, parts, sampling, prepare, remove_long_sil)
+
+    def _finish(
+        self,
+        item: Item,
+        parts: Sequence[tuple[np.ndarray, Bucket, float]],
+        sampling: SamplingConfig,
+        prepare: Preparation,
+        remove_long_sil: bool,
+    ) -> Speech:
+        """Vocoder, volume, cross-fade, silence (the end of generate_sentence)."""
+        channels, rate = self.config.channels, self.features.sampling_rate
+        start = time.perf_counter()
+        mels = [m for mel, _, _ in parts for m in np.split(mel, channels, axis=1)]
+        rows = self.vocoder(mels)
+        seconds_vocoder = time.perf_counter() - start
+        waves = [
+            np.stack(rows[i : i + channels]).clip(-1.0, 1.0).astype(np.float32)
+            for i in range(0, len(rows), channels)
+        ]
+        if item.prompt_rms < sampling.target_rms:
+            waves = [wave * np.float32(item.prompt_rms / sampling.target_rms) for wave in waves]
+        wave, trimmed, timed = waves[0], 0.0, True
+        if not prepare.raw_evaluation:
+            wave = cross_fade_concat(waves, fade_duration=FADE_SECONDS, sampling_rate=rate)
+            trimmed, timed = leading_silence(wave, rate), not remove_long_sil
+            wave = remove_silence(wave, rate, only_edge=not remove_long_sil)
+        duration = wave.shape[1] / rate
+        turns = turns_of(item.jobs, self.features, FADE_SECONDS, trimmed, duration) if timed else ()
+        return Speech(
+            item_id=item.request.item_id,
+            wave=wave,
+            sampling_rate=rate,
+            mel=np.concatenate([mel for mel, _, _ in parts]),
+            turns=turns,
+            seconds_model=sum(seconds for _, _, seconds in parts),
+            seconds_vocoder=seconds_vocoder,
+            buckets=tuple(bucket for _, bucket, _ in parts),
+            notes=item.notes,
+        )
+
+
+def load(
+    model_dir: str | Path | None = None,
+    *,
+    model_name: str | None = None,
+    checkpoint_name: str | None = None,
+    vocoder_path: str | Path | None = None,
+    tokenizer: str | None = None,
+    lang: str = "en-us",
+    devices: Sequence[jax.Device] | None = None,
+    **config: Any,
+) -> Synthesizer:
+    """Loads a model for generation.
+
+    Args:
+        model_dir: official directory or one of `zipvoice-jax convert`; None takes
+            `model_name` from the hub.
+        model_name: zipvoice, zipvoice_distill, zipvoice_dialog or zipvoice_dialog_stereo.
+        checkpoint_name: weights' file in the directory.
+        vocoder_path: a Vocos directory; None looks on the hub and else takes Griffin-Lim.
+        tokenizer: emilia, dialog, espeak, libritts or simple; None: what the model has.
+        lang: language of the espeak tokenizer.
+        devices: all by default.
+        **config: `ModelConfig` fields such as dtype="bfloat16".
+
+    Raises:
+        UserError: the model or vocoder is missing, damaged or does not fit.
+    """
+    loaded = load_model(model_name, model_dir, checkpoint_name=checkpoint_name, **config)
+    vocoder, _ = vocoders.find(vocoder_path, loaded.features)
+    return Synthesizer(loaded, vocoder=vocoder, tokenizer=tokenizer, lang=lang, devices=devices)

@@ -1,0 +1,54 @@
+"""Who speaks when: speaker turns of generated speech, by average token durations."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from zipvoice_jax.config import FeatureConfig
+from zipvoice_jax.infer.prepare import Job
+from zipvoice_jax.text.tokens import SPEAKER_A, SPEAKER_B
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """A stretch of one speaker; `speaker` is "S1", "S2", or "" where no tag stands."""
+
+    speaker: str
+    start: float  # seconds
+    end: float
+
+
+def turns_of(
+    jobs: Sequence[Job],
+    features: FeatureConfig,
+    fade_seconds: float,
+    trimmed: float,
+    duration: float,
+) -> tuple[Turn, ...]:
+    """Turns of an item in seconds of its final wave.
+
+    Args:
+        jobs: its chunks in order.
+        features: for the frame rate.
+        fade_seconds: by which neighbouring chunks overlap.
+        trimmed: seconds of silence cut from the beginning.
+        duration: seconds of the final wave.
+    """
+    turns: list[Turn] = []
+    offset = -trimmed
+    for job in jobs:
+        seconds = job.new_frames * features.hop_length / features.sampling_rate
+        per_token = seconds / max(len(job.tokens), 1)
+        for i, token in enumerate(job.tokens):
+            start, end = offset + i * per_token, offset + (i + 1) * per_token
+            if token in (SPEAKER_A, SPEAKER_B) and (not turns or turns[-1].speaker != token[1:-1]):
+                turns.append(Turn(token[1:-1], start, end))
+            elif not turns:
+                turns.append(Turn("", start, end))
+            else:
+                turns[-1] = dataclasses.replace(turns[-1], end=end)
+        offset += seconds - fade_seconds
+    clipped = (
+        Turn(turn.speaker, min(max(turn.start, 0.0), duration), min(turn.end, duration))
+        for turn in turns
+    )
+    return tuple(turn for turn in clipped if turn.end > turn.start)

@@ -1,0 +1,40 @@
+"""Floating-point operations of a model, counted from its sizes (2 per multiply-add)."""
+
+from zipvoice_jax.config import ModelConfig
+from zipvoice_jax.models.zipvoice import fm_decoder_config, text_encoder_config
+from zipvoice_jax.nn.zipformer import ZipformerConfig
+
+
+def zipformer_flops(config: ZipformerConfig, frames: int, stream: int = 0) -> int:
+    """Matrix products and depthwise convolutions of one item through a Zipformer."""
+    dim, heads = config.dim, config.num_heads
+    hidden = [config.feedforward_dim * n // 4 for n in (3, 4, 5)]
+    gate = 3 * dim // 4
+    value = heads * config.value_head_dim
+    query = heads * (2 * config.query_head_dim + config.pos_head_dim)
+    dense = dim * (query + 2 * sum(hidden) + 4 * value + 4 * gate + 6 * dim)
+    total = 2 * frames * dim * (config.in_dims[stream] + config.out_dims[stream])
+    for factor, layers, kernel in zip(
+        config.downsampling_factor, config.num_layers, config.kernel_size, strict=True
+    ):
+        t = -(-frames // factor)
+        attention = heads * (config.query_head_dim + 2 * config.pos_head_dim) + 2 * value + gate
+        total += layers * t * 2 * (dense + 2 * kernel * dim + t * attention)
+    return total
+
+
+def sampling_flops(
+    config: ModelConfig, frames: int, tokens: int, num_step: int, *, guided: bool
+) -> int:
+    """Operations to sample one item.
+
+    Args:
+        config: of the model.
+        frames: of prompt and speech.
+        tokens: of prompt and text.
+        num_step: Euler steps.
+        guided: whether guidance takes a second branch.
+    """
+    branches = 2 if guided and not config.is_distill else 1
+    velocity = zipformer_flops(fm_decoder_config(config), frames)
+    return zipformer_flops(text_encoder_config(config), tokens) + num_step * branches * velocity
