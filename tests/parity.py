@@ -95,15 +95,24 @@ def main() -> int:
         print(f"{args.golden} is not a folder", file=sys.stderr)
         return 2
     start, total, failed = time.monotonic(), 0, 0
+    doubts: list[str] = []
     print(f"{'group':32} {'case':58} {'error':>9} {'limit':>7}  verdict")
     for group, case in run(args.golden, args.only):
         total += 1
         failed += not case.ok
+        if case.doubt:
+            doubts.append(f"{group}: {case.name}: {case.doubt}")
         if args.verbose or not case.detail or not case.ok:
-            verdict = "ok" if case.ok else "FAIL"
+            verdict = "IN DOUBT" if case.doubt else "ok" if case.ok else "FAIL"
             print(f"{group:32} {case.name:58} {case.error:9.2e} {case.limit:7.0e}  {verdict}")
     seconds = time.monotonic() - start
-    print(f"{total - failed} of {total} cases hold, {failed} fall short ({seconds:.0f} s)")
+    for doubt in doubts:
+        print(f"in doubt: {doubt}")
+    held = total - failed - len(doubts)
+    print(
+        f"{held} of {total} cases hold, {failed} fall short, {len(doubts)} recorded files are in "
+        f"doubt ({seconds:.0f} s)"
+    )
     return 1 if failed or not total else 0
 
 

@@ -122,7 +122,9 @@ def _hooks(d: Any) -> Iterator[Case]:
         yield Case(f"{name} metric", relative_error(metric, d[f"{name}_metric"]))
         limit, scale = jnp.float32(d[f"{name}_limit"]), jnp.float32(WHITEN_GRAD_SCALE)
         y, dx = _vjp(
-            lambda x, given=(jnp.ones(groups), limit, scale): hooks.whiten(x, None, *given, ON),
+            lambda x, n=groups, given=(limit, scale): hooks.whiten(
+                x, None, jnp.ones(n), *given, ON
+            ),
             d[f"{name}_dy"],
             d[f"{name}_x"],
         )

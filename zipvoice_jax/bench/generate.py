@@ -97,17 +97,19 @@ def bench_generate(
         UserError: a length is out of range.
     """
     fps = loaded.features.sampling_rate / loaded.features.hop_length
+    if repeats < 1:
+        raise UserError(f"repeats is {repeats}; give 1 or more.")
     engine = Engine(loaded.config, loaded.params)
     guided = sampling.guidance_scale != 0.0
     count = len(engine.devices)
     rng = np.random.default_rng(0)
     for seconds in lengths:
-        prompt, new = round(prompt_seconds * fps), round(seconds * fps)
-        if not (prompt > 0 and new > 0 and prompt + new <= MAX_FRAMES and repeats > 0):
+        if not (prompt_seconds * fps >= 1 <= seconds * fps <= MAX_FRAMES - prompt_seconds * fps):
             raise UserError(
                 f"prompt and speech of {prompt_seconds:g} and {seconds:g} s do not fit; give "
                 f"lengths above 0 and at most {MAX_FRAMES / fps:.0f} s together."
             )
+        prompt, new = round(prompt_seconds * fps), round(seconds * fps)
         dim = loaded.config.channels * loaded.config.feat_dim
         mel = (0.1 * rng.standard_normal((prompt, dim))).astype(np.float32)
         tokens = max(2, round((prompt_seconds + seconds) * TOKENS_PER_SECOND))

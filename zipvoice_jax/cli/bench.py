@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from zipvoice_jax.cli.options import add_model, add_sampling, sampling_values
+from zipvoice_jax.core.errors import UserError
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs `zipvoice-jax bench generate`.
 
     Raises:
-        UserError: the model cannot be used.
+        UserError: the model or a length cannot be used, or --json not be written.
     """
     from zipvoice_jax.bench.generate import bench_generate, machine, table
     from zipvoice_jax.checkpoint.hub import load_model
@@ -67,5 +68,10 @@ def run(args: argparse.Namespace) -> int:
         rows.append(row)
         print(table([row], header=len(rows) == 1), flush=True)
     if args.json is not None:
-        args.json.write_text(json.dumps({"machine": about, "rows": rows}, indent=2) + "\n")
+        text = json.dumps({"machine": about, "rows": rows}, indent=2) + "\n"
+        try:
+            args.json.write_text(text, encoding="utf-8")
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"{args.json} cannot be written ({reason}).") from None
     return 0

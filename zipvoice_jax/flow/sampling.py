@@ -46,9 +46,13 @@ def time_steps(num_step: int, t_shift: float) -> Float[np.ndarray, " steps_and_e
         num_step: number of Euler steps.
         t_shift: below 1, moves times towards noise.
     """
-    t = np.linspace(0.0, 1.0, num_step + 1, dtype=np.float32)
-    shift = np.float32(t_shift)
-    return (shift * t / (np.float32(1.0) + (shift - np.float32(1.0)) * t)).astype(np.float32)
+    # torch.linspace counts from both ends and rounds once. The last bit matters: guidance
+    # changes where t passes 0.5, which 6 steps with t_shift 0.5 meet exactly.
+    index, step = np.arange(num_step + 1), float(np.float32(1.0) / np.float32(num_step))
+    from_end = 1.0 - step * (num_step - index)
+    t = np.where(index < (num_step + 1) // 2, step * index, from_end).astype(np.float32)
+    shift, less = np.float32(t_shift), np.float32(t_shift - 1.0)
+    return (shift * t / (np.float32(1.0) + less * t)).astype(np.float32)
 
 
 def item_noise(key: Key[Array, ""], frames: int, dim: int) -> Float[Array, "frames dim"]:

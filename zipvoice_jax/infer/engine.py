@@ -51,7 +51,7 @@ class Engine:
         self,
         config: ModelConfig,
         params: dict[str, Any],
-        devices: Sequence[jax.Device] | None = None,
+        devices: Sequence[jax.Device] | None = None,  # type: ignore[valid-type]
     ) -> None:
         self.config = config
         self.devices = list(devices or jax.devices())

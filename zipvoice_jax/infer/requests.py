@@ -11,6 +11,7 @@ from zipvoice_jax.text.tokens import quote
 
 _JSON_KEYS = ("id", "text", "prompt_text", "prompt_wav", "speed")
 MAX_TEXT = 100_000  # characters
+MAX_LIST = 1 << 28  # bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +39,11 @@ class Request:
                 f"the item name {quote(self.item_id)} cannot name a file; use letters, digits, "
                 "'-', '_' and '/'."
             )
-        if any(ord(c) < 32 for c in self.item_id) or len(self.item_id.encode()) > 200:
+        odd = any(ord(c) < 32 or 0xD800 <= ord(c) < 0xE000 for c in self.item_id)
+        if odd or len(self.item_id.encode("utf-8", "replace")) > 200:
             raise UserError(
-                f"the item name {quote(self.item_id[:60])} holds control characters or is longer "
-                "than 200 bytes; choose a plain name."
+                f"the item name {quote(self.item_id[:60])} holds control characters or broken "
+                "Unicode, or is longer than 200 bytes; choose a plain name."
             )
         if not self.text.strip():
             raise UserError(f"the text of {self.item_id} is empty; give some words to say.")
@@ -59,7 +61,8 @@ class Request:
         for text in self.prompt_texts:
             if not text.strip():
                 raise UserError(
-                    f"a prompt transcript of {self.item_id} is empty; write what the recording says."
+                    f"a prompt transcript of {self.item_id} is empty; write what the recording "
+                    "says."
                 )
         if self.speed is not None and not 0.05 <= self.speed <= 20:
             raise UserError(f"the speed of {self.item_id} is {self.speed}; give 0.05 to 20.")
@@ -71,6 +74,11 @@ class BadLine:
 
     item_id: str
     error: str
+
+
+def wave_path(res_dir: Path, item_id: str) -> Path:
+    """Where an item's wave goes."""
+    return res_dir / (item_id if item_id.lower().endswith(".wav") else f"{item_id}.wav")
 
 
 def read_requests(path: Path) -> list[Request | BadLine]:
@@ -86,15 +94,18 @@ def read_requests(path: Path) -> list[Request | BadLine]:
         UserError: the list as a whole cannot be read, or holds nothing.
     """
     try:
-        if path.stat().st_size > 1 << 30:
-            raise UserError(f"{path} is larger than 1 GiB; that is no list of texts.")
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            data = file.read(MAX_LIST + 1)
+        if len(data) > MAX_LIST:
+            raise UserError(f"the list {path} is larger than {MAX_LIST >> 20} MiB; split it.")
+        text = data.decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"the list {path} does not exist.") from None
     except UnicodeDecodeError:
         raise UserError(f"the list {path} is not UTF-8 text.") from None
-    except OSError as error:
-        raise UserError(f"the list {path} cannot be read ({error.strerror}).") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"the list {path} cannot be read ({reason}).") from None
     is_json = path.suffix.lower() in (".jsonl", ".json")
     found = list(_parse_lines(text, is_json, path.parent))
     if not found:
@@ -103,7 +114,7 @@ def read_requests(path: Path) -> list[Request | BadLine]:
 
 
 def _parse_lines(text: str, is_json: bool, folder: Path) -> Iterator[Request | BadLine]:
-    seen: set[str] = set()
+    seen: dict[Path, str] = {}  # names by the wave that they lead to
     # Only newlines end a line; other separators of Unicode may stand in a text.
     for number, raw in enumerate(text.split("\n"), start=1):
         line = raw.rstrip("\r")
@@ -112,20 +123,26 @@ def _parse_lines(text: str, is_json: bool, folder: Path) -> Iterator[Request | B
         name = f"line {number}"
         try:
             request = (_from_json if is_json else _from_tsv)(line, name, folder)
-            if request.item_id in seen:
-                raise UserError(f"the name {request.item_id} was used before; names must differ.")
+            wave = wave_path(Path(), request.item_id)
+            if wave in seen:
+                before = "" if seen[wave] == request.item_id else f", as {quote(seen[wave])}"
+                raise UserError(
+                    f"the name {quote(request.item_id)} was used before{before}; names must differ."
+                )
         except UserError as error:
             yield BadLine(name, f"{name}: {error}")
             continue
-        seen.add(request.item_id)
+        seen[wave] = request.item_id
         yield request
 
 
 def _wav(name: str, folder: Path) -> Path:
     path = Path(name.strip())
-    if not path.is_absolute() and not path.exists() and (folder / path).exists():
-        return folder / path
-    return path
+    try:
+        beside_list = not path.is_absolute() and not path.exists() and (folder / path).exists()
+    except (OSError, ValueError):  # no possible path; reading it will say so
+        beside_list = False
+    return folder / path if beside_list else path
 
 
 def _from_tsv(line: str, name: str, folder: Path) -> Request:

@@ -15,13 +15,15 @@ from zipvoice_jax.config import SamplingConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.infer.plot import plot
 from zipvoice_jax.infer.prepare import Item
-from zipvoice_jax.infer.requests import BadLine, Request
+from zipvoice_jax.infer.requests import BadLine, Request, wave_path
 from zipvoice_jax.infer.synthesizer import Speech, Synthesizer
 
 REPORT = "report.jsonl"
 # Requests that are prepared and packed together: enough to fill batches, few enough that
 # finished waves appear early and little is lost when a run is stopped.
 WINDOW = 32
+# Names of files may hold bytes that are no Unicode; JSON has the same escapes for them.
+_SURROGATES = "backslashreplace"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,16 +55,11 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def wave_path(res_dir: Path, item_id: str) -> Path:
-    """Where an item's wave goes."""
-    return res_dir / (item_id if item_id.lower().endswith(".wav") else f"{item_id}.wav")
-
-
 def _stamp(path: Path) -> list[Any]:
     """Tells whether a recording is still the same, without reading it."""
     try:
         stat = path.stat()
-    except OSError:
+    except (OSError, ValueError):
         return [str(path)]
     return [str(path), stat.st_size, stat.st_mtime_ns]
 
@@ -121,8 +118,11 @@ def run_list(
     """
     try:
         res_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"the folder {res_dir} cannot be made ({error.strerror}).") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"the folder {res_dir} cannot be made ({reason}); choose a writable place."
+        ) from None
     report = res_dir / REPORT
     records = _read_report(report)
     common = fingerprint(
@@ -141,13 +141,15 @@ def run_list(
                 totals.skipped += 1
                 continue
         todo.append(request)
+    if records:
+        _rewrite(report, requests, records)  # a kill may have left half a line at its end
     if totals.skipped:
         say(f"{totals.skipped} items were finished before and are skipped")
 
     def note(record: dict[str, Any]) -> None:
         records[record["id"]] = record
         try:
-            with report.open("a", encoding="utf-8") as file:
+            with report.open("a", encoding="utf-8", errors=_SURROGATES) as file:
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
         except OSError as error:
             raise UserError(f"{report} cannot be written ({error.strerror}).") from None
@@ -175,7 +177,11 @@ def run_list(
                 except UserError as error:
                     fail(request.item_id, str(error))
             for speech in synthesizer.speak(
-                items, sampling, prepare, remove_long_sil=options.remove_long_sil
+                items,
+                sampling,
+                prepare,
+                remove_long_sil=options.remove_long_sil,
+                failed=lambda item, error: fail(item.request.item_id, str(error)),
             ):
                 path = wave_path(res_dir, speech.item_id)
                 try:
@@ -226,13 +232,14 @@ def _read_report(path: Path) -> dict[str, dict[str, Any]]:
 def _rewrite(
     path: Path, requests: Sequence[Request | BadLine], records: dict[str, dict[str, Any]]
 ) -> None:
-    """Leaves one line per item, in the list's order, then those of other lists."""
+    """Leaves one line per item, in the list's order, then the waves of other lists."""
     order = [request.item_id for request in requests]
-    order += [item_id for item_id in records if item_id not in set(order)]
+    listed = set(order)
+    order += [i for i, record in records.items() if i not in listed and "error" not in record]
     lines = [json.dumps(records[i], ensure_ascii=False) + "\n" for i in order if i in records]
     temporary = path.with_suffix(".tmp")
     try:
-        temporary.write_text("".join(lines), encoding="utf-8")
+        temporary.write_text("".join(lines), encoding="utf-8", errors=_SURROGATES)
         temporary.replace(path)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}).") from None

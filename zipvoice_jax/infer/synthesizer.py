@@ -74,7 +74,7 @@ class Synthesizer:
         vocoder: vocoders.Vocoder,
         tokenizer: str | None = None,
         lang: str = "en-us",
-        devices: Sequence[jax.Device] | None = None,
+        devices: Sequence[jax.Device] | None = None,  # type: ignore[valid-type]
     ) -> None:
         self.config, self.features = loaded.config, loaded.features
         name = tokenizer or ("dialog" if loaded.config.is_dialog else "emilia")
@@ -150,7 +150,7 @@ class Synthesizer:
         prepare: Preparation,
         *,
         remove_long_sil: bool = False,
-        progress: Callable[[float], None] = lambda seconds: None,
+        failed: Callable[[Item, UserError], None] | None = None,
     ) -> Iterator[Speech]:
         """Generates prepared items, each as soon as its last chunk is done.
 
@@ -159,19 +159,28 @@ class Synthesizer:
             sampling: how to solve the ODE.
             prepare: with which the items were made.
             remove_long_sil: shorten long silences within the speech too.
-            progress: called with the seconds of speech that each batch adds.
+            failed: called with an item that gave no usable wave, and why; the others go on.
+
+        Raises:
+            UserError: an item gave no usable wave, and `failed` is None.
         """
         fps = self.features.sampling_rate / self.features.hop_length
         done: dict[tuple[str, int], tuple[np.ndarray, Bucket, float]] = {}
 
         def keep(job: Job, mel: np.ndarray, bucket: Bucket, seconds: float) -> None:
             done[job.item_id, job.chunk] = (mel / sampling.feat_scale, bucket, seconds)
-            progress(job.new_frames / fps)
 
         self.engine.run([job for item in items for job in item.jobs], sampling, keep, fps)
         for item in items:
             parts = [done.pop((job.item_id, job.chunk)) for job in item.jobs]
-            yield self._finish(item, parts, sampling, prepare, remove_long_sil)
+            try:
+                speech = self._finish(item, parts, sampling, prepare, remove_long_sil)
+            except UserError as error:
+                if failed is None:
+                    raise
+                failed(item, error)
+                continue
+            yield speech
 
     def _finish(
         self,
@@ -221,7 +230,7 @@ def load(
     vocoder_path: str | Path | None = None,
     tokenizer: str | None = None,
     lang: str = "en-us",
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[jax.Device] | None = None,  # type: ignore[valid-type]
     **config: Any,
 ) -> Synthesizer:
     """Loads a model for generation.

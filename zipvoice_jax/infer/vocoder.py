@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -22,6 +22,7 @@ Wave = Float[np.ndarray, " samples"]
 Mels = Sequence[Float[np.ndarray, "_ n_mels"]]
 
 
+@runtime_checkable
 class Vocoder(Protocol):
     """Turns log-mel features into waves, each independent of the others."""
 
