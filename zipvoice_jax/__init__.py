@@ -7,7 +7,7 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["UserError", "__version__", "load"]
+__all__ = ["UserError", "__version__", "load"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 # Loaded on first use, so that importing the package stays quick.
 _LAZY = {"load": "zipvoice_jax.infer.synthesizer", "UserError": "zipvoice_jax.core.errors"}

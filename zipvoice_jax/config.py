@@ -29,6 +29,7 @@ _NOT_IN_MODEL_JSON = (
     "spk_b_id",
     "dtype",
     "remat",
+    "unroll_layers",
     "speaker_turns",
 )
 
@@ -36,6 +37,11 @@ _NOT_IN_MODEL_JSON = (
 def _require(ok: bool, sentence: str) -> None:
     if not ok:
         raise UserError(sentence)
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same fields with JSON's lists as tuples."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
 def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
@@ -77,6 +83,9 @@ class ModelConfig:
     spk_b_id: int = 361  # the token [S2]
     dtype: Dtype = "float32"  # of matmuls and activations; norms, softmax, losses stay float32
     remat: RematPolicy = "none"
+    # Layers are scanned, which keeps programs small; unrolled, each reads its parameters in
+    # place instead of a copy, which is some 8 % faster on CPU.
+    unroll_layers: bool = False
     # "tag": the embedding follows the speaker's tag. "official": it flips at every tag, which
     # goes wrong where one speaker has two turns in a row.
     speaker_turns: SpeakerTurns = "tag"
@@ -120,7 +129,7 @@ class ModelConfig:
         kernels = (*self.fm_decoder_cnn_module_kernel, self.text_encoder_cnn_module_kernel)
         _require(
             all(k % 2 == 1 for k in kernels),
-            f"cnn_module_kernel sizes {kernels} must be odd, so that frames stay aligned.",
+            f"cnn_module_kernel sizes {kernels} (fm_decoder, then text_encoder) must be odd, so that frames stay aligned.",
         )
         _require(self.pos_dim % 2 == 0, f"pos_dim is {self.pos_dim}; it must be even.")
         for stack in ("fm_decoder", "text_encoder"):
@@ -173,13 +182,13 @@ class ModelConfig:
         unknown, missing = sorted(set(model) - known), sorted(known - set(model))
         _require(
             not unknown,
-            f"model.json has unknown keys {', '.join(unknown)}; remove them or update zipvoice-jax.",
+            f"model.json has unknown keys {', '.join(unknown)}; remove them, or update "
+            "zipvoice-jax.",
         )
         _require(
             not missing, f"model.json lacks {', '.join(missing)}; take it from the model's release."
         )
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in model.items()}
-        return cls(kind=kind, **values, **rest)  # type: ignore[arg-type]
+        return cls(**{"kind": kind, **_tuples(model), **rest})
 
     def to_model_json(self) -> dict[str, Any]:
         """The `model` part of an official model.json."""
@@ -198,7 +207,7 @@ class ModelConfig:
         """Inverse of `to_dict`; an unknown key is an error that names it."""
         unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
         _require(not unknown, f"the model config has unknown keys {', '.join(unknown)}.")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        return cls(**_tuples(values))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

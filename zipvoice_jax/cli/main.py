@@ -52,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has gone; keep Python from complaining about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except RecursionError:
+        return _fail("an input file is nested too deeply to be read; check its JSON or YAML")
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         text = str(error)
         if "RESOURCE_EXHAUSTED" not in text and not isinstance(error, MemoryError):

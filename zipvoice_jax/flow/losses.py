@@ -4,7 +4,7 @@ Official: the `forward` methods in zipvoice/models. Every mean runs over an item
 frames, so that a loss does not depend on padding.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import flax.struct
 import jax.numpy as jnp
@@ -90,29 +90,26 @@ def flow_matching_loss(
     model = ZipVoice(config)
     frames = batch.features.shape[1]
     mask = padding_mask(batch.features_lens, frames)
-    variables = {"params": params}
-    text = model.apply(
-        variables,
-        batch.tokens,
-        batch.tokens_lens,
-        batch.features_lens,
-        frames,
-        ctx,
-        method="text_condition",
-    )
+
+    def apply(method: str, *args: Any) -> Array:
+        return cast(Array, model.apply({"params": params}, *args, method=method))
+
+    lens = batch.tokens_lens, batch.features_lens
+    text = apply("text_condition", batch.tokens, *lens, frames, ctx)
     text = text * batch.keep_text[:, None, None]
     speech = jnp.where(batch.speech_condition_mask[:, :, None], 0.0, batch.features)
     t = batch.t[:, None, None]
     xt = batch.features * t + batch.noise * (1.0 - t)
-    velocity = model.apply(variables, batch.t, xt, text, speech, mask, None, ctx, method="velocity")
+    velocity = apply("velocity", batch.t, xt, text, speech, mask, None, ctx)
     counted = batch.speech_condition_mask & ~mask
-    count = jnp.maximum(jnp.sum(counted, dtype=jnp.float32), 1.0)
+    weight = counted.astype(jnp.float32)
+    count = jnp.maximum(weight.sum(), 1.0)
     error = (velocity - (batch.features - batch.noise)) ** 2
-    flow = jnp.sum(error.mean(axis=-1) * counted) / count
+    flow = jnp.sum(error.mean(axis=-1) * weight) / count
     parts = {"flow": flow}
     loss = flow
     if batch.features.shape[-1] == 2 * config.feat_dim:
         penalty = exclusive_penalty(xt + velocity * (1.0 - t), batch.features, batch.features_lens)
-        parts["exclusive"] = jnp.sum(penalty * counted) / count
+        parts["exclusive"] = jnp.sum(penalty * weight) / count
         loss = loss + exclusive_weight * parts["exclusive"]
     return loss, parts

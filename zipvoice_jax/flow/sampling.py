@@ -3,7 +3,7 @@
 Official: zipvoice/models/modules/solver.py and `sample` in zipvoice/models/zipvoice.py.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import flax.struct
 import jax
@@ -111,7 +111,7 @@ def sample(
     speech = jnp.where(in_prompt[:, :, None], inputs.prompt_features, 0.0)
 
     def apply(method: str, *args: Any, **kwargs: Any) -> Array:
-        return model.apply(variables, *args, method=method, **kwargs)  # type: ignore[return-value]
+        return cast(Array, model.apply(variables, *args, method=method, **kwargs))
 
     text = apply("text_condition", inputs.tokens, inputs.tokens_lens, inputs.features_lens, frames)
     from_text = apply("project", text, dim, stream, bias=True)

@@ -17,7 +17,7 @@ from zipvoice_jax.core.rng import named_key
 from zipvoice_jax.flow.sampling import SampleInputs, item_noise, sample, time_steps
 from zipvoice_jax.infer.buckets import Bucket, pack
 from zipvoice_jax.infer.prepare import Job
-from zipvoice_jax.models.zipvoice import cast_params
+from zipvoice_jax.models.zipvoice import cast_params, inference_config
 
 Mel = Float[np.ndarray, "frames channels_feat"]
 Done = Callable[[Job, Mel, Bucket, float], None]
@@ -25,7 +25,7 @@ Done = Callable[[Job, Mel, Bucket, float], None]
 
 def program(
     params: dict[str, Any],
-    inputs: SampleInputs,
+    batch: dict[str, Array],
     keys: Array,
     times: Array,
     guidance_scale: Array,
@@ -33,10 +33,10 @@ def program(
     config: ModelConfig,
     guided: bool,
 ) -> Array:
-    """Noise and sampling of one bucket; `inputs.noise` is not read."""
-    frames, dim = inputs.prompt_features.shape[1:]
+    """Noise and sampling of one bucket; `batch` has the fields of `SampleInputs` but noise."""
+    frames, dim = batch["prompt_features"].shape[1:]
     noise = jax.vmap(lambda key: item_noise(key, frames, dim))(jax.random.wrap_key_data(keys))
-    inputs = inputs.replace(noise=noise)  # type: ignore[attr-defined]
+    inputs = SampleInputs(noise=noise, **batch)
     return sample(params, config, inputs, times, guidance_scale, guided=guided)
 
 
@@ -53,7 +53,7 @@ class Engine:
         params: dict[str, Any],
         devices: Sequence[jax.Device] | None = None,  # type: ignore[valid-type]
     ) -> None:
-        self.config = config
+        self.config = inference_config(config)
         self.devices = list(devices or jax.devices())
         mesh = Mesh(np.array(self.devices), ("data",))
         self._everywhere = NamedSharding(mesh, PartitionSpec())
@@ -116,13 +116,12 @@ class Engine:
             tokens[row, : len(job.token_ids)] = job.token_ids
             prompt[row, : job.prompt_features.shape[0]] = job.prompt_features
             lens[:, row] = len(job.token_ids), job.prompt_features.shape[0], job.features_len
-        inputs = SampleInputs(
+        inputs = dict(
             tokens=tokens,
             tokens_lens=lens[0],
             prompt_features=prompt,
             prompt_lens=lens[1],
             features_lens=lens[2],
-            noise=np.zeros((bucket.batch, 0, dim), np.float32),
         )
         key_data = np.stack([np.asarray(jax.random.key_data(key)) for key in keys])
         scale = np.full((bucket.batch,), sampling.guidance_scale, np.float32)

@@ -24,7 +24,7 @@ from zipvoice_jax.text.chunking import (
 )
 from zipvoice_jax.text.normalizer import single_line
 from zipvoice_jax.text.tokenizer import Tokenizer
-from zipvoice_jax.text.tokens import SPEAKER_A, SPEAKER_B
+from zipvoice_jax.text.tokens import SPEAKER_A, SPEAKER_B, quote
 
 # Seconds of prompt and speech in one chunk, about; longer than the model was trained for fails.
 CHUNK_SECONDS = {"zipvoice": 25.0, "zipvoice_distill": 25.0}
@@ -169,6 +169,9 @@ class Preparation:
     ) -> tuple[tuple[int, ...], tuple[str, ...]]:
         done = self.tokenizer.encode(text)
         where = f"the {what or 'text'}"
+        known = (token for token in done.tokens if token not in done.unknown)
+        if not any(c.isalnum() for token in known for c in token):
+            raise UserError(f"{where} {quote(text)} has no words that can be spoken; write some.")
         if done.unknown:
             shown = " ".join(map(repr, done.unknown[:10]))
             notes.append(f"{where} has tokens that the model does not know, left out: {shown}")

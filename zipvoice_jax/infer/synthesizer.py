@@ -14,7 +14,7 @@ from zipvoice_jax.audio.io import write_audio
 from zipvoice_jax.audio.ops import cross_fade_concat, leading_silence, remove_silence
 from zipvoice_jax.checkpoint.hub import load_model
 from zipvoice_jax.checkpoint.loaded import Loaded
-from zipvoice_jax.config import SamplingConfig
+from zipvoice_jax.config import FeatureConfig, ModelConfig, SamplingConfig
 from zipvoice_jax.core.compiling import Compilation
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.infer import vocoder as vocoders
@@ -77,6 +77,7 @@ class Synthesizer:
         devices: Sequence[jax.Device] | None = None,  # type: ignore[valid-type]
     ) -> None:
         self.config, self.features = loaded.config, loaded.features
+        _check_features(loaded.config, loaded.features)
         name = tokenizer or ("dialog" if loaded.config.is_dialog else "emilia")
         self.tokenizer = make_tokenizer(name, loaded.table, lang=lang)
         self.vocoder = vocoder
@@ -219,6 +220,21 @@ class Synthesizer:
             seconds_vocoder=seconds_vocoder,
             buckets=tuple(bucket for _, bucket, _ in parts),
             notes=item.notes,
+        )
+
+
+def _check_features(model: ModelConfig, features: FeatureConfig) -> None:
+    """Refuses features that the model does not make or that no recording can have."""
+    if features.n_mels != model.feat_dim:
+        raise UserError(
+            f"the model makes {model.feat_dim} mel bins but its features have n_mels "
+            f"{features.n_mels}; take model.json from the model's release."
+        )
+    rate, hop, n_fft = features.sampling_rate, features.hop_length, features.n_fft
+    if not (4_000 <= rate <= 384_000 and hop <= n_fft <= 65_536):
+        raise UserError(
+            f"the model's features have sampling_rate {rate}, hop_length {hop} and n_fft {n_fft}, "
+            "which do not fit speech; take model.json from the model's release."
         )
 
 

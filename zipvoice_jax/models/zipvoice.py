@@ -5,6 +5,7 @@ padded with at least one padding token, since frames that are left over by the a
 upsampling look up the position after an item's last token.
 """
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -35,6 +36,7 @@ def text_encoder_config(config: ModelConfig) -> ZipformerConfig:
         pos_dim=config.pos_dim,
         dtype=config.dtype,
         remat=config.remat,
+        unroll_layers=config.unroll_layers,
     )
 
 
@@ -58,6 +60,7 @@ def fm_decoder_config(config: ModelConfig) -> ZipformerConfig:
         guidance_scale_embed=config.is_distill,
         dtype=config.dtype,
         remat=config.remat,
+        unroll_layers=config.unroll_layers,
     )
 
 
@@ -157,9 +160,7 @@ class ZipVoice(nn.Module):
         self, x: Float[Array, "batch frames part"], begin: int, stream: int, *, bias: bool
     ) -> Float[Array, "batch frames dim"]:
         """The share of the input projection that comes from inputs `begin` onwards, float32."""
-        stereo = self.config.is_stereo
-        in_proj = self.fm_decoder.in_proj[stream] if stereo else self.fm_decoder.in_proj
-        params = in_proj.variables["params"]
+        params = self.fm_decoder.input_projection(stream).variables["params"]
         kernel = params["kernel"][begin : begin + x.shape[-1]].astype(self.config.dtype)
         y = jnp.matmul(x.astype(kernel.dtype), kernel).astype(jnp.float32)
         return y + params["bias"].astype(jnp.float32)[None, None, :] if bias else y
@@ -173,7 +174,7 @@ class ZipVoice(nn.Module):
     def decode(
         self,
         hidden: Float[Array, "batch frames dim"],
-        time_emb: Float[Array, "1|batch time_dim"],
+        time_emb: Float[Array, "#batch time_dim"],
         mask: Bool[Array, "batch frames"] | None,
         stream: int,
         positions: tuple[Array, ...],
@@ -201,6 +202,15 @@ def init_params(config: ModelConfig, key: Array) -> dict[str, Any]:
 def abstract_params(config: ModelConfig) -> dict[str, Any]:
     """The parameters' shapes and dtypes, without computing any."""
     return jax.eval_shape(ZipVoice(config).init, jax.random.key(0))["params"]
+
+
+def inference_config(config: ModelConfig) -> ModelConfig:
+    """The config to run a model with: layers unrolled where their parameters are large.
+
+    Copying each layer's parameters out of the stacked ones costs more than a longer program
+    from about this size on.
+    """
+    return dataclasses.replace(config, unroll_layers=config.fm_decoder_dim >= 256)
 
 
 def cast_params(params: dict[str, Any], config: ModelConfig) -> dict[str, Any]:

@@ -181,4 +181,4 @@ def constant_weights(weights: Weights) -> Weights:
     """The same weight for every source that has any: an average over time."""
     reached: Bool[Array, ...] = weights > 0
     count = jnp.sum(reached, axis=-1, keepdims=True, dtype=jnp.float32)
-    return (reached / jnp.maximum(count, 1.0)).astype(weights.dtype)
+    return (reached.astype(jnp.float32) / jnp.maximum(count, 1.0)).astype(weights.dtype)

@@ -71,7 +71,7 @@ def _balancer_loss(x: Array, weight: Array, limits: tuple[Array, ...]) -> Array:
     # One side at a time: |log(clip(rms) / rms)| would have a slope of 1 wherever the division
     # of equal numbers is rounded, and the push is normalised, so any slope counts in full.
     m_loss = jnp.maximum(min_mean - m, 0.0) + jnp.maximum(m - max_mean, 0.0)
-    too_small = jnp.where(rms < min_rms, jnp.log(min_rms / rms), 0.0)
+    too_small = jnp.where(rms < min_rms, jnp.log(jnp.maximum(min_rms, 1e-20) / rms), 0.0)
     too_large = jnp.where(rms > max_rms, jnp.log(rms / max_rms), 0.0)
     return (m_loss + too_small + too_large).sum()
 
@@ -82,7 +82,7 @@ def _balancer_bwd(residuals: tuple[Any, ...], dy: Array) -> tuple[Any, ...]:
     push = jax.grad(_balancer_loss)(flat, weight, tuple(limits))
     count = jnp.maximum(weight.sum(), 1.0)
     push_rms = jnp.maximum(jnp.sqrt((push**2).sum(0) / count), 1e-20)
-    push = (push * (grad_scale / push_rms)).reshape(x.shape)
+    push = (push * (grad_scale / push_rms)[None, :]).reshape(x.shape)
     wide = dy.astype(jnp.float32)
     dx = jnp.where(apply > 0, wide + jnp.abs(wide) * push, wide).astype(dy.dtype)
     return (dx, None, *(jnp.zeros_like(v) for v in (*limits, grad_scale, apply)))
@@ -148,7 +148,7 @@ def limit_param_value(
     return x
 
 
-def _limit_param_value_bwd(residuals: tuple[Array, ...], dy: Array) -> tuple[Array, ...]:
+def _limit_param_value_bwd(residuals: tuple[Any, ...], dy: Array) -> tuple[Any, ...]:
     x, minimum, maximum, apply = residuals
     turned = jnp.where((dy > 0) & (x < minimum), -dy, dy)
     turned = jnp.where((turned < 0) & (x > maximum), -turned, turned)
@@ -167,9 +167,9 @@ def penalize_abs_values_gt(
     return x
 
 
-def _penalize_abs_values_gt_bwd(residuals: tuple[Array, ...], dy: Array) -> tuple[Array, ...]:
+def _penalize_abs_values_gt_bwd(residuals: tuple[Any, ...], dy: Array) -> tuple[Any, ...]:
     x, limit, penalty, apply = residuals
-    push = apply * penalty * jnp.sign(x) * (jnp.abs(x) > limit)
+    push = jnp.where(jnp.abs(x) > limit, apply * penalty * jnp.sign(x), 0.0)
     return (dy + push.astype(dy.dtype), *(jnp.zeros_like(v) for v in (limit, penalty, apply)))
 
 

@@ -64,6 +64,7 @@ class ZipformerConfig:
     guidance_scale_embed: bool = False
     dtype: str = "float32"
     remat: str = "none"
+    unroll_layers: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +80,7 @@ class LayerSkip:
     def __call__(self, step: Float[Array, ""], layer: Int[Array, ""]) -> Float[Array, ""]:
         """The skip rate of a layer, which falls while that layer warms up."""
         length = (self.warmup_end - self.warmup_begin) / self.num_layers
-        begin = self.warmup_begin + layer * length
+        begin = self.warmup_begin + layer.astype(jnp.float32) * length
         share = jnp.clip((step - begin) / length, 0.0, 1.0)
         return self.initial_rate + (self.final_rate - self.initial_rate) * share
 
@@ -98,7 +99,7 @@ class Layer(nn.Module):
         index: Int[Array, ""],
         positions: Float[Array, "heads pos_head_dim offsets"] | None,
         encoding: Float[Array, "offsets pos_dim"] | None,
-        time_emb: Float[Array, "1|batch 1 channels"] | None,
+        time_emb: Float[Array, "#batch 1 channels"] | None,
         mask: Mask | None,
         ctx: StepContext | None,
     ) -> tuple[Frames, None]:
@@ -194,7 +195,7 @@ class Downsample(nn.Module):
     @nn.compact
     def __call__(
         self, x: Frames, mask: Mask | None
-    ) -> tuple[Frames, Bool[Array, "batch short"] | None]:
+    ) -> tuple[Float[Array, "batch short channels"], Bool[Array, "batch short"] | None]:
         """Frames and mask at the lower rate.
 
         Frames missing at an item's end repeat that item's own last frame, wherever the end
@@ -235,7 +236,7 @@ class Stack(nn.Module):
     def __call__(
         self,
         x: Frames,
-        time_emb: Float[Array, "1|batch time_dim"] | None,
+        time_emb: Float[Array, "#batch time_dim"] | None,
         mask: Mask | None,
         positions: Float[Array, "layers heads pos_head_dim offsets"] | None,
         ctx: StepContext | None,
@@ -271,8 +272,9 @@ class Stack(nn.Module):
             body,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
+            in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
             length=num_layers,
+            unroll=num_layers if c.unroll_layers else 1,
         )(c, c.kernel_size[i], skip, name="layers")
         x, _ = layers(x, jnp.arange(num_layers), positions, encoding, time_emb, mask, ctx)
 
@@ -296,12 +298,11 @@ class Zipformer(nn.Module):
         def make(in_dim: int, out_dim: int) -> nn.Dense:
             return linear(in_dim, out_dim, dtype=dtype)
 
-        if len(c.in_dims) == 1:
-            self.in_proj = make(c.in_dims[0], c.dim)
-            self.out_proj = make(c.dim, c.out_dims[0])
-        else:
-            self.in_proj = [make(d, c.dim) for d in c.in_dims]
-            self.out_proj = [make(c.dim, d) for d in c.out_dims]
+        # Named in_proj for one stream and in_proj_0, in_proj_1 for two, as officially.
+        ins: Any = [make(d, c.dim) for d in c.in_dims]
+        outs: Any = [make(c.dim, d) for d in c.out_dims]
+        self.in_proj: Any = ins if len(ins) > 1 else ins[0]
+        self.out_proj: Any = outs if len(outs) > 1 else outs[0]
         self.encoders = [Stack(c, i) for i in range(len(c.num_layers))]
         if c.time_embed_dim is not None:
             dim = c.time_embed_dim
@@ -338,7 +339,7 @@ class Zipformer(nn.Module):
     def decode(
         self,
         hidden: Float[Array, "batch frames dim"],
-        time_emb: Float[Array, "1|batch time_dim"] | None,
+        time_emb: Float[Array, "#batch time_dim"] | None,
         mask: Mask | None,
         *,
         stream: int = 0,
@@ -353,17 +354,21 @@ class Zipformer(nn.Module):
         out_proj = self.out_proj[stream] if len(self.config.in_dims) > 1 else self.out_proj
         return out_proj(x).astype(jnp.float32)
 
+    def input_projection(self, stream: int) -> Any:
+        """The input projection of a stream."""
+        return self.in_proj[stream] if len(self.config.in_dims) > 1 else self.in_proj
+
     def __call__(
         self,
         x: Float[Array, "batch frames in"],
-        time_emb: Float[Array, "1|batch time_dim"] | None = None,
+        time_emb: Float[Array, "#batch time_dim"] | None = None,
         mask: Mask | None = None,
         ctx: StepContext | None = None,
     ) -> Float[Array, "batch frames out"]:
         """Input projection, stacks, output projection; the result is float32."""
         stream = self.stream(x.shape[-1])
-        in_proj = self.in_proj[stream] if len(self.config.in_dims) > 1 else self.in_proj
-        return self.decode(in_proj(x), time_emb, mask, stream=stream, ctx=ctx)
+        hidden = self.input_projection(stream)(x)
+        return self.decode(hidden, time_emb, mask, stream=stream, ctx=ctx)
 
 
 def precompute_positions(

@@ -1,0 +1,46 @@
+"""The golden numbers, group by group, through tests/parity.py, and what that command promises."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import parity
+import pytest
+
+
+@pytest.mark.parametrize("group", parity.GROUPS)
+def test_golden(group: str, golden: Path) -> None:
+    cases = list(parity.GROUPS[group](golden))
+    failed = [(case.name, case.error) for case in cases if not case.ok]
+    assert cases
+    assert not failed
+
+
+def test_only_recorded_gradients_are_in_doubt(golden: Path) -> None:
+    cases = list(parity.GROUPS["models/zipvoice"](golden))
+    assert [case.name for case in cases if case.doubt] == ["grads.npz"]
+    exact = [case for case in cases if case.name.startswith("grads with hooks off fm_decoder")]
+    assert len(exact) > 200
+    assert all(case.error <= 1e-4 for case in exact)
+
+
+def test_a_missing_file_and_a_wrong_number_fail(golden: Path, tmp_path: Path) -> None:
+    shutil.copytree(golden, tmp_path / "golden")
+    (tmp_path / "golden" / "eden.npz").unlink()
+    d = dict(np.load(golden / "waveform_ops.npz"))
+    d["fade_out"] = d["fade_out"] * np.float32(1.0001)
+    np.savez(tmp_path / "golden" / "waveform_ops.npz", **d)
+    done = subprocess.run(
+        [sys.executable, str(Path(parity.__file__)), str(tmp_path / "golden"), "--only", "audio"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    failed = [line for line in done.stdout.splitlines() if line.endswith("FAIL")]
+    assert len(failed) == 2
+    assert "eden.npz is missing" in failed[0]
+    assert "cross_fade_concat" in failed[1]
+    assert "2 fall short" in done.stdout
