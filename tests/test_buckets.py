@@ -30,9 +30,7 @@ def test_every_job_is_packed_once_into_a_bucket_that_holds_it(devices: int) -> N
     jobs = [job(rng.randint(11, MAX_FRAMES), rng.randint(1, 4000), str(i)) for i in range(300)]
     most = 9375
     packed = pack(jobs, max_frames=most, devices=devices)
-    assert sorted(j.item_id for _, part in packed for j in part) == sorted(
-        j.item_id for j in jobs
-    )
+    assert sorted(j.item_id for _, part in packed for j in part) == sorted(j.item_id for j in jobs)
     for bucket, part in packed:
         assert bucket.batch in batch_sizes(devices)
         assert bucket.batch % devices == 0
@@ -159,6 +157,7 @@ def test_noise_depends_on_the_seed_and_the_name_of_an_item_alone(
 def test_one_compilation_per_bucket_and_none_for_other_settings() -> None:
     model = load(RELEASE / "zipvoice", vocoder_path="griffin-lim")
     texts = [*SINGLES, "They were " * 12 + "here."]
+
     def buckets_of(**given: float) -> set[Bucket]:
         sampling = SamplingConfig.for_kind("zipvoice", num_step=2, **given)
         seen: set[Bucket] = set()

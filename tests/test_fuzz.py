@@ -362,7 +362,12 @@ def test_list_that_cannot_be_read(place: str, said: str, tmp_path: Path) -> None
 
 
 def row(**changed: object) -> str:
-    base = {"id": str(changed)[:50], "text": "Hello.", "prompt_text": TEXT1, "prompt_wav": str(WAV1)}
+    base = {
+        "id": str(changed)[:50],
+        "text": "Hello.",
+        "prompt_text": TEXT1,
+        "prompt_wav": str(WAV1),
+    }
     return json.dumps({k: v for k, v in {**base, **changed}.items() if v != "DROP"})
 
 

@@ -55,9 +55,7 @@ def test_the_api_gives_what_the_command_gives(dialog: Synthesizer, tmp_path: Pat
     flags = [*prompt_flags("zipvoice_dialog"), "--text", DIALOGUE, "--seed", "3"]
     cli = command(RELEASE / "zipvoice_dialog", *flags, "--res-wav-path", tmp_path / "said.wav")
     made(*cli)
-    np.testing.assert_array_equal(
-        read_wav(tmp_path / "api.wav"), read_wav(tmp_path / "said.wav")
-    )
+    np.testing.assert_array_equal(read_wav(tmp_path / "api.wav"), read_wav(tmp_path / "said.wav"))
     again = dialog.generate(DIALOGUE, **TWO, item_id="said", num_step=2, seed=3)
     np.testing.assert_array_equal(again.wave, speech.wave)
 

@@ -129,7 +129,8 @@ class ModelConfig:
         kernels = (*self.fm_decoder_cnn_module_kernel, self.text_encoder_cnn_module_kernel)
         _require(
             all(k % 2 == 1 for k in kernels),
-            f"cnn_module_kernel sizes {kernels} (fm_decoder, then text_encoder) must be odd, so that frames stay aligned.",
+            f"cnn_module_kernel sizes {kernels} (fm_decoder, then text_encoder) must be odd, so "
+            "that frames stay aligned.",
         )
         _require(self.pos_dim % 2 == 0, f"pos_dim is {self.pos_dim}; it must be even.")
         for stack in ("fm_decoder", "text_encoder"):
