@@ -177,6 +177,7 @@ def take_turns(sides: dict[str, Side], repeats: int) -> tuple[dict[str, list[flo
         for name, side in sides.items():
             time.sleep(PAUSE)
             spent, results[name] = side()
+            print(f"  turn {turn}: {name} {spent:.2f} s", file=sys.stderr, flush=True)
             if turn:
                 seconds[name].append(spent)
     return seconds, results

@@ -60,6 +60,18 @@ def made(*args: object) -> str:
     return err
 
 
+def one_line(status: int, err: str, said: str) -> None:
+    """Asserts an exit status of 1 and a single line of error that holds `said`."""
+    errors = [line for line in err.splitlines() if "error" in line.lower()]
+    assert status == 1, err
+    assert len(errors) == 1, err
+    assert errors[0].startswith("zipvoice-jax: error: "), err
+    assert err.splitlines()[-1] == errors[0], err
+    assert "Traceback" not in err
+    assert 20 < len(errors[0]) < 4000
+    assert said.lower() in errors[0].lower(), errors[0]
+
+
 def read_wav(path: Path) -> np.ndarray:
     """Samples (channels, samples) of a 16-bit WAV at 24 kHz with sound in it."""
     info = soundfile.info(str(path))

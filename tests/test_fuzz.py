@@ -1,38 +1,31 @@
 """Broken and hostile input to `generate`: each ends in one clear line, never in a traceback."""
 
 import io
-import json
 import os
 import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import jaxtyping
 import numpy as np
 import pytest
 import soundfile
-from fuzz_models import MODELS
-from generation import RELEASE, TEXT1, TEXT2, WAV1, WAV2, command, run_main
+from fuzz_models import MODELS, NOISE
+from fuzz_models import SOURCE as SINGLE
+from generation import RELEASE, TEXT1, TEXT2, WAV1, WAV2, command, one_line, run_main
 
-SINGLE, DIALOG = RELEASE / "zipvoice", RELEASE / "zipvoice_dialog"
+DIALOG = RELEASE / "zipvoice_dialog"
 Case = tuple[Callable[[Path], list[str]], str]
 
 
 @pytest.fixture(autouse=True)
-def _elsewhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _as_a_person_runs_it(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Away from the repository; without the tests' type checker, which would speak first."""
     monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))
-
-
-def one_line(status: int, err: str, said: str) -> None:
-    """Asserts an exit status of 1 and a single line of error that holds `said`."""
-    errors = [line for line in err.splitlines() if "error" in line.lower()]
-    assert status == 1, err
-    assert len(errors) == 1, err
-    assert errors[0].startswith("zipvoice-jax: error: "), err
-    assert err.splitlines()[-1] == errors[0], err
-    assert "Traceback" not in err
-    assert 20 < len(errors[0]) < 4000
-    assert said.lower() in errors[0].lower(), errors[0]
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 # --- recordings ------------------------------------------------------------------------------
@@ -55,7 +48,6 @@ def riff(channels: int = 1, rate: int = RATE, bits: int = 16, data: bytes = b"\1
 
 WAV, FLAC = encoded(SPEECH, subtype="PCM_16"), encoded(SPEECH, form="FLAC", subtype="PCM_16")
 OGG = encoded(SPEECH, form="OGG", subtype="VORBIS")
-NOISE = np.random.default_rng(0).bytes(5000)
 HUGE = WAV[:40] + struct.pack("<I", 0x7000_0000) + WAV[44:]
 AUDIO: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "empty"),
@@ -180,7 +172,7 @@ TEXTS: dict[str, tuple[list[str], str]] = {
     "small_tag": (talk("[s1] Hello."), "[s1]"),
     "spelt_tag": (talk("[Speaker 1] Hello."), "[Speaker 1]"),
     "open_tag": (talk("[S1 Hello."), "[S1"),
-    "wide_tag": (talk("［S1］ Hello."), "S1"),
+    "wide_tag": (talk("\uff3bS1\uff3d Hello."), "S1"),
     "turn_without_words": (talk("[S1] [S2] Hello."), "turn 1"),
     "last_turn_without_words": (talk("[S1] Hello. [S2]"), "turn 2"),
     "turn_of_punctuation": (talk("[S1] Hello. [S2] ..."), "turn 2"),
@@ -306,162 +298,6 @@ def test_the_process_ends_so_too(name: str, run_cli, tmp_path: Path) -> None:
     assert done.stdout == ""
 
 
-# --- places to write to ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("place", ["/proc/x", "file", "file/below", "/dev/null", "a\0b"])
-def test_results_folder_that_cannot_be(place: str, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("a file")
-    listed = tmp_path / "list.tsv"
-    listed.write_text(f"a\t{TEXT1}\t{WAV1}\tHello.\n")
-    status, _, err = run_main(
-        *command(SINGLE, "--test-list", listed, "--res-dir", tmp_path / place)
-    )
-    one_line(status, err, place.split("\0")[0])
-
-
-def test_report_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "res" / "report.jsonl").mkdir(parents=True)
-    listed = tmp_path / "list.tsv"
-    listed.write_text(f"a\t{TEXT1}\t{WAV1}\tHello.\n")
-    argv = command(SINGLE, "--test-list", listed, "--res-dir", tmp_path / "res")
-    status, _, err = run_main(*argv)
-    one_line(status, err, "report.jsonl")
-
-
-# --- lists -----------------------------------------------------------------------------------
-
-GOOD = f"{TEXT1}\t{WAV1}\tHello."
-LISTS: dict[str, tuple[bytes, str]] = {
-    "empty.tsv": (b"", "no lines"),
-    "blank.tsv": (b"\n \n\t\n", "no lines"),
-    "noise.tsv": (NOISE, "UTF-8"),
-    "utf16.tsv": (f"a\t{GOOD}\n".encode("utf-16"), "UTF-8"),
-    "latin1.tsv": (f"a\tcaf\xe9\t{WAV1}\tHello.\n".encode("latin-1"), "UTF-8"),
-    "empty.jsonl": (b"", "no lines"),
-    "gzip.jsonl": (b"\x1f\x8b\x08\x00" + NOISE, "UTF-8"),
-}
-
-
-@pytest.mark.parametrize("name", LISTS)
-def test_list_as_a_whole(name: str, tmp_path: Path) -> None:
-    content, said = LISTS[name]
-    (tmp_path / name).write_bytes(content)
-    argv = command(SINGLE, "--test-list", tmp_path / name, "--res-dir", tmp_path / "res")
-    status, _, err = run_main(*argv)
-    one_line(status, err, said)
-
-
-@pytest.mark.parametrize(
-    ("place", "said"),
-    [("none.tsv", "not exist"), (".", "directory"), ("a\0b", "null"), ("x" * 999, "too long")],
-)
-def test_list_that_cannot_be_read(place: str, said: str, tmp_path: Path) -> None:
-    status, _, err = run_main(*command(SINGLE, "--test-list", tmp_path / place))
-    one_line(status, err, said)
-
-
-def row(**changed: object) -> str:
-    base = {
-        "id": str(changed)[:50],
-        "text": "Hello.",
-        "prompt_text": TEXT1,
-        "prompt_wav": str(WAV1),
-    }
-    return json.dumps({k: v for k, v in {**base, **changed}.items() if v != "DROP"})
-
-
-TSV_LINES = {
-    "one field": "tab-separated",
-    "a\tb": "tab-separated",
-    f"a\t{GOOD}\tmore": "tab-separated",
-    "\t".join("abcdefgh"): "tab-separated",
-    f"\t{GOOD}": "name",
-    f"/abs\t{GOOD}": "name",
-    f"../up\t{GOOD}": "name",
-    f"a/../../up\t{GOOD}": "name",
-    f"{'n' * 201}\t{GOOD}": "200 bytes",
-    f"{'ü' * 101}\t{GOOD}": "200 bytes",
-    f"c\x01\t{GOOD}": "control",
-    f"d\0\t{GOOD}": "control",
-    f"good\t{GOOD}": "used before",
-    f"./good\t{GOOD}": "used before",
-    f"good.wav\t{GOOD}": "used before",
-    f"e\t\t{WAV1}\tHello.": "transcript",
-    f"f\t{TEXT1}\t{WAV1}\t ": "empty",
-    f"g\t{TEXT1}\t\tHello.": "directory",
-    f"h\t{TEXT1}\ta\0b.wav\tHello.": "read",
-    f"i\t{TEXT1}\t{'w' * 5000}\tHello.": "www",
-    f"j\t{TEXT1}\t{TEXT2}\t{WAV1}\t{WAV2}\tHello.": "one speaker",
-}
-JSON_LINES = {
-    "not json": "not JSON",
-    "{": "not JSON",
-    "[1, 2]": "object",
-    "null": "object",
-    "7": "object",
-    '"text"': "object",
-    "[" * 100_000: "JSON",
-    '{"a":' * 100_000: "JSON",
-    "{}": "no id, text",
-    row(id=7): "id must be",
-    row(id=["a", "b"]): "single strings",
-    row(id=[]): "id must be",
-    row(id=""): "name",
-    row(id="a\ud800"): "Unicode",
-    row(id="../../etc/passwd"): "name",
-    row(text=None): "text must be",
-    row(text={"a": 1}): "text must be",
-    row(text="\ud800"): "text",
-    row(text="DROP"): "no text",
-    row(prompt_wav="DROP"): "no prompt_wav",
-    row(prompt_wav=5): "prompt_wav must be",
-    row(prompt_wav=[str(WAV1)] * 3, prompt_text=[TEXT1] * 3): "two of each",
-    row(prompt_wav=[str(WAV1)] * 2): "one of each",
-    row(prompt_wav="a\ud800.wav"): "read",
-    row(speed="fast"): "speed",
-    row(speed=True): "speed",
-    row(speed=0): "speed",
-    row(speed=float("nan")): "speed",
-    row(speed=float("inf")): "speed",
-    row(speed=10**400): "speed",
-    row(voice="x"): "voice",
-}
-LINES = [("tsv", line, said) for line, said in TSV_LINES.items()]
-LINES += [("jsonl", line, said) for line, said in JSON_LINES.items()]
-
-
-@pytest.fixture(scope="module")
-def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """For each kind of list, the errors of its bad lines, which one good line follows."""
-    found = {}
-    for form, good in (("tsv", f"good\t{GOOD}"), ("jsonl", row(id="good"))):
-        folder = tmp_path_factory.mktemp(form)
-        bad = [line for kind, line, _ in LINES if kind == form]
-        listed = folder / f"list.{form}"
-        listed.write_text("\n".join([good, *bad]) + "\n", encoding="utf-8")
-        argv = command(SINGLE, "--test-list", listed, "--res-dir", folder / "res")
-        status, out, err = run_main(*argv)
-        assert status == 1, err
-        assert f"1 done, 0 skipped, {len(bad)} failed" in out
-        assert "Traceback" not in err
-        assert sorted(p.name for p in (folder / "res").iterdir()) == ["good.wav", "report.jsonl"]
-        lines = (folder / "res" / "report.jsonl").read_text(encoding="utf-8").splitlines()
-        first, *errors = map(json.loads, lines)
-        assert first["id"] == "good" and "error" not in first
-        found[form] = [record["error"] for record in errors]
-        assert len(found[form]) == len(bad)
-    return found
-
-
-@pytest.mark.parametrize("index", range(len(LINES)))
-def test_line_of_a_list(index: int, reports: dict[str, list[str]]) -> None:
-    form, _, said = LINES[index]
-    error = reports[form][index if form == "tsv" else index - len(TSV_LINES)]
-    assert "\n" not in error
-    assert said.lower() in error.lower()
-
-
 # --- models and vocoders ---------------------------------------------------------------------
 
 
@@ -478,6 +314,5 @@ def test_model_or_vocoder(name: str, tmp_path: Path) -> None:
 
 
 def test_there_are_many_cases() -> None:
-    kinds = (AUDIO, PATHS, TEXTS, OPTIONS, USAGE, LISTS, LINES, MODELS)
+    kinds = (AUDIO, PATHS, TEXTS, OPTIONS, USAGE, MODELS)
     assert sum(map(len, kinds)) >= 200
-    assert sum(map(len, (AUDIO, TEXTS, OPTIONS, MODELS))) >= 110
