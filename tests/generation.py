@@ -118,5 +118,7 @@ def write_vocos(folder: Path) -> Path:
 def distance(ours: np.ndarray, truth: np.ndarray) -> float:
     """Relative error in the 2-norm."""
     assert ours.shape == truth.shape
-    error = np.linalg.norm(ours.astype(np.float64) - truth)
-    return float(error / np.linalg.norm(truth.astype(np.float64)))
+    assert np.isfinite(ours).all() and np.isfinite(truth).all()
+    size = np.linalg.norm(truth.astype(np.float64))
+    assert size > 0
+    return float(np.linalg.norm(ours.astype(np.float64) - truth) / size)
