@@ -218,7 +218,7 @@ def vocos_config_from_yaml(text: str, name: str = "config.yaml") -> VocosConfig:
     """
     try:
         config = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         config = None
     if not isinstance(config, Mapping):
         raise UserError(f"{name} is not a Vocos configuration; take it from the vocoder's release.")
