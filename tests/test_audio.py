@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
+from complaints import message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +25,6 @@ from zipvoice_jax.audio.ops import (
     to_mono,
 )
 from zipvoice_jax.config import FeatureConfig
-from zipvoice_jax.core.errors import UserError
 
 FEATURES = FeatureConfig()
 RATE = FEATURES.sampling_rate
@@ -45,15 +45,6 @@ def noise(*shape: int, level: float = 0.1, seed: int = 0) -> np.ndarray:
 def tone(frequency: float, samples: int, rate: int, channels: int = 1) -> np.ndarray:
     wave = 0.5 * np.sin(2 * np.pi * frequency * np.arange(samples) / rate)
     return np.tile(wave.astype(np.float32), (channels, 1))
-
-
-def message(call, *args, **kwargs) -> str:
-    """The one line that a call complains with."""
-    with pytest.raises(UserError) as raised:
-        call(*args, **kwargs)
-    text = str(raised.value)
-    assert "\n" not in text
-    return text
 
 
 # --- features

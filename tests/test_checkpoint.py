@@ -1,38 +1,25 @@
 """Checkpoints: official and own formats, growth, the hub and conversion."""
 
 import argparse
-import contextlib
 import http.server
 import json
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from complaints import user_error
 
 from zipvoice_jax.checkpoint import growth, hub, mapping, native, official
 from zipvoice_jax.checkpoint.loaded import Loaded
 from zipvoice_jax.cli import convert
 from zipvoice_jax.config import MODEL_KINDS, ModelConfig
-from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.text.tokens import TokenTable
 
 GOLDEN = Path(__file__).parent / "golden"
 RELEASE = GOLDEN / "release"
-
-
-@contextlib.contextmanager
-def user_error(*words: str) -> Iterator[None]:
-    """Expects a UserError of one line that holds all words."""
-    with pytest.raises(UserError) as caught:
-        yield
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1, message
-    for word in words:
-        assert word in message, message
 
 
 def assert_same(a: Loaded, b: Loaded) -> None:

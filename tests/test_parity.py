@@ -1,5 +1,6 @@
 """The golden numbers, group by group, through tests/parity.py, and what that command promises."""
 
+import functools
 import shutil
 import subprocess
 import sys
@@ -8,18 +9,25 @@ from pathlib import Path
 import numpy as np
 import parity
 import pytest
+from parity_core import Case
+
+
+@functools.cache
+def cases_of(group: str, golden: Path) -> tuple[Case, ...]:
+    """A group's cases, computed once for all tests."""
+    return tuple(parity.GROUPS[group](golden))
 
 
 @pytest.mark.parametrize("group", parity.GROUPS)
 def test_golden(group: str, golden: Path) -> None:
-    cases = list(parity.GROUPS[group](golden))
+    cases = cases_of(group, golden)
     failed = [(case.name, case.error) for case in cases if not case.ok]
     assert cases
     assert not failed
 
 
 def test_only_recorded_gradients_are_in_doubt(golden: Path) -> None:
-    cases = list(parity.GROUPS["models/zipvoice"](golden))
+    cases = cases_of("models/zipvoice", golden)
     assert [case.name for case in cases if case.doubt] == ["grads.npz"]
     exact = [case for case in cases if case.name.startswith("grads with hooks off fm_decoder")]
     assert len(exact) > 200

@@ -3,32 +3,19 @@
 Pickles are written opcode by opcode, so that no case depends on what a pickler would emit.
 """
 
-import contextlib
 import io
 import itertools
 import os
 import struct
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from complaints import user_error
 
 from zipvoice_jax.checkpoint import official
 from zipvoice_jax.checkpoint.torch_file import read_torch_file, write_torch_file
-from zipvoice_jax.core.errors import UserError
-
-
-@contextlib.contextmanager
-def user_error(*words: str) -> Iterator[None]:
-    """Expects a UserError of one line that holds all words."""
-    with pytest.raises(UserError) as caught:
-        yield
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1, message
-    for word in words:
-        assert word in message, message
 
 
 def text(value: str) -> bytes:

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from complaints import message
 
-from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.models.vocos import (
     Vocos,
     VocosConfig,
@@ -60,14 +60,6 @@ def state(vocos) -> dict[str, np.ndarray]:
 def distance(ours, golden) -> float:
     golden = np.asarray(golden, np.float64)
     return float(np.linalg.norm(np.asarray(ours, np.float64) - golden) / np.linalg.norm(golden))
-
-
-def message(call, *args, **kwargs) -> str:
-    with pytest.raises(UserError) as raised:
-        call(*args, **kwargs)
-    text = str(raised.value)
-    assert "\n" not in text
-    return text
 
 
 def test_hidden_and_wave_equal_official(vocos, state):

@@ -20,6 +20,10 @@ Dtype = Literal["float32", "bfloat16"]
 RematPolicy = Literal["none", "full", "dots"]
 SpeakerTurns = Literal["tag", "official"]
 
+# Inputs of a distilled model's guidance embedding: officially a default that no model.json holds
+# and that ZipVoiceDistill never sets (TTSZipformer.__init__).
+GUIDANCE_SCALE_EMBED_DIM = 192
+
 # What comes from the token table or is ours, hence is absent from an official model.json.
 _NOT_IN_MODEL_JSON = (
     "kind",

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from zipvoice_jax.config import ModelConfig
+from zipvoice_jax.config import GUIDANCE_SCALE_EMBED_DIM, ModelConfig
 from zipvoice_jax.core.errors import UserError
 
 Shape = tuple[int, ...]
@@ -20,8 +20,6 @@ TreePath = tuple[str, ...]
 Params = dict[str, Any]
 Transform = Literal["same", "transpose", "depthwise"]
 
-# ZipVoiceDistill never passes its time_embed_dim on, so the default of TTSZipformer holds.
-GUIDANCE_SCALE_EMBED_DIM = 192
 _MAX_NAMED = 20
 _MAX_LAYERS = 4096
 

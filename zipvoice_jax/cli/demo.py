@@ -66,7 +66,6 @@ def run(args: argparse.Namespace) -> int:
     )
     path = args.res_dir / "dialogue.wav"
     write_speech(speech, path, with_plot=True)
-    spent = speech.seconds_model + speech.seconds_vocoder
-    print(f"{path}: {speech.duration:.1f} s of dialogue, made in {spent:.1f} s")
+    print(f"{path}: {speech.duration:.1f} s of dialogue, made in {speech.seconds:.1f} s")
     print(f"{path.with_suffix('.png')}: its mel, wave and turns")
     return 0

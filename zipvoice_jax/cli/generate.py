@@ -2,9 +2,11 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from zipvoice_jax.cli.options import add_flag, add_model, add_sampling, sampling_values
+from zipvoice_jax.core.compiling import Compilation
 from zipvoice_jax.core.errors import UserError
 
 
@@ -96,15 +98,13 @@ def run(args: argparse.Namespace) -> int:
         write_speech(speech, args.res_wav_path, with_plot=args.plot)
         for note in speech.notes:
             print(f"note: {note}", file=sys.stderr)
-        spent = speech.seconds_model + speech.seconds_vocoder
-        duration = max(speech.duration, 1e-9)
         print(
-            f"{args.res_wav_path}: {speech.duration:.2f} s of speech in {spent:.2f} s "
-            f"(RTF {spent / duration:.3f}, without vocoder {speech.seconds_model / duration:.3f})"
+            f"{args.res_wav_path}: {speech.duration:.2f} s of speech in {speech.seconds:.2f} s "
+            f"(RTF {speech.rtf:.3f}, without vocoder {speech.rtf_no_vocoder:.3f})"
         )
         if args.plot:
             print(f"{args.res_wav_path.with_suffix('.png')}: its picture")
-        _tell_compilations(synthesizer)
+        _tell_compilations(synthesizer.compilations)
         return 0
     options = RunOptions(
         min_duration=args.min_duration,
@@ -131,12 +131,11 @@ def run(args: argparse.Namespace) -> int:
         f"{totals.wave_seconds:.1f} s of speech in {spent:.1f} s (RTF {spent / duration:.3f}, "
         f"without vocoder {totals.model_seconds / duration:.3f})"
     )
-    _tell_compilations(synthesizer)
+    _tell_compilations(synthesizer.compilations)
     return 1 if totals.failed else 0
 
 
-def _tell_compilations(synthesizer: object) -> None:
-    compilations = getattr(synthesizer, "compilations", ())
+def _tell_compilations(compilations: Sequence[Compilation]) -> None:
     seconds = sum(compilation.seconds for compilation in compilations)
     if compilations:
         print(f"compiled {len(compilations)} programs in {seconds:.1f} s", file=sys.stderr)

@@ -122,7 +122,7 @@ def _parse_lines(text: str, is_json: bool, folder: Path) -> Iterator[Request | B
             continue
         name = f"line {number}"
         try:
-            request = (_from_json if is_json else _from_tsv)(line, name, folder)
+            request = (_from_json if is_json else _from_tsv)(line, folder)
             wave = wave_path(Path(), request.item_id)
             if wave in seen:
                 before = "" if seen[wave] == request.item_id else f", as {quote(seen[wave])}"
@@ -145,7 +145,7 @@ def _wav(name: str, folder: Path) -> Path:
     return folder / path if beside_list else path
 
 
-def _from_tsv(line: str, name: str, folder: Path) -> Request:
+def _from_tsv(line: str, folder: Path) -> Request:
     fields = [field.strip() for field in line.split("\t")]
     if len(fields) == 4:
         item, prompt_text, prompt_wav, text = fields
@@ -167,7 +167,7 @@ def _strings(values: Mapping[str, Any], key: str) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def _from_json(line: str, name: str, folder: Path) -> Request:
+def _from_json(line: str, folder: Path) -> Request:
     try:
         values = json.loads(line)
     except (ValueError, RecursionError):

@@ -73,16 +73,14 @@ def write_speech(speech: Speech, path: Path, *, with_plot: bool) -> None:
 
 def record_of(speech: Speech, path: Path, sampling: SamplingConfig, vocoder: str) -> dict[str, Any]:
     """The report line of a finished item."""
-    model, total = speech.seconds_model, speech.seconds_model + speech.seconds_vocoder
-    duration = max(speech.duration, 1e-9)
     return {
         "id": speech.item_id,
         "wav": str(path),
         "wav_seconds": round(speech.duration, 4),
-        "seconds_model": round(model, 4),
+        "seconds_model": round(speech.seconds_model, 4),
         "seconds_vocoder": round(speech.seconds_vocoder, 4),
-        "rtf": round(total / duration, 4),
-        "rtf_no_vocoder": round(model / duration, 4),
+        "rtf": round(speech.rtf, 4),
+        "rtf_no_vocoder": round(speech.rtf_no_vocoder, 4),
         "vocoder": vocoder,
         "buckets": [dataclasses.asdict(bucket) for bucket in speech.buckets],
         "seed": sampling.seed,

@@ -59,6 +59,21 @@ class Speech:
         """Seconds of the wave."""
         return self.wave.shape[1] / self.sampling_rate
 
+    @property
+    def seconds(self) -> float:
+        """Seconds that model and vocoder took."""
+        return self.seconds_model + self.seconds_vocoder
+
+    @property
+    def rtf(self) -> float:
+        """Real-time factor of model and vocoder."""
+        return self.seconds / max(self.duration, 1e-9)
+
+    @property
+    def rtf_no_vocoder(self) -> float:
+        """Real-time factor of the model alone."""
+        return self.seconds_model / max(self.duration, 1e-9)
+
     def save(self, path: str | Path) -> None:
         """Writes the wave; the extension tells the format."""
         write_audio(Path(path), self.wave, self.sampling_rate)

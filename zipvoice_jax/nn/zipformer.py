@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from zipvoice_jax.config import GUIDANCE_SCALE_EMBED_DIM
 from zipvoice_jax.core.schedule import PiecewiseLinear
 from zipvoice_jax.nn.activations import swoosh_r
 from zipvoice_jax.nn.attention import (
@@ -35,8 +36,6 @@ from zipvoice_jax.nn.layers import (
 from zipvoice_jax.nn.training import Balancer, StepContext, Whiten
 
 WARMUP_STEPS = 4000.0
-# Officially a default that no model.json holds (TTSZipformer.__init__).
-GUIDANCE_SCALE_EMBED_DIM = 192
 _SKIP = PiecewiseLinear(((0.0, 0.2), (4000.0, 0.05), (16000.0, 0.0)))
 _FF_SKIP = PiecewiseLinear(((0.0, 0.1), (4000.0, 0.01), (50000.0, 0.0)))
 _CONST_ATTENTION = PiecewiseLinear(((0.0, 0.25), (4000.0, 0.025)))
