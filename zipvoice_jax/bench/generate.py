@@ -21,7 +21,7 @@ from zipvoice_jax.infer.prepare import MAX_FRAMES, Job
 from zipvoice_jax.infer.vocoder import Vocoder
 from zipvoice_jax.models.flops import sampling_flops
 
-# Tokens per second of English speech in eSpeak symbols, about (12 to 16 in the prompts here).
+# An assumed rate of tokens; the text encoder costs little beside the decoder.
 TOKENS_PER_SECOND = 14
 COLUMNS = (
     ("seconds", "speech_s", "{:8.1f}"),

@@ -21,8 +21,8 @@ class Compilation:
 def compiler_options(platform: str) -> dict[str, Any]:
     """XLA options that pay on a backend.
 
-    On CPUs with AVX-512 XLA still prefers 256-bit vectors; with 512 bits the exponentials
-    and logarithms of Swoosh and softmax take about half the time.
+    On CPUs with AVX-512 XLA still prefers 256-bit vectors; 512 bits serve the exponentials and
+    logarithms of Swoosh and softmax better.
     """
     if platform == "cpu" and "avx512f" in _cpu_flags():
         return {"xla_cpu_prefer_vector_width": 512}

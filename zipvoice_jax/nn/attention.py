@@ -113,7 +113,7 @@ class AttentionWeights(nn.Module):
             return jax.nn.softmax(scores, axis=-1).astype(self.dtype)
 
         # Head by head, so that scores are small enough to stay in cache and only the weights
-        # are kept: half the time on CPU, and a quarter of the memory anywhere.
+        # are kept.
         return jax.lax.map(attend, (q, k, p, positions.astype(p.dtype)))
 
 
