@@ -83,15 +83,14 @@ def features(
     """Features by item, in one batch of a given bucket or as the packer likes."""
     found: dict[str, np.ndarray] = {}
 
-    def keep(job: Job, mel: np.ndarray, bucket: Bucket, seconds: float) -> None:
-        assert mel.shape == (job.new_frames, 100 * model.config.channels)
-        assert seconds >= 0
-        found[job.item_id] = mel.copy()
-
     with monkeypatch.context() as patch:
         if bucket is not None:
             patch.setattr(engine, "pack", lambda *args, **kwargs: [(bucket, list(jobs))])
-        model.engine.run(jobs, sampling, keep, FPS)
+        for _, batch in model.engine.run(jobs, sampling, FPS):
+            for job, mel, seconds in batch:
+                assert mel.shape == (job.new_frames, 100 * model.config.channels)
+                assert seconds >= 0
+                found[job.item_id] = mel.copy()
     return found
 
 
@@ -160,10 +159,8 @@ def test_one_compilation_per_bucket_and_none_for_other_settings() -> None:
 
     def buckets_of(**given: float) -> set[Bucket]:
         sampling = SamplingConfig.for_kind("zipvoice", num_step=2, **given)
-        seen: set[Bucket] = set()
         jobs = jobs_of(model, texts, sampling)
-        model.engine.run(jobs, sampling, lambda job, mel, bucket, seconds: seen.add(bucket), FPS)
-        return seen
+        return {bucket for bucket, _ in model.engine.run(jobs, sampling, FPS)}
 
     used = buckets_of()
     assert len(used) > 1

@@ -1,7 +1,10 @@
 """The Python API, what each option of generation does, and models made by `convert` and `init`."""
 
 import json
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jaxtyping
 import numpy as np
@@ -26,8 +29,10 @@ from generation import (
 
 import zipvoice_jax
 from zipvoice_jax.config import MODEL_KINDS
+from zipvoice_jax.core.compiling import Compilation
 from zipvoice_jax.infer import prepare as preparing
 from zipvoice_jax.infer.requests import Request
+from zipvoice_jax.infer.run import RunOptions, run_list, stamps_of
 from zipvoice_jax.infer.synthesizer import Synthesizer
 
 SINGLE = dict(prompt_wav=WAV1, prompt_text=TEXT1)
@@ -159,9 +164,55 @@ def test_chunks_are_the_same_alone_and_with_other_items(
     texts = ["It is late, so let us go home. " * 3, "Yes.", "The rain has stopped at last."]
     items = [prepare(Request(f"i{n}", t, (TEXT1,), (WAV1,))) for n, t in enumerate(texts)]
     assert len(items[0].jobs) > 1
-    together = list(single.speak(items, sampling, prepare))
+    together = {speech.item_id: speech for speech in single.speak(items, sampling, prepare)}
     (alone,) = single.speak(items[:1], sampling, prepare)
-    assert distance(alone.mel, together[0].mel) <= 1e-5
+    assert sorted(together) == ["i0", "i1", "i2"]
+    assert distance(alone.mel, together["i0"].mel) <= 1e-5
+
+
+def test_items_appear_while_others_are_still_to_be_sampled(
+    single: Synthesizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampling = zipvoice_jax.config.SamplingConfig.for_kind("zipvoice", num_step=1)
+    prepare = single.preparation(sampling)
+    texts = {"short": "Yes.", "long": "It is late, so let us go home. " * 4}
+    items = [prepare(Request(n, t, (TEXT1,), (WAV1,))) for n, t in texts.items()]
+    batches = 0
+    run = single.engine.run
+
+    def counted(*args: Any) -> Iterator[Any]:
+        nonlocal batches
+        for batch in run(*args):
+            batches += 1
+            yield batch
+
+    monkeypatch.setattr(single.engine, "run", counted)
+    order = [(speech.item_id, batches) for speech in single.speak(items, sampling, prepare)]
+    assert order == [("long", 1), ("short", 2)]
+
+
+def test_compiling_the_vocoder_is_not_counted_as_its_time(
+    single: Synthesizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vocoder = single.vocoder
+
+    class Slow:
+        name = "slow"
+
+        def __init__(self) -> None:
+            self.compilations: list[Compilation] = []
+
+        def __call__(self, mels: list[np.ndarray]) -> list[np.ndarray]:
+            if not self.compilations:
+                time.sleep(1.5)
+                self.compilations.append(Compilation("slow", 1.5))
+            return vocoder(mels)
+
+    monkeypatch.setattr(single, "vocoder", Slow())
+    first = single.generate("Yes.", **SINGLE, num_step=1)
+    second = single.generate("Yes.", **SINGLE, num_step=1)
+    assert np.array_equal(first.wave, second.wave)
+    assert first.seconds_vocoder < 1.5
 
 
 def test_one_speaker_may_have_two_turns_in_a_row(dialog: Synthesizer) -> None:
@@ -296,3 +347,25 @@ def test_bench_prints_a_row_per_length(tmp_path: Path) -> None:
     for bad in (["--lengths", "nan"], ["--lengths", "1e9"], ["--repeats", 0]):
         status, _, err = run_main(*bench, *bad)
         assert status == 1 and err.count("error:") == 1, err
+
+
+def test_other_weights_in_the_same_directory_are_noticed(tmp_path: Path) -> None:
+    weights = tmp_path / "model.pt"
+    weights.write_bytes(b"1234")
+    before = stamps_of(tmp_path)
+    assert stamps_of(tmp_path) == before
+    weights.write_bytes(b"12345")
+    assert stamps_of(tmp_path) != before
+
+
+def test_half_written_waves_of_a_killed_run_are_removed(
+    single: Synthesizer, tmp_path: Path
+) -> None:
+    stray, foreign = tmp_path / ".a.wav.0123abcd.partial", tmp_path / ".b.wav.0123abcd.partial"
+    stray.touch()
+    foreign.touch()
+    sampling = zipvoice_jax.config.SamplingConfig.for_kind("zipvoice", num_step=1)
+    request = Request("a", "Yes.", (TEXT1,), (WAV1,))
+    totals = run_list(single, [request], tmp_path, sampling, RunOptions(), "model", print)
+    assert (totals.done, totals.failed) == (1, 0) and (tmp_path / "a.wav").is_file()
+    assert not stray.exists() and foreign.exists()

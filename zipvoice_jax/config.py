@@ -233,7 +233,7 @@ class FeatureConfig:
         for name in ("sampling_rate", "n_mels", "n_fft", "hop_length"):
             value = getattr(self, name)
             _require(
-                isinstance(value, int) and value > 0,
+                isinstance(value, int) and not isinstance(value, bool) and value > 0,
                 f"{name} is {value!r}; it takes a whole number above 0.",
             )
 

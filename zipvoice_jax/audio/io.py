@@ -84,6 +84,8 @@ def _check_file(path: Path) -> None:
     try:
         if path.is_dir():
             raise UserError(f"{path} is a directory; give an audio file.")
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} is no regular file; give an audio file.")
         with path.open("rb") as file:
             if not file.read(1):
                 raise UserError(f"{path} is an empty file; give an audio file.")

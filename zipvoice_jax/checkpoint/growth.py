@@ -13,12 +13,13 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from zipvoice_jax.checkpoint.mapping import Params, check_params, flatten, unflatten
-from zipvoice_jax.config import ModelConfig
+from zipvoice_jax.config import GUIDANCE_SCALE_EMBED_DIM, ModelConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.rng import named_key
 from zipvoice_jax.text.tokens import TokenTable
 
 _SPEAKER_STD = 0.1  # ZipVoiceDialog initialises spk_embed with N(0, 0.1)
+_GUIDANCE_SCALE = 0.1  # initial_scale of TTSZipformer's guidance_scale_embed
 
 
 def _normal(key: Key[Array, ""], shape: tuple[int, ...]) -> np.ndarray:
@@ -161,6 +162,31 @@ def grow_to_stereo(params: Mapping[str, Any], config: ModelConfig) -> tuple[Para
     }
     decoder["in_proj_1"], decoder["out_proj_1"] = mono_in, mono_out
     return grown, dataclasses.replace(config, kind="zipvoice_dialog_stereo")
+
+
+def grow_to_distill(
+    params: Mapping[str, Any], config: ModelConfig, *, key: Key[Array, ""]
+) -> tuple[Params, ModelConfig]:
+    """ZipVoice to ZipVoice-Distill: a new embedding of the guidance scale, small as officially.
+
+    Args:
+        params: of a zipvoice model.
+        config: of that model.
+        key: of the embedding.
+
+    Raises:
+        UserError: not a zipvoice model.
+    """
+    _require_kind(config, "zipvoice", "zipvoice_distill")
+    check_params(params, config, source="the parameter tree")
+    grown = _copied(params)
+    shape = (GUIDANCE_SCALE_EMBED_DIM, config.time_embed_dim)
+    bound = _GUIDANCE_SCALE * GUIDANCE_SCALE_EMBED_DIM**-0.5
+    kernel = jax.random.uniform(
+        named_key(key, "guidance_scale_embed"), shape, minval=-bound, maxval=bound
+    )
+    grown["fm_decoder"]["guidance_scale_embed"] = {"kernel": np.asarray(kernel, np.float32)}
+    return grown, dataclasses.replace(config, kind="zipvoice_distill")
 
 
 def average(models: Sequence[Mapping[str, Any]], weights: Sequence[float] | None = None) -> Params:

@@ -95,7 +95,12 @@ def find_model(model_name: str | None = None, model_dir: str | Path | None = Non
         )
         return _download(MODEL_REPO, [f"{model_name}/{name}" for name in MODEL_FILES], missing)
     path = Path(model_dir)
-    if not path.is_dir():
+    try:
+        found = path.is_dir()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"the model directory {path} cannot be read ({reason}).") from None
+    if not found:
         raise UserError(
             f"the model directory {path} does not exist; give one that holds "
             f"{', '.join(MODEL_FILES)}."

@@ -59,11 +59,11 @@ def run(args: argparse.Namespace) -> int:
         UserError: the model, the list or the one text cannot be used.
     """
     _check(args)
-    from zipvoice_jax.checkpoint.hub import load_model
+    from zipvoice_jax.checkpoint.hub import find_model, load_model
     from zipvoice_jax.config import SamplingConfig
     from zipvoice_jax.infer import vocoder as vocoders
     from zipvoice_jax.infer.requests import Request, read_requests
-    from zipvoice_jax.infer.run import RunOptions, fingerprint, run_list, write_speech
+    from zipvoice_jax.infer.run import RunOptions, fingerprint, run_list, stamps_of, write_speech
     from zipvoice_jax.infer.synthesizer import Synthesizer
 
     # What costs nothing to check comes before what takes time to load.
@@ -72,8 +72,9 @@ def run(args: argparse.Namespace) -> int:
     else:
         item = args.res_wav_path.stem
         requests = [Request(item, args.text, tuple(args.prompt_text), tuple(args.prompt_wav))]
+    model_dir = find_model(args.model_name, args.model_dir)
     loaded = load_model(
-        args.model_name, args.model_dir, checkpoint_name=args.checkpoint_name, dtype=args.dtype
+        args.model_name, model_dir, checkpoint_name=args.checkpoint_name, dtype=args.dtype
     )
     sampling = SamplingConfig.for_kind(loaded.config.kind, **sampling_values(args))
     vocoder, told = vocoders.find(args.vocoder_path, loaded.features)
@@ -113,8 +114,9 @@ def run(args: argparse.Namespace) -> int:
         plot=args.plot,
         overwrite=args.overwrite,
     )
-    identity = [args.model_name, args.model_dir and str(Path(args.model_dir).resolve())]
-    model_id = fingerprint(identity, args.checkpoint_name, args.tokenizer, args.lang)
+    model_id = fingerprint(
+        args.model_name, stamps_of(model_dir), args.checkpoint_name, args.tokenizer, args.lang
+    )
     totals = run_list(
         synthesizer,
         requests,

@@ -26,9 +26,13 @@ class PiecewiseLinear:
 
     def __call__(self, step: Float[Array, ""]) -> Float[Array, ""]:
         """The value at a step, in float32."""
-        steps, values = zip(*self.points, strict=True)
         x = jnp.asarray(step, jnp.float32)
-        return jnp.interp(x, jnp.asarray(steps, jnp.float32), jnp.asarray(values, jnp.float32))
+        value = jnp.full((), self.points[0][1], jnp.float32)
+        # Not jnp.interp: its search is a loop, and a model has hundreds of schedules.
+        for (begin, low), (end, high) in itertools.pairwise(self.points):
+            share = jnp.clip((x - begin) / (end - begin), 0.0, 1.0)
+            value = jnp.where(x >= begin, low + (high - low) * share, value)
+        return value
 
 
 Schedule = PiecewiseLinear | float

@@ -4,9 +4,11 @@ Official: the `forward` methods in zipvoice/models. Every mean runs over an item
 frames, so that a loss does not depend on padding.
 """
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -73,6 +75,7 @@ def flow_matching_loss(
     *,
     exclusive_weight: float | Float[Array, ""] = 0.0,
     ctx: StepContext | None = None,
+    unconditional: bool = False,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Conditional flow matching over the frames to be generated (paper, section 3.1).
 
@@ -83,6 +86,7 @@ def flow_matching_loss(
         exclusive_weight: of the stereo model's speaker-exclusive term, which acts on
             two-channel batches only.
         ctx: training step, or None for evaluation.
+        unconditional: withholds text and speech, to see what they are worth.
 
     Returns:
         The loss, and its parts by name.
@@ -98,6 +102,8 @@ def flow_matching_loss(
     text = apply("text_condition", batch.tokens, *lens, frames, ctx)
     text = text * batch.keep_text[:, None, None]
     speech = jnp.where(batch.speech_condition_mask[:, :, None], 0.0, batch.features)
+    if unconditional:
+        text, speech = jnp.zeros_like(text), jnp.zeros_like(speech)
     t = batch.t[:, None, None]
     xt = batch.features * t + batch.noise * (1.0 - t)
     velocity = apply("velocity", batch.t, xt, text, speech, mask, None, ctx)
@@ -113,3 +119,115 @@ def flow_matching_loss(
         parts["exclusive"] = jnp.sum(penalty * weight) / count
         loss = loss + exclusive_weight * parts["exclusive"]
     return loss, parts
+
+
+@flax.struct.dataclass
+class DistillBatch:
+    """A batch of speech and the random quantities of one distillation step.
+
+    Attributes:
+        tokens: ids, with at least one padding id after each item.
+        tokens_lens: lengths without padding.
+        features: scaled log-mel.
+        features_lens: frames of each item.
+        noise: standard normal.
+        speech_condition_mask: True where speech is to be generated.
+        guidance_scale: of each item; the teacher applies it, the student takes it as an input.
+        t: where the student's one step begins, one time for the batch.
+        t_middle: where the teacher's first step ends and its second begins.
+        t_end: where both end.
+    """
+
+    tokens: Int[Array, "batch tokens"]
+    tokens_lens: Int[Array, " batch"]
+    features: Float[Array, "batch frames feat"]
+    features_lens: Int[Array, " batch"]
+    noise: Float[Array, "batch frames feat"]
+    speech_condition_mask: Bool[Array, "batch frames"]
+    guidance_scale: Float[Array, " batch"]
+    t: Float[Array, ""]
+    t_middle: Float[Array, ""]
+    t_end: Float[Array, ""]
+
+
+def _velocity(
+    params: dict[str, Any],
+    config: ModelConfig,
+    batch: DistillBatch,
+    ctx: StepContext | None = None,
+) -> Callable[[Array, Array], Array]:
+    """The velocity of teacher or student as a function of time and state."""
+    model = ZipVoice(config)
+    size, frames = batch.features.shape[:2]
+    mask = padding_mask(batch.features_lens, frames)
+
+    def apply(method: str, *args: Any) -> Array:
+        return cast(Array, model.apply({"params": params}, *args, method=method))
+
+    text = apply(
+        "text_condition", batch.tokens, batch.tokens_lens, batch.features_lens, frames, ctx
+    )
+    speech = jnp.where(batch.speech_condition_mask[:, :, None], 0.0, batch.features)
+    scale = batch.guidance_scale
+
+    def distilled(t: Array, x: Array) -> Array:
+        times = jnp.broadcast_to(t, (size,))
+        return apply("velocity", times, x, text, speech, mask, scale, ctx)
+
+    def guided(t: Array, x: Array) -> Array:
+        late = t > 0.5
+        both = (
+            jnp.concatenate([x, x]),
+            jnp.concatenate([jnp.zeros_like(text), text]),
+            jnp.concatenate([jnp.where(late, 0.0, speech), speech]),
+        )
+        times = jnp.broadcast_to(t, (2 * size,))
+        v = apply("velocity", times, *both, jnp.concatenate([mask, mask]), None, None)
+        weight = (scale * jnp.where(late, 1.0, 2.0))[:, None, None]
+        return (1.0 + weight) * v[size:] - weight * v[:size]
+
+    return distilled if config.is_distill else guided
+
+
+def distillation_loss(
+    params: dict[str, Any],
+    config: ModelConfig,
+    teacher_params: dict[str, Any],
+    teacher_config: ModelConfig,
+    batch: DistillBatch,
+    *,
+    ctx: StepContext | None = None,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """The student's one step against two steps of the teacher (train_zipvoice_distill.py).
+
+    Args:
+        params: of the student, a zipvoice_distill model.
+        config: of the student.
+        teacher_params: of the teacher: a zipvoice model with guidance in the first stage, an
+            average of the student in the second. No gradient reaches them.
+        teacher_config: of the teacher.
+        batch: data and random quantities of the step.
+        ctx: training step of the student, or None for evaluation.
+
+    Returns:
+        The loss, and its parts by name; `reference` is the student's distance from the
+        velocity of the data, which is only watched.
+    """
+    xt = batch.features * batch.t + batch.noise * (1.0 - batch.t)
+    teach = _velocity(jax.lax.stop_gradient(teacher_params), teacher_config, batch)
+    first = teach(batch.t, xt) * (batch.t_middle - batch.t)
+    second = teach(batch.t_middle, xt + first) * (batch.t_end - batch.t_middle)
+    target = (first + second) / jnp.maximum(batch.t_end - batch.t, 1e-6)
+    predicted = _velocity(params, config, batch, ctx)(batch.t, xt)
+    mask = padding_mask(batch.features_lens, batch.features.shape[1])
+    weight = (batch.speech_condition_mask & ~mask).astype(jnp.float32)
+    count = jnp.maximum(weight.sum(), 1.0)
+
+    def distance(other: Array) -> Float[Array, ""]:
+        return jnp.sum(((predicted - other) ** 2).mean(axis=-1) * weight) / count
+
+    parts = {
+        "distill": distance(jax.lax.stop_gradient(target)),
+        "reference": jax.lax.stop_gradient(distance(batch.features - batch.noise)),
+    }
+    return parts["distill"], parts

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -20,7 +20,6 @@ from zipvoice_jax.infer.prepare import Job
 from zipvoice_jax.models.zipvoice import cast_params, inference_config
 
 Mel = Float[np.ndarray, "frames channels_feat"]
-Done = Callable[[Job, Mel, Bucket, float], None]
 
 
 def program(
@@ -63,15 +62,19 @@ class Engine:
         self.compilations: list[Compilation] = []
         self._programs: dict[tuple[Bucket, int, bool], Any] = {}
 
-    def run(self, jobs: Sequence[Job], sampling: SamplingConfig, done: Done, fps: float) -> None:
+    def run(
+        self, jobs: Sequence[Job], sampling: SamplingConfig, fps: float
+    ) -> Iterator[tuple[Bucket, list[tuple[Job, Mel, float]]]]:
         """Samples jobs, batch by batch.
 
         Args:
             jobs: in any order.
             sampling: steps, guidance, seed and so on.
-            done: called with each job, its scaled features without the prompt, its bucket, and
-                its share of the batch's seconds (compilation not counted).
             fps: frames per second of the features.
+
+        Yields:
+            Each batch as it is done: its bucket and, for each job, its scaled features without
+            the prompt and its share of the batch's seconds (compilation not counted).
         """
         most = int(sampling.max_duration * fps)
         for bucket, members in pack(jobs, max_frames=most, devices=len(self.devices)):
@@ -80,9 +83,17 @@ class Engine:
             features = np.asarray(compiled(*self._arguments(bucket, members, sampling)))
             seconds = time.perf_counter() - start
             total = sum(job.features_len for job in members)
-            for row, job in zip(features, members, strict=False):
-                begin, end = job.prompt_features.shape[0], job.features_len
-                done(job, row[begin:end], bucket, seconds * job.features_len / total)
+            yield (
+                bucket,
+                [
+                    (
+                        job,
+                        row[job.prompt_features.shape[0] : job.features_len],
+                        seconds * job.features_len / total,
+                    )
+                    for row, job in zip(features, members, strict=False)
+                ],
+            )
 
     def compiled(self, bucket: Bucket, sampling: SamplingConfig) -> Any:
         """The program of a bucket, compiled at its first use."""

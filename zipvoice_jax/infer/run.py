@@ -1,8 +1,10 @@
 """A list of requests to a folder of waves, with a report that makes the run restartable."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -62,6 +64,21 @@ def _stamp(path: Path) -> list[Any]:
     except (OSError, ValueError):
         return [str(path)]
     return [str(path), stat.st_size, stat.st_mtime_ns]
+
+
+def stamps_of(model_dir: Path) -> list[Any]:
+    """Tells whether the files of a model directory are still the same, without reading them."""
+    return [_stamp(path) for path in sorted(model_dir.resolve().iterdir()) if path.is_file()]
+
+
+def _remove_strays(waves: set[Path]) -> None:
+    """Removes half-written waves that a killed run left beside those that are to be made."""
+    for folder in {wave.parent for wave in waves}:
+        for path in folder.glob(".*.partial"):
+            match = re.fullmatch(r"\.(.+)\.[0-9a-f]{8}\.partial", path.name, re.DOTALL)
+            if match and folder / match[1] in waves:
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
 
 def write_speech(speech: Speech, path: Path, *, with_plot: bool) -> None:
@@ -128,6 +145,7 @@ def run_list(
         options.remove_long_sil, synthesizer.vocoder.name, synthesizer.config.to_dict(),
     )  # fmt: skip
     totals, todo, keys = Totals(), [], {}
+    waves: set[Path] = set()
     for request in requests:
         item_id = request.item_id
         if isinstance(request, Request):
@@ -138,7 +156,9 @@ def run_list(
             if finished and wave_path(res_dir, item_id).is_file() and not options.overwrite:
                 totals.skipped += 1
                 continue
+            waves.add(wave_path(res_dir, item_id))
         todo.append(request)
+    _remove_strays(waves)
     if records:
         _rewrite(report, requests, records)  # a kill may have left half a line at its end
     if totals.skipped:

@@ -20,7 +20,7 @@ from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.infer import vocoder as vocoders
 from zipvoice_jax.infer.buckets import Bucket
 from zipvoice_jax.infer.engine import Engine
-from zipvoice_jax.infer.prepare import Item, Job, Preparation
+from zipvoice_jax.infer.prepare import Item, Preparation
 from zipvoice_jax.infer.requests import Request
 from zipvoice_jax.infer.turns import Turn, turns_of
 from zipvoice_jax.text.tokenizer import make_tokenizer
@@ -177,41 +177,79 @@ class Synthesizer:
             remove_long_sil: shorten long silences within the speech too.
             failed: called with an item that gave no usable wave, and why; the others go on.
 
+        Yields:
+            Speech in the order in which the items are done, which is not that of `items`:
+            batches are packed by length.
+
         Raises:
             UserError: an item gave no usable wave, and `failed` is None.
         """
         fps = self.features.sampling_rate / self.features.hop_length
-        done: dict[tuple[str, int], tuple[np.ndarray, Bucket, float]] = {}
+        owners = {job.item_id: item for item in items for job in item.jobs}
+        parts: dict[str, dict[int, _Part]] = {item_id: {} for item_id in owners}
+        jobs = [job for item in items for job in item.jobs]
+        for bucket, batch in self.engine.run(jobs, sampling, fps):
+            for job, mel, seconds in batch:
+                parts[job.item_id][job.chunk] = _Part(mel / sampling.feat_scale, bucket, seconds)
+            ready = [
+                owners[item_id]
+                for item_id in dict.fromkeys(job.item_id for job, _, _ in batch)
+                if len(parts[item_id]) == len(owners[item_id].jobs)
+            ]
+            chunks = [[parts[i.request.item_id].pop(job.chunk) for job in i.jobs] for i in ready]
+            for item, of_item, rows, seconds in self._waves(ready, chunks):
+                try:
+                    wave, turns = self._join(item, rows, sampling, prepare, remove_long_sil)
+                except UserError as error:
+                    if failed is None:
+                        raise
+                    failed(item, error)
+                    continue
+                yield Speech(
+                    item_id=item.request.item_id,
+                    wave=wave,
+                    sampling_rate=self.features.sampling_rate,
+                    mel=np.concatenate([part.mel for part in of_item]),
+                    turns=turns,
+                    seconds_model=sum(part.seconds for part in of_item),
+                    seconds_vocoder=seconds,
+                    buckets=tuple(part.bucket for part in of_item),
+                    notes=item.notes,
+                )
 
-        def keep(job: Job, mel: np.ndarray, bucket: Bucket, seconds: float) -> None:
-            done[job.item_id, job.chunk] = (mel / sampling.feat_scale, bucket, seconds)
+    def _waves(
+        self, items: Sequence[Item], chunks: Sequence[Sequence["_Part"]]
+    ) -> Iterator[tuple[Item, Sequence["_Part"], list[np.ndarray], float]]:
+        """The vocoder over all channels of all chunks of some items, in one call.
 
-        self.engine.run([job for item in items for job in item.jobs], sampling, keep, fps)
-        for item in items:
-            parts = [done.pop((job.item_id, job.chunk)) for job in item.jobs]
-            try:
-                speech = self._finish(item, parts, sampling, prepare, remove_long_sil)
-            except UserError as error:
-                if failed is None:
-                    raise
-                failed(item, error)
-                continue
-            yield speech
+        Yields:
+            Each item with its parts, the waves of its channels chunk by chunk, and its share of
+            the seconds, in which compiling is not counted.
+        """
+        channels = self.config.channels
+        mels = [m for of in chunks for part in of for m in np.split(part.mel, channels, axis=1)]
+        before = sum(compilation.seconds for compilation in self.vocoder.compilations)
+        start = time.perf_counter()
+        waves = self.vocoder(mels) if mels else []
+        seconds = time.perf_counter() - start
+        seconds -= sum(compilation.seconds for compilation in self.vocoder.compilations) - before
+        total, begin = sum(len(mel) for mel in mels), 0
+        for item, of_item in zip(items, chunks, strict=True):
+            end = begin + channels * len(of_item)
+            share = sum(len(mel) for mel in mels[begin:end]) / max(total, 1)
+            yield item, of_item, waves[begin:end], seconds * share
+            begin = end
 
-    def _finish(
+    def _join(
         self,
         item: Item,
-        parts: Sequence[tuple[np.ndarray, Bucket, float]],
+        rows: Sequence[np.ndarray],
         sampling: SamplingConfig,
         prepare: Preparation,
         remove_long_sil: bool,
-    ) -> Speech:
-        """Vocoder, volume, cross-fade, silence (the end of generate_sentence)."""
+    ) -> tuple[np.ndarray, tuple[Turn, ...]]:
+        """Volume, cross-fade and silence of an item's chunks (the end of generate_sentence)."""
         channels, rate = self.config.channels, self.features.sampling_rate
-        start = time.perf_counter()
-        mels = [m for mel, _, _ in parts for m in np.split(mel, channels, axis=1)]
-        rows = self.vocoder(mels)
-        seconds_vocoder = time.perf_counter() - start
         waves = [
             np.stack(rows[i : i + channels]).clip(-1.0, 1.0).astype(np.float32)
             for i in range(0, len(rows), channels)
@@ -225,17 +263,16 @@ class Synthesizer:
             wave = remove_silence(wave, rate, only_edge=not remove_long_sil)
         duration = wave.shape[1] / rate
         turns = turns_of(item.jobs, self.features, FADE_SECONDS, trimmed, duration) if timed else ()
-        return Speech(
-            item_id=item.request.item_id,
-            wave=wave,
-            sampling_rate=rate,
-            mel=np.concatenate([mel for mel, _, _ in parts]),
-            turns=turns,
-            seconds_model=sum(seconds for _, _, seconds in parts),
-            seconds_vocoder=seconds_vocoder,
-            buckets=tuple(bucket for _, bucket, _ in parts),
-            notes=item.notes,
-        )
+        return wave, turns
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """A sampled chunk: its unscaled mel, its bucket, its share of the seconds of sampling."""
+
+    mel: Float[np.ndarray, "frames channels_feat"]
+    bucket: Bucket
+    seconds: float
 
 
 def _check_features(model: ModelConfig, features: FeatureConfig) -> None:

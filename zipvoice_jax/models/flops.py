@@ -38,3 +38,13 @@ def sampling_flops(
     branches = 2 if guided and not config.is_distill else 1
     velocity = zipformer_flops(fm_decoder_config(config), frames)
     return zipformer_flops(text_encoder_config(config), tokens) + num_step * branches * velocity
+
+
+def training_flops(config: ModelConfig, frames: int, tokens: int, *, channels: int = 1) -> int:
+    """Operations of one item's training step: forward and, at twice the cost, backward.
+
+    What remat computes again is not counted.
+    """
+    stream = 1 if config.is_stereo and channels == 1 else 0
+    forward = zipformer_flops(fm_decoder_config(config), frames, stream)
+    return 3 * (forward + zipformer_flops(text_encoder_config(config), tokens))

@@ -1,8 +1,8 @@
 """Training-only gradient hooks: the identity forward, a changed gradient backward.
 
 Pure functions of (input, limits, `apply`): `apply` is 1.0 where the hook acts in this step
-and 0.0 where it doesn't, so that the step's random choice is a number in the graph and not
-a branch of the program. Official: zipvoice/models/modules/scaling.py.
+and 0.0 where it doesn't; a hook that doesn't act costs nothing but the branch.
+Official: zipvoice/models/modules/scaling.py.
 """
 
 from typing import Any
@@ -78,13 +78,17 @@ def _balancer_loss(x: Array, weight: Array, limits: tuple[Array, ...]) -> Array:
 
 def _balancer_bwd(residuals: tuple[Any, ...], dy: Array) -> tuple[Any, ...]:
     x, mask, *limits, grad_scale, apply = residuals
-    flat, weight = _frames(x, mask)
-    push = jax.grad(_balancer_loss)(flat, weight, tuple(limits))
-    count = jnp.maximum(weight.sum(), 1.0)
-    push_rms = jnp.maximum(jnp.sqrt((push**2).sum(0) / count), 1e-20)
-    push = (push * (grad_scale / push_rms)[None, :]).reshape(x.shape)
-    wide = dy.astype(jnp.float32)
-    dx = jnp.where(apply > 0, wide + jnp.abs(wide) * push, wide).astype(dy.dtype)
+
+    def pushed(dy: Array) -> Array:
+        flat, weight = _frames(x, mask)
+        push = jax.grad(_balancer_loss)(flat, weight, tuple(limits))
+        count = jnp.maximum(weight.sum(), 1.0)
+        push_rms = jnp.maximum(jnp.sqrt((push**2).sum(0) / count), 1e-20)
+        push = (push * (grad_scale / push_rms)[None, :]).reshape(x.shape)
+        wide = dy.astype(jnp.float32)
+        return (wide + jnp.abs(wide) * push).astype(dy.dtype)
+
+    dx = jax.lax.cond(apply > 0, pushed, lambda dy: dy, dy)
     return (dx, None, *(jnp.zeros_like(v) for v in (*limits, grad_scale, apply)))
 
 
@@ -128,12 +132,16 @@ def whiten(
 
 def _whiten_bwd(residuals: tuple[Any, ...], dy: Array) -> tuple[Any, ...]:
     x, mask, groups, limit, grad_scale, apply = residuals
-    flat, weight = _frames(x, mask)
-    metric, push = jax.value_and_grad(whitening_metric)(flat, weight, groups.shape[0])
-    wide = dy.astype(jnp.float32)
-    scale = grad_scale * jnp.linalg.norm(wide.ravel()) / (jnp.linalg.norm(push.ravel()) + 1e-20)
-    act = (apply > 0) & (metric >= limit)
-    dx = jnp.where(act, wide + (push * scale).reshape(x.shape), wide).astype(dy.dtype)
+
+    def pushed(dy: Array) -> Array:
+        flat, weight = _frames(x, mask)
+        metric, push = jax.value_and_grad(whitening_metric)(flat, weight, groups.shape[0])
+        wide = dy.astype(jnp.float32)
+        scale = grad_scale * jnp.linalg.norm(wide.ravel())
+        scale = jnp.where(metric >= limit, scale / (jnp.linalg.norm(push.ravel()) + 1e-20), 0.0)
+        return (wide + (push * scale).reshape(x.shape)).astype(dy.dtype)
+
+    dx = jax.lax.cond(apply > 0, pushed, lambda dy: dy, dy)
     return (dx, None, *(jnp.zeros_like(v) for v in (groups, limit, grad_scale, apply)))
 
 

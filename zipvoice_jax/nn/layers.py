@@ -81,13 +81,13 @@ class Bypass(nn.Module):
         original: Frames,
         x: Frames,
         ctx: StepContext | None,
-        skip_rate: Schedule | Array = 0.0,
+        skip_rate: Schedule | Array | None = None,
     ) -> Frames:
         """original + (x - original) * bypass_scale; training may skip whole sequences."""
         scale = self.param("bypass_scale", nn.initializers.constant(0.5), (x.shape[-1],))
         minimum = PiecewiseLinear(((0.0, 0.9), (20000.0, 0.2)))
         scale = limit_param(scale, ctx, "bypass_scale", minimum, 1.0)[None, None, :]
-        if ctx is not None:
+        if ctx is not None and skip_rate is not None:
             scale = scale * ctx.keep("skip", skip_rate, (x.shape[0], 1, 1))
         return original + (x - original) * scale.astype(x.dtype)
 

@@ -1,10 +1,12 @@
 """What a training step hands to the modules: its step and key, and the hooks they drive.
 
 Modules take a `StepContext` or None; None means evaluation: no dropout, no hooks. Each
-random choice folds its own name into the key, so that none depends on another.
+random choice has a name. Where the same names recur layer after layer, their numbers are drawn
+for all layers at once (`draw`), since a draw of its own for each makes programs slow to compile.
 """
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 import flax.struct
 import jax
@@ -22,10 +24,24 @@ class StepContext:
 
     step: Float[Array, ""]
     key: Key[Array, ""]
+    draws: Mapping[str, Array] | None = None
+    path: str = flax.struct.field(pytree_node=False, default="")
 
     def at(self, *names: Name) -> "StepContext":
-        """The context of a part, with the part's names folded into the key."""
+        """The context of a part: its names go into the key, or into the names of drawn numbers."""
+        if self.draws is not None:
+            return self.replace(path=self.path + "".join(f"{name}/" for name in names))  # type: ignore[attr-defined]
         return self.replace(key=named_key(self.key, *names))  # type: ignore[attr-defined]
+
+    def uniform(self, name: str, shape: tuple[int, ...] = ()) -> Array:
+        """The numbers from [0, 1) that belong to a name.
+
+        Raises:
+            KeyError: the numbers were drawn beforehand and this name was left out.
+        """
+        if self.draws is None:
+            return jax.random.uniform(named_key(self.key, name), shape)
+        return self.draws[self.path + name].reshape(shape)
 
     def value(self, schedule: Schedule) -> Float[Array, ""]:
         """A schedule's value at this step."""
@@ -33,13 +49,28 @@ class StepContext:
 
     def chance(self, name: str, probability: Schedule) -> Float[Array, ""]:
         """1.0 with this probability, else 0.0; one draw for the whole batch."""
-        draw = jax.random.uniform(named_key(self.key, name))
-        return (draw < self.value(probability)).astype(jnp.float32)
+        return (self.uniform(name) < self.value(probability)).astype(jnp.float32)
 
     def keep(self, name: str, drop_rate: Schedule | Array, shape: tuple[int, ...]) -> Array:
         """A mask of ones and zeros, each zero with probability `drop_rate`."""
         rate = drop_rate if isinstance(drop_rate, jax.Array) else self.value(drop_rate)
-        return (jax.random.uniform(named_key(self.key, name), shape) >= rate).astype(jnp.float32)
+        return (self.uniform(name, shape) >= rate).astype(jnp.float32)
+
+
+def draw(
+    key: Key[Array, ""], kind: str, names: Sequence[str], before: int, after: tuple[int, ...]
+) -> dict[str, Array]:
+    """Uniform numbers of one shape for many names in one draw.
+
+    Args:
+        key: of all of them.
+        kind: names the draw.
+        names: what the numbers are for.
+        before: size of the axis before them, one entry per layer.
+        after: the shape of each.
+    """
+    numbers = jax.random.uniform(named_key(key, kind), (before, len(names), *after))
+    return {name: numbers[:, i] for i, name in enumerate(names)}
 
 
 @dataclasses.dataclass(frozen=True)

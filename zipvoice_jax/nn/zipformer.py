@@ -33,7 +33,7 @@ from zipvoice_jax.nn.layers import (
     Mask,
     linear,
 )
-from zipvoice_jax.nn.training import Balancer, StepContext, Whiten
+from zipvoice_jax.nn.training import Balancer, StepContext, Whiten, draw
 
 WARMUP_STEPS = 4000.0
 _SKIP = PiecewiseLinear(((0.0, 0.2), (4000.0, 0.05), (16000.0, 0.0)))
@@ -41,6 +41,20 @@ _FF_SKIP = PiecewiseLinear(((0.0, 0.1), (4000.0, 0.01), (50000.0, 0.0)))
 _CONST_ATTENTION = PiecewiseLinear(((0.0, 0.25), (4000.0, 0.025)))
 _TIGHT = {"min_positive": 0.45, "max_positive": 0.55}
 _LOOSE = {"min_positive": 0.3, "max_positive": 0.7}
+
+# The random choices of a layer, by their paths: one number each for the whole batch,
+_CHANCES = (
+    *(f"self_attn_weights/{name}" for name in ("balance_keys", "whiten_keys")),
+    *(f"self_attn_weights/{name}" for name in ("pos_emb_skip", "penalize")),
+    *(f"feed_forward{i}/{name}" for i in (1, 2, 3) for name in ("hidden_balancer", "out_whiten")),
+    *(f"conv_module{i}/{name}" for i in (1, 2) for name in ("balancer1", "balancer2", "whiten")),
+    *(f"nonlin_attention/{name}" for name in ("balancer", "whiten1", "whiten2")),
+    *("const_attention", "self_attn1/whiten", "self_attn2/whiten", "norm/log_scale"),
+    *("bypass_mid/bypass_scale", "bypass/bypass_scale"),
+    *("balancer_na", "balancer_ff2", "balancer_ff3", "balancer1", "balancer2", "whiten"),
+)
+# or one per item.
+_ROWS = ("attention_skip", "conv_skip1", "conv_skip2", "ff2_skip", "ff3_skip", "bypass/skip")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +98,11 @@ class LayerSkip:
         return self.initial_rate + (self.final_rate - self.initial_rate) * share
 
 
+def feedforward_dims(dim: int) -> tuple[int, int, int]:
+    """Hidden channels of a layer's three feed-forward modules."""
+    return dim * 3 // 4, dim, dim * 5 // 4
+
+
 class Layer(nn.Module):
     """One Zipformer layer (Zipformer2EncoderLayer), as the body of a scan over layers."""
 
@@ -96,6 +115,7 @@ class Layer(nn.Module):
         self,
         x: Frames,
         index: Int[Array, ""],
+        draws: dict[str, Array] | None,
         positions: Float[Array, "heads pos_head_dim offsets"] | None,
         encoding: Float[Array, "offsets pos_dim"] | None,
         time_emb: Float[Array, "#batch 1 channels"] | None,
@@ -105,7 +125,7 @@ class Layer(nn.Module):
         """The layer's output and, as a scan wants it, nothing per layer."""
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         if ctx is not None:
-            ctx = ctx.at(index)
+            ctx = ctx.replace(draws=draws)  # type: ignore[attr-defined]
 
         def part(name: str) -> StepContext | None:
             return None if ctx is None else ctx.at(name)
@@ -127,10 +147,8 @@ class Layer(nn.Module):
         )(x, encoding, positions, mask, part("self_attn_weights"))
         if time_emb is not None:
             x = x + time_emb
-        hidden = c.feedforward_dim
-        x = x + FeedForward(hidden * 3 // 4, dtype, name="feed_forward1")(
-            x, mask, part("feed_forward1")
-        )
+        hidden = feedforward_dims(c.feedforward_dim)
+        x = x + FeedForward(hidden[0], dtype, name="feed_forward1")(x, mask, part("feed_forward1"))
 
         first_head = weights[:1]
         if ctx is not None:
@@ -151,7 +169,7 @@ class Layer(nn.Module):
             x = x + time_emb
         convolve = Convolution(self.kernel_size, dtype, name="conv_module1")
         x = x + drop("conv_skip1", convolve(x, mask, part("conv_module1")), _SKIP)
-        ff2 = FeedForward(hidden, dtype, name="feed_forward2")(x, mask, part("feed_forward2"))
+        ff2 = FeedForward(hidden[1], dtype, name="feed_forward2")(x, mask, part("feed_forward2"))
         ff2 = Balancer(
             **_LOOSE,
             min_abs=PiecewiseLinear(((0.0, 0.0), (4000.0, 0.1))),
@@ -167,9 +185,7 @@ class Layer(nn.Module):
             x = x + time_emb
         convolve = Convolution(self.kernel_size, dtype, name="conv_module2")
         x = x + drop("conv_skip2", convolve(x, mask, part("conv_module2")), _SKIP)
-        ff3 = FeedForward(hidden * 5 // 4, dtype, name="feed_forward3")(
-            x, mask, part("feed_forward3")
-        )
+        ff3 = FeedForward(hidden[2], dtype, name="feed_forward3")(x, mask, part("feed_forward3"))
         ff3 = Balancer(
             **_LOOSE,
             min_abs=PiecewiseLinear(((0.0, 0.0), (4000.0, 0.2))),
@@ -180,7 +196,7 @@ class Layer(nn.Module):
 
         x = Balancer(**_TIGHT, min_abs=0.2, max_abs=4.0)(x, ctx, "balancer1", mask)
         x = BiasNorm(name="norm")(x, part("norm"))
-        skip_rate = 0.0 if ctx is None else self.skip(ctx.step, index)
+        skip_rate = None if ctx is None else self.skip(ctx.step, index)
         x = Bypass(name="bypass")(original, x, part("bypass"), skip_rate)
         x = Balancer(**_TIGHT, min_abs=0.1, max_abs=4.0)(x, ctx, "balancer2", mask)
         return Whiten(4.0, ratio=3.0)(x, ctx, "whiten", mask), None
@@ -271,17 +287,27 @@ class Stack(nn.Module):
             body,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
+            in_axes=(0, 0, 0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
             length=num_layers,
             unroll=num_layers if c.unroll_layers else 1,
         )(c, c.kernel_size[i], skip, name="layers")
-        x, _ = layers(x, jnp.arange(num_layers), positions, encoding, time_emb, mask, ctx)
+        draws = None if ctx is None else self._draws(ctx, num_layers, x.shape[0])
+        x, _ = layers(x, jnp.arange(num_layers), draws, positions, encoding, time_emb, mask, ctx)
 
         if factor > 1:
             x = upsample(x, factor, full_frames)
             part = None if ctx is None else ctx.at("out_combiner")
             x = Bypass(name="out_combiner")(original, x, part)
         return x
+
+    def _draws(self, ctx: StepContext, num_layers: int, batch: int) -> dict[str, Array]:
+        """The random numbers of all layers, with a leading axis over them."""
+        draws = draw(ctx.key, "chances", _CHANCES, num_layers, ())
+        draws |= draw(ctx.key, "rows", _ROWS, num_layers, (batch,))
+        for i, width in enumerate(feedforward_dims(self.config.feedforward_dim), start=1):
+            name = f"feed_forward{i}/dropout"
+            draws |= draw(ctx.key, name, (name,), num_layers, (batch, width))
+        return draws
 
 
 class Zipformer(nn.Module):
