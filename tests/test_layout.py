@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("__init__",),
     ("config", "core"),
     ("text", "audio"),
+    ("data",),
     ("nn",),
     ("models",),
     ("checkpoint",),

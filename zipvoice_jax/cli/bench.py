@@ -6,6 +6,7 @@ from pathlib import Path
 
 from zipvoice_jax.cli.options import add_model, add_sampling, sampling_values
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.text.tokenizer import TOKENIZERS
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -34,6 +35,36 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     generate.add_argument("--repeats", type=int, default=3, help="the best counts (default: 3)")
     generate.add_argument("--json", type=Path, metavar="FILE", help="write the rows here too")
     generate.set_defaults(run=run)
+    _add_data(kinds)
+
+
+def _add_data(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    data = kinds.add_parser(
+        "data",
+        help="loading of a prepared dataset",
+        description="Audio seconds per second of one core with and without features, by worker "
+        "processes, and the cores that the host of a TPU v5e-8 needs.",
+    )
+    add = data.add_argument
+    add("--data", nargs="+", required=True, metavar="DIR", help="prepared datasets")
+    add("--split", default="train", help="of the datasets (default: train)")
+    add("--tokens", required=True, metavar="FILE", help="token table of the model")
+    add("--tokenizer", choices=TOKENIZERS, help="of records without stored tokens")
+    add("--channels", choices=("mono", "stereo", "alternate"), default="mono")
+    add("--batch-seconds", type=float, default=120.0, help="in a batch (default: 120)")
+    add("--min-seconds", type=float, default=1.0, help="of an utterance (default: 1)")
+    add("--max-seconds", type=float, default=30.0, help="of an utterance (default: 30)")
+    add("--audio", type=float, default=600.0, help="seconds of audio to time (default: 600)")
+    add("--workers", type=int, nargs="*", default=[0, 2], help="processes (default: 0 2)")
+    add(
+        "--consumption",
+        type=float,
+        metavar="RATE",
+        help="audio seconds per second that a v5e-8 trains on (default: 10000, an assumption: "
+        "30 %% of its bfloat16 peak, base model)",
+    )
+    add("--json", type=Path, metavar="FILE", help="write the rows here too")
+    data.set_defaults(run=run_data)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,11 +98,58 @@ def run(args: argparse.Namespace) -> int:
     ):
         rows.append(row)
         print(table([row], header=len(rows) == 1), flush=True)
-    if args.json is not None:
-        text = json.dumps({"machine": about, "rows": rows}, indent=2) + "\n"
-        try:
-            args.json.write_text(text, encoding="utf-8")
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(f"{args.json} cannot be written ({reason}).") from None
+    _write_json(args.json, {"machine": about, "rows": rows})
     return 0
+
+
+def run_data(args: argparse.Namespace) -> int:
+    """Runs `zipvoice-jax bench data`.
+
+    Raises:
+        UserError: a dataset, the token table or a number cannot be used, or --json not be written.
+    """
+    from zipvoice_jax.bench.data import V5E8_AUDIO_SECONDS, bench_data, cores_needed, table_of
+    from zipvoice_jax.bench.generate import machine
+    from zipvoice_jax.config import FeatureConfig
+    from zipvoice_jax.data.config import DataConfig, SourceConfig
+    from zipvoice_jax.text.tokens import TokenTable
+
+    consumption = V5E8_AUDIO_SECONDS if args.consumption is None else args.consumption
+    if not 0.0 < consumption < float("inf"):
+        raise UserError(f"--consumption is {consumption}; give audio seconds per second above 0.")
+    config = DataConfig(
+        sources=tuple(SourceConfig(path, args.split) for path in args.data),
+        batch_seconds=args.batch_seconds,
+        min_seconds=args.min_seconds,
+        max_seconds=args.max_seconds,
+        channels=args.channels,
+        tokenizer=args.tokenizer,
+    )
+    about = machine()
+    print(about)
+    rows = []
+    for row in bench_data(
+        config,
+        TokenTable.load(args.tokens),
+        FeatureConfig(),
+        audio_seconds=args.audio,
+        workers=args.workers,
+    ):
+        rows.append(row)
+        print(table_of([row], header=len(rows) == 1), flush=True)
+    cores = cores_needed(rows, consumption)
+    told = ", ".join(f"{count} cores {name}" for name, count in cores.items())
+    print(f"a v5e-8 that trains on {consumption:g} audio seconds per second needs {told}")
+    report = {"machine": about, "rows": rows, "consumption": consumption, "cores": cores}
+    _write_json(args.json, report)
+    return 0
+
+
+def _write_json(path: Path | None, content: object) -> None:
+    if path is None:
+        return
+    try:
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be written ({reason}).") from None

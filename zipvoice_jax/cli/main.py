@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from zipvoice_jax import __version__
 from zipvoice_jax.core.errors import UserError
 
-COMMANDS = ("generate", "convert", "init", "bench", "demo")
+COMMANDS = ("generate", "convert", "init", "bench", "demo", "prepare", "train")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,0 +1,193 @@
+"""What an utterance must be to be trained on; a reason for each that is not."""
+
+import dataclasses
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.text.tokenizer import check_speaker_tags
+from zipvoice_jax.text.tokens import SPEAKER_A, SPEAKER_B, quote
+
+Reason = Literal[
+    "bad entry",
+    "duplicate id",
+    "unreadable",
+    "empty text",
+    "broken turn tags",
+    "too short",
+    "too long",
+    "out of proportion",
+    "repeated words",
+    "unknown tokens",
+]
+REASONS: tuple[str, ...] = get_args(Reason)
+
+_TAG = re.compile(r"\[[^\]]*\]|[\[\]]")
+_PINYIN = re.compile(r"<[a-z]+[0-9]>")
+# Blocks whose characters count as a word each (official preprocess_emilia.py).
+_WORD_BLOCKS = (
+    (0x1100, 0x11FF),
+    (0x2E80, 0xA4CF),
+    (0xA840, 0xD7AF),
+    (0xF900, 0xFAFF),
+    (0xFE30, 0xFE4F),
+    (0xFF65, 0xFFDC),
+    (0x20000, 0x2FFFF),
+)
+_REPEATS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Reject:
+    """An item that is left out, and why.
+
+    Attributes:
+        reason: one of `REASONS`.
+        id: the item's, or the place in the manifest where even that is missing.
+        detail: what exactly is wrong, in one line.
+    """
+
+    reason: Reason
+    id: str
+    detail: str
+
+
+class Rejected(Exception):  # noqa: N818 - not an error: one item less
+    """Ends the work on an item; `reason` and the message tell why."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason: Reason = reason
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Bounds on an utterance.
+
+    Attributes:
+        min_seconds: shortest, as in the official training (--min-len).
+        max_seconds: longest; the official training takes up to 30 s (stereo 60 s) of what it
+            is given.
+        min_words_per_minute: slowest, as in the official preprocess_emilia.py.
+        max_words_per_minute: fastest, likewise.
+
+    Raises:
+        UserError: bounds that nothing can lie between.
+    """
+
+    min_seconds: float = 1.0
+    max_seconds: float = 60.0
+    min_words_per_minute: float = 20.0
+    max_words_per_minute: float = 600.0
+
+    def __post_init__(self) -> None:
+        for low, high in (
+            ("min_seconds", "max_seconds"),
+            ("min_words_per_minute", "max_words_per_minute"),
+        ):
+            if not 0 <= getattr(self, low) < getattr(self, high):
+                raise UserError(
+                    f"{low} is {getattr(self, low)} and {high} {getattr(self, high)}; "
+                    "give two numbers, the first the smaller one."
+                )
+
+
+def normalize_text(text: str) -> str:
+    """The official clean-up: "_" (the padding token) is a blank, blanks are one blank."""
+    return " ".join(text.replace("_", " ").split())
+
+
+def count_turns(text: str) -> int:
+    """Number of speaker turns; a text without tags is one."""
+    return max(1, text.count(SPEAKER_A) + text.count(SPEAKER_B))
+
+
+def check_text(text: str, *, dialogue: bool) -> None:
+    """Checks a normalised text by itself.
+
+    Args:
+        text: as `normalize_text` gives it.
+        dialogue: the text must consist of turns that begin with [S1] or [S2].
+
+    Raises:
+        Rejected: empty text or broken turn tags.
+    """
+    if not any(c.isalnum() for c in _TAG.sub("", text)):
+        raise Rejected("empty text", f"{quote(text)} has no words")
+    if not dialogue:
+        return
+    try:
+        check_speaker_tags(text)
+    except UserError as error:
+        raise Rejected("broken turn tags", str(error)) from None
+    for tag in _TAG.findall(text):
+        if tag not in (SPEAKER_A, SPEAKER_B):
+            raise Rejected("broken turn tags", f"{quote(text)} has {tag}")
+    before, *turns = re.split(r"\[S[12]\]", text)
+    if before.strip() or not turns:
+        raise Rejected("broken turn tags", f"{quote(text)} does not begin with [S1] or [S2]")
+    if not all(any(c.isalnum() for c in turn) for turn in turns):
+        raise Rejected("broken turn tags", f"{quote(text)} has a turn without words")
+
+
+def check_seconds(seconds: float, limits: Limits) -> None:
+    """Checks a duration.
+
+    Raises:
+        Rejected: too short or too long.
+    """
+    if seconds < limits.min_seconds:
+        raise Rejected("too short", f"{seconds:.2f} s, and at least {limits.min_seconds:g} s count")
+    if seconds > limits.max_seconds:
+        raise Rejected("too long", f"{seconds:.2f} s, and at most {limits.max_seconds:g} s count")
+
+
+def check_proportion(text: str, seconds: float, limits: Limits) -> None:
+    """Checks the words of a text against the length of its audio (preprocess_emilia.py).
+
+    Letters of any script count here, where the official code knows Latin and Chinese ones.
+
+    Args:
+        text: normalised; tags do not count.
+        seconds: of its audio.
+        limits: words per minute.
+
+    Raises:
+        Rejected: too many or too few words, or one of them ten times in a row.
+    """
+    words = _words(text)
+    for i in range(len(words) - _REPEATS):
+        if words[i : i + _REPEATS].count(words[i]) == _REPEATS:
+            raise Rejected("repeated words", f"{words[i]!r} comes {_REPEATS} times in a row")
+    rate = len(words) / seconds * 60
+    if not limits.min_words_per_minute <= rate <= limits.max_words_per_minute:
+        raise Rejected(
+            "out of proportion",
+            f"{len(words)} word(s) in {seconds:.2f} s are {rate:.0f} a minute, and "
+            f"{limits.min_words_per_minute:g} to {limits.max_words_per_minute:g} count",
+        )
+
+
+def check_tokens(unknown: Sequence[str], dropped: Sequence[str]) -> None:
+    """Checks what a tokenizer could not use of a text.
+
+    Raises:
+        Rejected: there is any.
+    """
+    lost = [*unknown, *(part.strip() for part in dropped if any(c.isalnum() for c in part))]
+    if lost:
+        raise Rejected("unknown tokens", ", ".join(quote(part, 30) for part in lost[:5]))
+
+
+def _words(text: str) -> list[str]:
+    """Words, where each character of a script without blanks is one."""
+    text = unicodedata.normalize("NFC", _PINYIN.sub(" \u4e00 ", _TAG.sub(" ", text)))
+    spaced: list[str] = []
+    for char in text:
+        if any(low <= ord(char) <= high for low, high in _WORD_BLOCKS):
+            spaced += [" ", char, " "] if char.isalpha() else []
+        elif char.isalpha() or char == " ":
+            spaced.append(char)
+    return "".join(spaced).split()

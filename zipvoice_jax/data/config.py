@@ -1,0 +1,154 @@
+"""What to train on and in which batches: sources, lengths, channels, workers."""
+
+import dataclasses
+import math
+from typing import Literal, get_args
+
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.text.tokenizer import TOKENIZERS, TokenizerName
+
+Channels = Literal["mono", "stereo", "alternate"]
+
+
+def _require(ok: bool, sentence: str) -> None:
+    if not ok:
+        raise UserError(sentence)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceConfig:
+    """One split of a prepared dataset, and how much of it to take.
+
+    Attributes:
+        path: dataset directory, as `zipvoice-jax prepare` writes it.
+        split: of the dataset.
+        repeats: times that each record comes in an epoch; may be a fraction.
+        weight: wanted share of the audio in the batches, relative to the other sources'
+            weights; it sets `repeats`.
+        languages: keeps records of these languages only; None keeps all.
+
+    Raises:
+        UserError: a value that cannot work, with what to do about it.
+    """
+
+    path: str
+    split: str = "train"
+    repeats: float = 1.0
+    weight: float | None = None
+    languages: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        _require(bool(self.path), "a source has an empty path; give a dataset directory.")
+        for name, value in (("repeats", self.repeats), ("weight", self.weight)):
+            _require(
+                value is None or (_is_number(value) and value > 0),
+                f"{name} of the source {self.path} is {value!r}; give a number above 0.",
+            )
+        _require(
+            self.weight is None or self.repeats == 1.0,
+            f"the source {self.path} has both repeats and weight; give one of them.",
+        )
+        _require(
+            self.languages is None
+            or (isinstance(self.languages, tuple) and all(self.languages) and self.languages != ()),
+            f"languages of the source {self.path} is {self.languages!r}; give a tuple such as "
+            "('en',), or None for all.",
+        )
+
+    @property
+    def name(self) -> str:
+        """How to call the source in messages."""
+        return f"{self.path} ({self.split})"
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Batches of one stage of training, or of its validation.
+
+    Attributes:
+        sources: prepared datasets, mixed.
+        batch_seconds: audio in a global batch, padding included, in seconds.
+        buckets: length classes, each with a static shape.
+        min_seconds: shorter utterances are left out.
+        max_seconds: longer utterances are left out; none is cropped, since its text would no
+            longer match.
+        channels: "mono" mixes two channels down; "stereo" takes records of two channels only,
+            their features side by side; "alternate" takes the same records mixed down in even
+            steps and with two channels in odd ones, as train_zipvoice_dialog_stereo.py does.
+        tokenizer: for records without stored tokens; None: all must have them.
+        lang: of the tokenizer "espeak".
+        tokens_per_second: room in a batch for the tokens of records without stored tokens; one
+            with more is left out.
+        workers: processes that decode; 0 decodes in threads of this process.
+        threads: of each process.
+        prefetch: batches that each process reads ahead.
+        max_corrupt: distinct records that may turn out to be unusable before the run stops; never
+            more than half of all.
+
+    Raises:
+        UserError: a value that cannot work, with what to do about it.
+    """
+
+    sources: tuple[SourceConfig, ...]
+    batch_seconds: float
+    buckets: int = 10
+    min_seconds: float = 1.0
+    max_seconds: float = 30.0
+    channels: Channels = "mono"
+    tokenizer: TokenizerName | None = None
+    lang: str = "en-us"
+    tokens_per_second: float = 25.0
+    workers: int = 0
+    threads: int = 1
+    prefetch: int = 2
+    max_corrupt: int = 100
+
+    def __post_init__(self) -> None:
+        _require(
+            isinstance(self.sources, tuple)
+            and len(self.sources) > 0
+            and all(isinstance(source, SourceConfig) for source in self.sources),
+            "sources is not a tuple of SourceConfig; give one or more datasets.",
+        )
+        weighted = sum(source.weight is not None for source in self.sources)
+        _require(
+            weighted in (0, len(self.sources)),
+            f"{weighted} of {len(self.sources)} sources have a weight; give all of them one, or "
+            "none.",
+        )
+        for name in ("batch_seconds", "min_seconds", "max_seconds", "tokens_per_second"):
+            value = getattr(self, name)
+            _require(
+                _is_number(value) and value > 0,
+                f"{name} is {value!r}; give a number above 0.",
+            )
+        _require(
+            self.min_seconds <= self.max_seconds,
+            f"min_seconds {self.min_seconds:g} is above max_seconds {self.max_seconds:g}; "
+            "exchange them.",
+        )
+        for name, low, high in (
+            ("buckets", 1, 64),
+            ("workers", 0, 512),
+            ("threads", 0, 256),
+            ("prefetch", 1, 1024),
+            ("max_corrupt", 0, 10**9),
+        ):
+            value = getattr(self, name)
+            _require(
+                isinstance(value, int) and not isinstance(value, bool) and low <= value <= high,
+                f"{name} is {value!r}; give a whole number from {low} to {high}.",
+            )
+        _require(
+            self.channels in get_args(Channels),
+            f"channels is {self.channels!r}; choose one of {', '.join(get_args(Channels))}.",
+        )
+        _require(
+            self.tokenizer is None or self.tokenizer in TOKENIZERS,
+            f"tokenizer is {self.tokenizer!r}; choose one of {', '.join(TOKENIZERS)}, or None for "
+            "stored tokens.",
+        )

@@ -1,0 +1,101 @@
+"""Prepares a corpus: any of the known formats to a directory of random-access records."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.data.builder import SpeechBuilder
+from zipvoice_jax.data.prepare_config import PrepareConfig
+from zipvoice_jax.data.prepare_run import Beam, pipeline_options
+
+_STAGING = ".partial"
+_INFO = "dataset_info.json"
+
+
+def prepare(
+    config: PrepareConfig,
+    to: str | Path,
+    *,
+    workers: int = 0,
+    beam: Beam | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Prepares a corpus; goes on where a run of the same was killed.
+
+    The bytes of shards and index depend on the config and the corpus alone.
+
+    Args:
+        config: what to prepare.
+        to: directory of the dataset.
+        workers: processes; 0: one per core.
+        beam: run on Apache Beam instead of this machine's processes.
+        overwrite: replace a dataset that is there already, and drop the unfinished work of
+            other options.
+
+    Returns:
+        the report, as in report.json.
+
+    Raises:
+        UserError: the corpus cannot be read or has nothing to prepare, or the directory holds
+            something else or cannot be written to.
+    """
+    to = Path(to)
+    if workers < 0:
+        raise UserError(f"workers is {workers}; give 1 or more, or 0 for one per core.")
+    config.tokenizer.tokenizer  # noqa: B018 - what is wrong with it shows before the work
+    staging = to / _STAGING
+    try:
+        _check_target(to, overwrite=overwrite)
+        built = staging / config.name / str(SpeechBuilder.VERSION)
+        shutil.rmtree(built, ignore_errors=True)
+        staging.mkdir(parents=True, exist_ok=True)
+        builder = SpeechBuilder(
+            config_of_run=config, workers=workers, discard_other=overwrite, data_dir=staging
+        )
+        builder.download_and_prepare(download_config=_download_config(beam, workers))
+        _publish(built, to)
+        shutil.rmtree(staging)
+    except OSError as error:
+        raise UserError(
+            f"{to} cannot be written ({error.strerror or error}); choose a writable place with "
+            "free space."
+        ) from None
+    return json.loads((to / "report.json").read_text(encoding="utf-8"))
+
+
+def _check_target(to: Path, *, overwrite: bool) -> None:
+    if to.exists() and not to.is_dir():
+        raise UserError(f"{to} is a file; give a directory for the dataset.")
+    if (to / _INFO).exists():
+        if not overwrite:
+            raise UserError(
+                f"{to} holds a dataset already; give another directory, or --overwrite."
+            )
+        return
+    others = sorted(path.name for path in to.iterdir()) if to.exists() else []
+    if others and _STAGING not in others:
+        raise UserError(f"{to} holds {others[0]} and no dataset; give an empty or new directory.")
+
+
+def _download_config(beam: Beam | None, workers: int) -> tfds.download.DownloadConfig:
+    if beam is None:
+        return tfds.download.DownloadConfig(try_download_gcs=False)
+    runner, options = pipeline_options(beam, workers or os.cpu_count() or 1)
+    return tfds.download.DownloadConfig(
+        try_download_gcs=False, beam_runner=runner, beam_options=options
+    )
+
+
+def _publish(built: Path, to: Path) -> None:
+    """Moves a finished dataset to its place; its description comes last."""
+    (to / _INFO).unlink(missing_ok=True)
+    for pattern in ("*.array_record-*-of-*", "index-*.npz", "features.json", "report.json"):
+        for old in to.glob(pattern):
+            old.unlink()
+    for path in sorted(built.iterdir(), key=lambda path: path.name == _INFO):
+        os.replace(path, to / path.name)

@@ -1,0 +1,94 @@
+"""How a corpus is prepared: what determines the dataset, and the tokenizer of its texts."""
+
+import dataclasses
+import functools
+import re
+from pathlib import Path
+
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.data.checks import Limits
+from zipvoice_jax.data.sources import SPLIT_RULES, Source, SplitRule
+from zipvoice_jax.text.tokenizer import Tokenizer, make_tokenizer
+from zipvoice_jax.text.tokens import TokenTable
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenizerSettings:
+    """A tokenizer by name, to be made in every process.
+
+    Attributes:
+        name: as the official code calls it.
+        table: the vocabulary; None stores tokens without asking whether a table knows them.
+        lang: eSpeak language, for "espeak".
+        token_type: for "libritts".
+        bpe_model: SentencePiece model, for the libritts type "bpe".
+    """
+
+    name: str = "dialog"
+    table: TokenTable | None = None
+    lang: str = "en-us"
+    token_type: str | None = None
+    bpe_model: Path | None = None
+
+    @property
+    def is_dialogue(self) -> bool:
+        """Whether texts must consist of turns."""
+        return self.name == "dialog"
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer.
+
+        Raises:
+            UserError: unknown name, language or type, or a table that does not fit.
+        """
+        return make_tokenizer(
+            self.name,
+            self.table,
+            lang=self.lang,
+            token_type=self.token_type,
+            bpe_model=self.bpe_model,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """All that determines a dataset's bytes; the number of workers does not.
+
+    Attributes:
+        name: of the dataset: small letters, digits and underscores.
+        source: the corpus.
+        dev_source: another one, all of which is the split "dev"; `split` is then not asked.
+        tokenizer: of the tokens that are stored.
+        limits: of durations and speaking rate.
+        split: "official", or "hash" for a fixed share of all ids.
+        dev_share: of "hash".
+        examples: named per reason in the report.
+
+    Raises:
+        UserError: a value that cannot be.
+    """
+
+    name: str
+    source: Source
+    dev_source: Source | None = None
+    tokenizer: TokenizerSettings = dataclasses.field(default_factory=TokenizerSettings)
+    limits: Limits = dataclasses.field(default_factory=Limits)
+    split: SplitRule = "hash"
+    dev_share: float = 0.01
+    examples: int = 5
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
+            raise UserError(
+                f"the dataset's name is {self.name!r}; use small letters, digits and _, a letter "
+                "first."
+            )
+        if self.split not in SPLIT_RULES:
+            raise UserError(
+                f"the split rule is {self.split!r}; choose one of {', '.join(SPLIT_RULES)}."
+            )
+        if not 0 <= self.dev_share < 1:
+            raise UserError(f"dev_share is {self.dev_share}; give a share from 0 to below 1.")
+        if self.examples < 0:
+            raise UserError(f"examples is {self.examples}; give 0 or more.")

@@ -1,0 +1,179 @@
+"""The plan of a preparation: which items become which shard, kept on disk.
+
+Planning reads manifests and headers only. What it decides is written as one file of items per
+shard and a `plan.json` that says what it was made from, so that a run can go on after a crash.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.data.checks import Reject
+from zipvoice_jax.data.prepare_config import PrepareConfig
+from zipvoice_jax.data.sources import Item, Source, hashed_split, official_dev
+
+_FORMAT = 1  # of the files of a plan; another number makes old plans unusable
+_PLAN = "plan.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is to be done.
+
+    Attributes:
+        folder: where the plan's files are.
+        sizes: of each split the number of items in each shard.
+        rejects: items that are left out without looking at their audio.
+    """
+
+    folder: Path
+    sizes: dict[str, list[int]]
+    rejects: list[Reject]
+
+    def unit(self, split: str, number: int) -> Path:
+        """The file of a shard's items."""
+        return self.folder / f"{split}-{number:05d}.jsonl"
+
+
+def make_plan(config: PrepareConfig, folder: Path, *, discard_other: bool = False) -> Plan:
+    """Makes the plan, or reads the one that an earlier run of the same made.
+
+    Args:
+        config: of the preparation.
+        folder: for the plan's files and whatever belongs to the run.
+        discard_other: delete the work of another run instead of raising.
+
+    Raises:
+        UserError: the corpus cannot be read or has no items, or the folder holds the work of
+            another run.
+    """
+    fingerprint = _fingerprint(config)
+    found = _read_plan(folder)
+    if found is not None and found["fingerprint"] == fingerprint:
+        return Plan(folder, found["sizes"], [Reject(*one) for one in found["rejects"]])
+    if found is not None and not discard_other:
+        raise UserError(
+            f"{folder} holds the unfinished work of a run with other options or another state "
+            "of the corpus; give the same ones, or start anew with --overwrite."
+        )
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    plan = _write_units(config, folder)
+    if not plan.sizes:
+        first = f" (the first reason: {plan.rejects[0].detail})" if plan.rejects else ""
+        raise UserError(f"{config.source.path} has no items to prepare{first}.")
+    content = {
+        "fingerprint": fingerprint,
+        "sizes": plan.sizes,
+        "rejects": [dataclasses.astuple(one) for one in plan.rejects],
+    }
+    write_atomically(folder / _PLAN, json.dumps(content))
+    return plan
+
+
+def read_items(path: Path) -> list[Item]:
+    """The items of a shard, from the plan's file."""
+    rows = map(json.loads, path.read_text(encoding="utf-8").rstrip("\n").split("\n"))
+    return [Item(*row[:-2], channels=tuple(row[-2]), split=row[-1]) for row in rows]
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file that appears whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _read_plan(folder: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((folder / _PLAN).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _write_units(config: PrepareConfig, folder: Path) -> Plan:
+    """Sorts the items into splits and writes each shard's list.
+
+    A unit of the corpus becomes a shard of "train". Items of the other splits are few, so
+    they are collected over units.
+    """
+    plan = Plan(folder, {}, [])
+    waiting: dict[str, list[Item]] = collections.defaultdict(list)
+    seen: set[bytes] = set()
+
+    def close(split: str) -> None:
+        items = waiting.pop(split, [])
+        if items:
+            sizes = plan.sizes.setdefault(split, [])
+            lines = [json.dumps(dataclasses.astuple(item), ensure_ascii=False) for item in items]
+            plan.unit(split, len(sizes)).write_text("\n".join(lines) + "\n", encoding="utf-8")
+            sizes.append(len(items))
+
+    bar = tqdm(desc="plan", unit="item", file=sys.stderr, mininterval=0.5, dynamic_ncols=True)
+    for source, split_of in _sources(config):
+        for unit in source.units():
+            bar.update(len(unit))
+            for item in unit:
+                fault = item if isinstance(item, Reject) else _fault(item, seen)
+                if fault is not None:
+                    plan.rejects.append(fault)
+                elif isinstance(item, Item):
+                    waiting[split_of(item)].append(item)
+            close("train")
+            for split in [one for one in waiting if len(waiting[one]) >= source.unit_size]:
+                close(split)
+    bar.close()
+    for split in sorted(waiting):
+        close(split)
+    return plan
+
+
+def _sources(config: PrepareConfig) -> Iterator[tuple[Source, Callable[[Item], str]]]:
+    """The corpora to read, each with its rule for splits."""
+    if config.dev_source is not None:
+        yield config.source, lambda _: "train"
+        yield config.dev_source, lambda _: "dev"
+    elif config.split == "hash":
+        yield config.source, lambda item: hashed_split(item.id, config.dev_share)
+    else:
+        dev = official_dev(config.source)
+        yield (
+            config.source,
+            lambda item: (
+                item.split or ("dev" if (item.language, item.recording) in dev else "train")
+            ),
+        )
+
+
+def _fault(item: Item, seen: set[bytes]) -> Reject | None:
+    """What is wrong with an item by its names alone; remembers its id."""
+    try:
+        key = hashlib.blake2b(item.id.encode(), digest_size=8).digest()
+        item.path.encode()
+        item.text.encode()
+    except UnicodeEncodeError:
+        name = item.id.encode(errors="backslashreplace").decode()
+        return Reject("bad entry", name, "holds characters that are no Unicode text")
+    if key in seen:
+        return Reject("duplicate id", item.id, f"comes again with {item.path}")
+    seen.add(key)
+    return None
+
+
+def _fingerprint(config: PrepareConfig) -> str:
+    """A hash of the options, and of the names, sizes and times of the corpus's files."""
+    sources = [config.source, *([config.dev_source] if config.dev_source else [])]
+    stats = [(path, path.stat()) for source in sources for path in source.inputs()]
+    files = [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+    description = json.dumps([_FORMAT, dataclasses.asdict(config), files], default=str)
+    return hashlib.sha256(description.encode("utf-8", "backslashreplace")).hexdigest()

@@ -1,0 +1,361 @@
+"""Stored utterances: their records, the index of a split, opening, reading and writing them.
+
+A dataset is a TFDS data directory without anything special to us: `dataset_info.json`,
+`features.json` and shards `NAME-SPLIT.array_record-0000i-of-0000n`, with `index-SPLIT.npz` (what
+batching needs to know of every record) and `report.json` beside them.
+"""
+
+import dataclasses
+import io
+import itertools
+import json
+import os
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import soundfile
+import tensorflow_datasets as tfds
+from array_record.python import (
+    array_record_data_source,
+    array_record_module,  # pyright: ignore[reportAttributeAccessIssue] - an extension
+)
+from etils import epath
+from jaxtyping import Float, Float64, Int8, Int32
+
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.data.utterance import Utterance, features, make_record, parse_record
+
+VERSION = "1.0.0"  # of the layout
+_NO_TOKENS = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """What batching needs to know of every record of a split, in the order of the records.
+
+    Attributes:
+        ids: names.
+        seconds: durations, equal to those in the records.
+        tokens: numbers of tokens; -1 where they are not stored.
+        channels: 1 or 2.
+        languages: languages.
+    """
+
+    ids: np.ndarray
+    seconds: Float64[np.ndarray, " records"]
+    tokens: Int32[np.ndarray, " records"]
+    channels: Int8[np.ndarray, " records"]
+    languages: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @classmethod
+    def of(cls, utterances: Sequence[Utterance]) -> Self:
+        """The index of these utterances."""
+        return cls.join([cls.row(one) for one in utterances])
+
+    @staticmethod
+    def row(utterance: Utterance) -> tuple[str, float, int, int, str]:
+        """An utterance's line of the index."""
+        count = len(utterance.tokens) or _NO_TOKENS
+        seconds = float(np.float32(utterance.duration))  # as the record has it
+        return utterance.id, seconds, count, utterance.channels, utterance.language
+
+    @classmethod
+    def join(cls, rows: Iterable[Sequence[Any]]) -> Self:
+        """An index from lines in the order of its fields."""
+        ids, seconds, tokens, channels, languages = list(zip(*rows, strict=True)) or [()] * 5
+        return cls(
+            ids=np.array(ids, dtype=np.str_),
+            seconds=np.array(seconds, dtype=np.float64),
+            tokens=np.array(tokens, dtype=np.int32),
+            channels=np.array(channels, dtype=np.int8),
+            languages=np.array(languages, dtype=np.str_),
+        )
+
+    def joined(self, others: Sequence["Index"]) -> "Index":
+        """This index with those of the records that follow."""
+        fields = [field.name for field in dataclasses.fields(self)]
+        columns = {
+            name: np.concatenate([getattr(one, name) for one in (self, *others)]) for name in fields
+        }
+        return Index(**columns)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the index as .npz: whole or not at all, equal bytes for equal content."""
+        partial = Path(path).with_name(f".{Path(path).name}.partial")
+        with partial.open("wb") as file:
+            np.savez_compressed(
+                file,
+                ids=self.ids,
+                seconds=self.seconds,
+                tokens=self.tokens,
+                channels=self.channels,
+                languages=self.languages,
+            )
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Reads an index.
+
+        Raises:
+            UserError: the file is missing or is no index.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                index = cls(**{field.name: arrays[field.name] for field in dataclasses.fields(cls)})
+        except FileNotFoundError:
+            raise UserError(f"the index {path} does not exist; prepare the dataset anew.") from None
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            raise UserError(f"{path} is no index of a dataset; prepare the dataset anew.") from None
+        if len({len(getattr(index, field.name)) for field in dataclasses.fields(cls)}) != 1:
+            raise UserError(f"{path} has columns of several lengths; prepare the dataset anew.")
+        return index
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A file of records, in the terms of ArrayRecord's file instructions."""
+
+    filename: str
+    examples_in_shard: int
+    skip: int = 0
+
+    @property
+    def take(self) -> int:
+        """All records are read."""
+        return self.examples_in_shard
+
+
+class RecordSource:
+    """The records of a split by number; picklable, and no file is opened before it is read."""
+
+    def __init__(self, shards: Sequence[Shard], name: str) -> None:
+        """Takes the files in order and a name for error messages."""
+        self._name = name
+        self._length = sum(shard.examples_in_shard for shard in shards)
+        filled: list[Any] = [shard for shard in shards if shard.examples_in_shard]
+        self._records = array_record_data_source.ArrayRecordDataSource(filled) if filled else None
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Utterance:
+        """The utterance at a place from 0 to len - 1.
+
+        Raises:
+            UserError: the record is damaged; names dataset, split and place.
+        """
+        if not 0 <= index < self._length or self._records is None:
+            raise IndexError(f"{self._name} has {self._length} records, and no record {index}")
+        try:
+            return parse_record(self._records[index])
+        except (RuntimeError, UserError):
+            raise UserError(
+                f"record {index} of {self._name} is damaged; prepare the dataset anew, "
+                "or get a complete copy."
+            ) from None
+
+    def __repr__(self) -> str:
+        return f"RecordSource({self._name}, {self._length} records)"
+
+
+def open_split(directory: str | Path, split: str) -> tuple[RecordSource, Index]:
+    """Opens a split of a dataset; reads its index and the sizes of its files, no records.
+
+    Args:
+        directory: with `dataset_info.json`, as `zipvoice-jax prepare` or `tfds build` wrote it.
+        split: such as "train" or "dev".
+
+    Raises:
+        UserError: the directory is no dataset, has no such split, or files of it are missing,
+            cut short or do not belong together.
+    """
+    directory = Path(directory)
+    name, splits = _read_info(directory)
+    if split not in splits:
+        raise UserError(
+            f"the dataset {directory} has no split {split!r}; it has {', '.join(sorted(splits))}."
+        )
+    lengths, size = splits[split]
+    shards = [
+        Shard(str(directory / shard_name(name, split, i, len(lengths))), length)
+        for i, length in enumerate(lengths)
+    ]
+    try:
+        found = sum(os.path.getsize(shard.filename) for shard in shards)
+    except OSError as error:
+        raise UserError(
+            f"the dataset {directory} lacks {Path(str(error.filename)).name}; get a complete copy."
+        ) from None
+    if found != size:
+        raise UserError(
+            f"the files of split {split!r} of {directory} have {found} bytes and should have "
+            f"{size}; get a complete copy."
+        )
+    source = RecordSource(shards, f"{directory} ({split})")
+    index = Index.load(directory / index_name(split))
+    if len(index) != len(source):
+        raise UserError(
+            f"{directory / index_name(split)} has {len(index)} lines for {len(source)} records; "
+            "get the dataset's own index, or prepare the dataset anew."
+        )
+    return source, index
+
+
+def shard_name(name: str, split: str, number: int, count: int) -> str:
+    """Name of a shard's file, as TFDS has it."""
+    return f"{name}-{split}.array_record-{number:05d}-of-{count:05d}"
+
+
+def index_name(split: str) -> str:
+    """Name of the file with a split's index."""
+    return f"index-{split}.npz"
+
+
+def _read_info(directory: Path) -> tuple[str, dict[str, tuple[list[int], int]]]:
+    """The dataset's name, and of each split the records in each shard and the bytes of all."""
+    path = directory / "dataset_info.json"
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+        return info["name"], {
+            one["name"]: ([int(n) for n in one["shardLengths"]], int(one["numBytes"]))
+            for one in info["splits"]
+        }
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"{directory} is no dataset: it has no dataset_info.json; give a directory that "
+            "`zipvoice-jax prepare` wrote."
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{path} cannot be read as the description of a dataset; get a complete copy."
+        ) from None
+
+
+def decode_audio(
+    utterance: Utterance, sampling_rate: int, *, name: str
+) -> Float[np.ndarray, "channels samples"]:
+    """Decodes the stored audio and resamples it (soxr, very high quality) if need be.
+
+    Args:
+        utterance: a record.
+        sampling_rate: of the result, Hz.
+        name: what to call the record in errors, such as its dataset and id.
+
+    Returns:
+        float32 samples, full scale at 1.
+
+    Raises:
+        UserError: the audio cannot be decoded, is empty, holds NaN or infinity, or has another
+            number of channels than the record says.
+    """
+    try:
+        wave, rate = soundfile.read(io.BytesIO(utterance.audio), dtype="float32", always_2d=True)
+    except soundfile.SoundFileError:
+        raise UserError(
+            f"the audio of {name} cannot be decoded; leave the record out or prepare it anew."
+        ) from None
+    if rate != sampling_rate:
+        import soxr
+
+        wave = soxr.resample(wave, rate, sampling_rate, quality="VHQ")
+    if wave.shape[1] != utterance.channels:
+        raise UserError(
+            f"the audio of {name} has {wave.shape[1]} channel(s) where its record says "
+            f"{utterance.channels}; prepare it anew."
+        )
+    if not wave.size or not np.isfinite(wave).all():
+        raise UserError(
+            f"the audio of {name} is empty or not finite; leave the record out or prepare it anew."
+        )
+    return np.ascontiguousarray(wave.T, dtype=np.float32)
+
+
+def write_shard(path: str | Path, utterances: Iterable[Utterance]) -> Index:
+    """Writes the utterances, one after the other, to a new ArrayRecord file; gives their index."""
+    rows = []
+    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+    try:
+        for utterance in utterances:
+            writer.write(make_record(utterance))
+            rows.append(Index.row(utterance))
+    finally:
+        writer.close()
+    return Index.join(rows)
+
+
+def write_dataset(
+    directory: str | Path,
+    name: str,
+    splits: Mapping[str, Sequence[Utterance]],
+    *,
+    shards: int = 1,
+) -> None:
+    """Writes a small dataset from memory, in the same layout as `zipvoice-jax prepare`.
+
+    Args:
+        directory: where to; made if need be.
+        name: of the dataset, in small letters, digits and underscores.
+        splits: utterances of each split, in the order of their records.
+        shards: files per split.
+
+    Raises:
+        UserError: an id is used twice.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    ids = [one.id for utterances in splits.values() for one in utterances]
+    if len(set(ids)) != len(ids):
+        raise UserError(f"the utterances for {directory} share ids; give each its own.")
+    lengths: dict[str, list[int]] = {}
+    report: dict[str, Any] = {"name": name, "splits": {}}
+    for split, utterances in splits.items():
+        bounds = np.linspace(0, len(utterances), shards + 1).round().astype(int)
+        parts = [utterances[a:b] for a, b in itertools.pairwise(bounds)]
+        for i, part in enumerate(parts):
+            write_shard(directory / shard_name(name, split, i, shards), part)
+        lengths[split] = [len(part) for part in parts]
+        index = Index.of(utterances)
+        index.save(directory / index_name(split))
+        hours = round(float(index.seconds.sum()) / 3600, 6)
+        report["splits"][split] = {"utterances": len(index), "hours": hours}
+    write_info(directory, name, lengths)
+    text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+    (directory / "report.json").write_text(text, encoding="utf-8")
+
+
+def write_info(directory: str | Path, name: str, lengths: Mapping[str, Sequence[int]]) -> None:
+    """Writes `dataset_info.json` and `features.json` for the shards in a directory.
+
+    Args:
+        directory: with the shards.
+        name: of the dataset.
+        lengths: of each split the number of records in each shard.
+    """
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=epath.Path(directory), dataset_name=name, filetype_suffix="array_record"
+    )
+    tfds.folder_dataset.write_metadata(
+        data_dir=directory,
+        features=features(),
+        version=VERSION,
+        split_infos=[
+            tfds.core.SplitInfo(
+                name=split,
+                shard_lengths=list(counts),
+                num_bytes=sum(
+                    (Path(directory) / shard_name(name, split, i, len(counts))).stat().st_size
+                    for i in range(len(counts))
+                ),
+                filename_template=template.replace(split=split),
+            )
+            for split, counts in lengths.items()
+        ],
+        check_data=False,
+    )

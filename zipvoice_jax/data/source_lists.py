@@ -1,0 +1,237 @@
+"""Corpora that are lists of files: JSONL as Emilia's, LibriTTS' folders, TSV, Lhotse cuts."""
+
+import gzip
+import itertools
+import json
+import math
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.data.checks import Reject
+from zipvoice_jax.data.sources import Item, Source, Unit, sliced
+
+_AUDIO_KEYS = ("wav", "path", "audio", "audio_path", "audio_filepath")
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Yields where and what, for each line of a text file (or .gz) that is not blank.
+
+    Raises:
+        UserError: the file is missing, damaged or not UTF-8.
+    """
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                if text.strip():
+                    yield f"{path.name}, line {number}", text
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; check the path of the corpus.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text; save it as UTF-8.") from None
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be read ({reason}); get a complete copy.") from None
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | Reject]]:
+    """Yields where and what, for each line of a JSONL file (or .gz)."""
+    for where, line in read_lines(path):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict):
+            yield where, row
+        else:
+            yield where, Reject("bad entry", where, "is no JSON object")
+
+
+def manifest_inputs(source: Source) -> list[Path]:
+    """The one manifest; raises a UserError if it is not there."""
+    if not source.path.is_file():
+        raise UserError(f"{source.path} is no file; give the {source.format} manifest.")
+    return [source.path]
+
+
+def emilia_inputs(source: Source) -> list[Path]:
+    """A JSONL file, or all below a directory; raises a UserError if there is none."""
+    if source.path.is_file():
+        return [source.path]
+    found = sorted([*source.path.rglob("*.jsonl"), *source.path.rglob("*.jsonl.gz")])
+    if not found:
+        raise UserError(f"{source.path} has no .jsonl file; give Emilia's directory or manifest.")
+    return found
+
+
+def emilia_units(source: Source) -> Iterator[Unit]:
+    """Objects with id, text, the audio's path from the manifest's folder, perhaps language.
+
+    Each manifest is cut into units by itself.
+    """
+    for manifest in emilia_inputs(source):
+        yield from sliced(_emilia_items(manifest, source.language), source.unit_size)
+
+
+def _emilia_items(manifest: Path, language: str) -> Iterator[Item | Reject]:
+    for where, row in read_jsonl(manifest):
+        if isinstance(row, Reject):
+            yield row
+            continue
+        audio = next((row[key] for key in _AUDIO_KEYS if isinstance(row.get(key), str)), "")
+        item_id, text = row.get("id"), row.get("text")
+        if not (isinstance(item_id, str) and item_id and isinstance(text, str) and audio):
+            yield Reject("bad entry", where, f"needs id, text and one of {', '.join(_AUDIO_KEYS)}")
+            continue
+        yield Item(
+            id=item_id,
+            text=text,
+            path=str(manifest.parent / audio),
+            language=str(row.get("language") or language),
+            recording=Path(audio).stem,
+        )
+
+
+def libritts_inputs(source: Source) -> list[Path]:
+    """The folders of speakers (their times change with what is in them)."""
+    transcripts = _libritts_transcripts(source)
+    if not transcripts:
+        raise UserError(
+            f"{source.path} has no *.normalized.txt; give LibriTTS' directory, the one with "
+            "train-clean-100 and the like."
+        )
+    return sorted({path.parent for path in transcripts})
+
+
+def libritts_units(source: Source) -> Iterator[Unit]:
+    """SUBSET/SPEAKER/CHAPTER/ID.wav with ID.normalized.txt; the subset's name says the split."""
+    return sliced(_libritts_items(source), source.unit_size)
+
+
+def _libritts_transcripts(source: Source) -> list[Path]:
+    return sorted(source.path.rglob("*.normalized.txt"))
+
+
+def _libritts_items(source: Source) -> Iterator[Item | Reject]:
+    for transcript in _libritts_transcripts(source):
+        name = transcript.name.removesuffix(".normalized.txt")
+        subsets = ("train", "dev", "test")
+        split = next(
+            (
+                subset
+                for part, subset in itertools.product(transcript.parts[:-1], subsets)
+                if part.startswith(f"{subset}-")
+            ),
+            "",
+        )
+        try:
+            text = transcript.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            yield Reject("bad entry", name, f"{transcript} is not readable as text")
+            continue
+        yield Item(
+            id=name,
+            text=text,
+            path=str(transcript.with_name(f"{name}.wav")),
+            language=source.language or "en",
+            recording=name,
+            split=split,
+        )
+
+
+def tsv_units(source: Source) -> Iterator[Unit]:
+    """Lines of id, text, audio and perhaps start and end in seconds, between tabs.
+
+    Paths count from the manifest's folder, or else from the working directory, as officially.
+    """
+    return sliced(_tsv_items(source), source.unit_size)
+
+
+def _tsv_items(source: Source) -> Iterator[Item | Reject]:
+    for where, line in read_lines(source.path):
+        columns = [column.strip() for column in line.split("\t")]
+        if len(columns) not in (3, 5) or not all(columns[:1] + columns[2:]):
+            yield Reject(
+                "bad entry",
+                columns[0] or where,
+                f"{where}: needs the columns id, text, audio, perhaps start and end, between tabs",
+            )
+            continue
+        item_id, text, audio = columns[:3]
+        span = _span(columns[3:])
+        if span is None:
+            yield Reject("bad entry", item_id, f"{where}: start and end are no span of seconds")
+            continue
+        beside = source.path.parent / audio
+        yield Item(
+            id=item_id,
+            text=text,
+            path=str(beside if beside.exists() or not Path(audio).exists() else Path(audio)),
+            language=source.language,
+            recording=audio,
+            start=span[0],
+            end=span[1],
+        )
+
+
+def _span(columns: list[str]) -> tuple[float, float | None] | None:
+    if not columns:
+        return 0.0, None
+    try:
+        start, end = map(float, columns)
+    except ValueError:
+        return None
+    return (start, end) if 0 <= start < end < math.inf else None
+
+
+def lhotse_units(source: Source) -> Iterator[Unit]:
+    """Cuts as Lhotse writes them: recordings in files, channels, start and duration.
+
+    A cut is one utterance, with the texts of its supervisions in order.
+    """
+    return sliced(_lhotse_items(source), source.unit_size)
+
+
+def _lhotse_items(source: Source) -> Iterator[Item | Reject]:
+    for where, cut in read_jsonl(source.path):
+        if isinstance(cut, Reject):
+            yield cut
+            continue
+        try:
+            yield _cut_item(cut, source)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            detail = str(error) if type(error) is ValueError else "is no cut with a recording"
+            yield Reject("bad entry", str(cut.get("id") or where), f"{where}: {detail}")
+
+
+def _cut_item(cut: Mapping[str, Any], source: Source) -> Item:
+    """The item of a MonoCut or MultiCut; raises a ValueError for what cannot be read."""
+    if cut.get("type", "MonoCut") not in ("MonoCut", "MultiCut"):
+        raise ValueError(f"is a {cut['type']}; save it with its audio first")
+    recording = cut["recording"]
+    changes = {one.get("name") for one in recording.get("transforms") or ()} - {"Resample"}
+    if changes:
+        raise ValueError(f"changes its audio by {', '.join(sorted(map(str, changes)))}; save it")
+    wanted = cut["channel"] if isinstance(cut["channel"], list) else [cut["channel"]]
+    files = [one for one in recording["sources"] if set(wanted) <= set(one["channels"])]
+    if not files or files[0]["type"] != "file":
+        raise ValueError("has no one file with all its channels")
+    numbers = files[0]["channels"]
+    path = Path(files[0]["source"])
+    whole = cut["start"] == 0 and abs(cut["duration"] - recording["duration"]) < 1e-3
+    start, end = (0.0, None) if whole else (cut["start"], cut["start"] + cut["duration"])
+    supervisions = sorted(cut["supervisions"], key=lambda one: one["start"])
+    languages = [one.get("language") for one in supervisions if one.get("language")]
+    return Item(
+        id=str(cut["id"]),
+        text=" ".join(one.get("text") or "" for one in supervisions),
+        path=str(path if path.exists() else source.path.parent / path),
+        language=str(languages[0]) if languages else source.language,
+        recording=str(recording["id"]),
+        start=float(start),
+        end=None if end is None else float(end),
+        channels=() if wanted == numbers else tuple(numbers.index(one) for one in wanted),
+    )

@@ -1,0 +1,158 @@
+"""What a corpus consists of: items, in units that become a shard each, and how to name a source.
+
+Reading a source opens manifests and the headers of tar files, no audio.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal, get_args
+
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.data.checks import Reject
+
+SourceFormat = Literal["opendialog", "emilia", "libritts", "tsv", "lhotse"]
+SOURCE_FORMATS: tuple[str, ...] = get_args(SourceFormat)
+SplitRule = Literal["official", "hash"]
+SPLIT_RULES: tuple[str, ...] = get_args(SplitRule)
+OFFICIAL_DEV_CUTS = 1000  # per language of OpenDialog (official: local/prepare_opendialog.py)
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """An utterance that is still in its corpus.
+
+    Attributes:
+        id: its name.
+        text: its transcript, as the corpus has it.
+        path: file with the audio.
+        language: such as "en"; "" if not known.
+        recording: id of the recording, by which the official rule sorts.
+        offset: first byte of the audio within the file (that of a tar member).
+        size: bytes of the audio; None: the whole file.
+        start: begin of the utterance within the audio, in seconds.
+        end: its end, in seconds; None: the end of the audio.
+        channels: numbers of the channels to take, from 0; () takes all.
+        split: where the corpus itself says so; "" otherwise.
+    """
+
+    id: str
+    text: str
+    path: str
+    language: str = ""
+    recording: str = ""
+    offset: int = 0
+    size: int | None = None
+    start: float = 0.0
+    end: float | None = None
+    channels: tuple[int, ...] = ()
+    split: str = ""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the utterance is all of an audio file, so that its bytes can be kept."""
+        return self.start == 0 and self.end is None and not self.channels
+
+
+Unit = list[Item | Reject]  # what becomes one shard in each split
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A corpus to read.
+
+    Attributes:
+        format: how it is laid out.
+        path: its directory or manifest.
+        language: of items that do not tell theirs.
+        unit_size: items in a unit, where the corpus has no parts of its own.
+
+    Raises:
+        UserError: an unknown format or an impossible size.
+    """
+
+    format: SourceFormat
+    path: Path
+    language: str = ""
+    unit_size: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.format not in SOURCE_FORMATS:
+            raise UserError(
+                f"the format is {self.format!r}; choose one of {', '.join(SOURCE_FORMATS)}."
+            )
+        if self.unit_size < 1:
+            raise UserError(f"unit_size is {self.unit_size}; give 1 or more.")
+
+    def inputs(self) -> list[Path]:
+        """The manifests and tar files that determine the units, to tell a changed corpus.
+
+        Raises:
+            UserError: the path is not of this format.
+        """
+        return _reader(self.format)[0](self)
+
+    def units(self) -> Iterator[Unit]:
+        """Reads the corpus, unit by unit, in a fixed order.
+
+        Raises:
+            UserError: the corpus or a manifest cannot be read at all; what is wrong with a
+                single item comes as a `Reject`.
+        """
+        return _reader(self.format)[1](self)
+
+
+def _reader(
+    name: SourceFormat,
+) -> tuple[Callable[[Source], list[Path]], Callable[[Source], Iterator[Unit]]]:
+    """The functions that list the inputs of a format and read its units."""
+    from zipvoice_jax.data import source_lists, source_opendialog
+
+    return {
+        "opendialog": (source_opendialog.inputs, source_opendialog.units),
+        "emilia": (source_lists.emilia_inputs, source_lists.emilia_units),
+        "libritts": (source_lists.libritts_inputs, source_lists.libritts_units),
+        "tsv": (source_lists.manifest_inputs, source_lists.tsv_units),
+        "lhotse": (source_lists.manifest_inputs, source_lists.lhotse_units),
+    }[name]
+
+
+def official_dev(source: Source) -> frozenset[tuple[str, str]]:
+    """(language, recording) of the dev items of OpenDialog by the official rule.
+
+    They are the first 1,000 of each language when sorted by the recording's id.
+
+    Raises:
+        UserError: the format has no such rule.
+    """
+    if source.format == "libritts":
+        return frozenset()  # its folders say it
+    if source.format != "opendialog":
+        raise UserError(
+            f"there is no official split of the format {source.format}; use --split hash."
+        )
+    from zipvoice_jax.data import source_opendialog
+
+    names = source_opendialog.recordings(source)
+    return frozenset(
+        (language, one) for language in names for one in sorted(names[language])[:OFFICIAL_DEV_CUTS]
+    )
+
+
+def hashed_split(item_id: str, dev_share: float) -> str:
+    """The split of an id by itself: "dev" for a fixed share of all ids, else "train"."""
+    digest = hashlib.blake2b(item_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return "dev" if int.from_bytes(digest, "big") < dev_share * 2**64 else "train"
+
+
+def sliced(items: Iterator[Item | Reject], size: int) -> Iterator[Unit]:
+    """Cuts a stream of items into units."""
+    unit: Unit = []
+    for item in items:
+        unit.append(item)
+        if len(unit) == size:
+            yield unit
+            unit = []
+    if unit:
+        yield unit
