@@ -21,6 +21,7 @@ if __name__ == "__main__":
 
 import parity_models
 import parity_parts
+import parity_training
 from parity_core import Case
 
 KINDS = ("zipvoice", "zipvoice_distill", "zipvoice_dialog", "zipvoice_dialog_stereo")
@@ -66,6 +67,9 @@ GROUPS: dict[str, Callable[[Path], Iterator[Case]]] = {
     **{f"models/{kind}": parity_models.model(kind) for kind in KINDS},
     **{f"release/{kind}": parity_models.release(kind) for kind in KINDS},
     "release/stereo_init": parity_models.stereo_init,
+    "eden": parity_training.eden_rates,
+    "scaled_adam": parity_training.scaled_adam_steps,
+    "training": parity_training.training,
 }
 
 

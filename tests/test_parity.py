@@ -18,7 +18,13 @@ def cases_of(group: str, golden: Path) -> tuple[Case, ...]:
     return tuple(parity.GROUPS[group](golden))
 
 
-@pytest.mark.parametrize("group", parity.GROUPS)
+SLOW = ("training",)  # compiles a training step
+
+
+@pytest.mark.parametrize(
+    "group",
+    [pytest.param(g, marks=[pytest.mark.slow] if g in SLOW else []) for g in parity.GROUPS],
+)
 def test_golden(group: str, golden: Path) -> None:
     cases = cases_of(group, golden)
     failed = [(case.name, case.error) for case in cases if not case.ok]
@@ -32,6 +38,15 @@ def test_only_recorded_gradients_are_in_doubt(golden: Path) -> None:
     exact = [case for case in cases if case.name.startswith("grads with hooks off fm_decoder")]
     assert len(exact) > 200
     assert all(case.error <= 1e-4 for case in exact)
+
+
+@pytest.mark.slow
+def test_training_is_official_training_with_hooks_off(golden: Path) -> None:
+    cases = cases_of("training", golden)
+    assert [case.name for case in cases if case.doubt] == ["training.npz"]
+    followed = [case for case in cases if case.name.endswith("hooks off")]
+    assert len(followed) > 130 + 3 * 180
+    assert all(case.error <= 1e-4 for case in followed)
 
 
 def test_a_missing_file_and_a_wrong_number_fail(golden: Path, tmp_path: Path) -> None:

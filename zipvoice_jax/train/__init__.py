@@ -1,0 +1,1 @@
+"""Training: configs, schedules, optimisers, steps and the loop that runs them."""
