@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from zipvoice_jax.core.schedule import PiecewiseLinear
-from zipvoice_jax.nn import hooks
 from zipvoice_jax.nn.layers import Frames, Mask, linear
 from zipvoice_jax.nn.training import Balancer, StepContext, Whiten
 
@@ -20,6 +19,8 @@ Weights = Float[Array, "heads batch targets sources"]
 
 # Exactly zero after softmax, and no NaN where every source is padding.
 _MASKED = -1e30
+# Scores are kept from growing beyond this, with this strength (officially the same).
+_SCORE_LIMIT, _PENALTY = 25.0, 1e-4
 
 
 def relative_to_absolute(
@@ -47,6 +48,99 @@ def project_positions(
     projected = jnp.matmul(encoding.astype(kernel.dtype), kernel)
     projected = jnp.swapaxes(projected, -1, -2)
     return projected.reshape(*projected.shape[:-2], num_heads, -1, projected.shape[-1])
+
+
+def absolute_to_relative(
+    scores: Float[Array, "batch frames frames"],
+) -> Float[Array, "batch frames offsets"]:
+    """Turns numbers by source into numbers by offset, zero where an offset has no source."""
+    batch, frames, _ = scores.shape
+    offsets = 2 * frames - 1
+    flat = jnp.pad(scores, ((0, 0), (0, 0), (0, offsets - 1 - frames)) if frames > 1 else 0)
+    flat = flat.reshape(batch, -1)
+    missing = frames * offsets - flat.shape[1]
+    return jnp.pad(flat, ((0, 0), (frames - 1, missing - frames + 1))).reshape(
+        batch, frames, offsets
+    )
+
+
+def _scores(
+    q: Float[Array, "batch frames query"],
+    k: Float[Array, "batch frames query"],
+    p: Float[Array, "batch frames pos"],
+    positions: Float[Array, "pos offsets"],
+    keep_positions: Float[Array, ""],
+) -> Float[Array, "batch frames frames"]:
+    # In bfloat16 both products are rounded as they are stored, which halves the memory traffic;
+    # their sum and the softmax are float32.
+    content = jnp.einsum("btd,bsd->bts", q, k).astype(jnp.float32)
+    by_offset = jnp.einsum("btp,pr->btr", p, positions)
+    return content + relative_to_absolute(by_offset).astype(jnp.float32) * keep_positions
+
+
+@jax.custom_vjp
+def head_weights(
+    q: Float[Array, "batch frames query"],
+    k: Float[Array, "batch frames query"],
+    p: Float[Array, "batch frames pos"],
+    positions: Float[Array, "pos offsets"],
+    mask: Mask | None,
+    keep_positions: Float[Array, ""],
+    penalize: Float[Array, ""] | None,
+) -> Float[Array, "batch frames frames"]:
+    """One head's attention weights over the sources that are no padding.
+
+    Its own backward pass keeps the weights alone and is several times as fast as the derived
+    one. There, scores beyond 25 are pushed back (hooks.penalize_abs_values_gt).
+
+    Args:
+        q: queries.
+        k: keys.
+        p: queries of the positions.
+        positions: projected positions, by offset.
+        mask: True for padding.
+        keep_positions: 0.0 leaves the positions out.
+        penalize: 1.0 where the hook acts; None outside training.
+    """
+    scores = _scores(q, k, p, positions, keep_positions)
+    if mask is not None:
+        scores = jnp.where(mask[:, None, :], _MASKED, scores)
+    return jax.nn.softmax(scores, axis=-1).astype(q.dtype)
+
+
+def _head_weights_bwd(residuals: tuple[Any, ...], dy: Array) -> tuple[Any, ...]:
+    q, k, p, positions, mask, keep_positions, penalize, weights = residuals
+    wide, dw = weights.astype(jnp.float32), dy.astype(jnp.float32)
+    ds = wide * (dw - jnp.sum(dw * wide, axis=-1, keepdims=True))
+    if penalize is not None:
+
+        def pushed(ds: Array) -> Array:
+            scores = _scores(q, k, p, positions, keep_positions)
+            if mask is not None:
+                scores = jnp.where(mask[:, None, :] | mask[:, :, None], 0.0, scores)
+            return ds + jnp.where(jnp.abs(scores) > _SCORE_LIMIT, _PENALTY * jnp.sign(scores), 0.0)
+
+        ds = jax.lax.cond(penalize > 0, pushed, lambda ds: ds, ds)
+    content = ds.astype(q.dtype)
+    by_offset = absolute_to_relative((ds * keep_positions).astype(p.dtype))
+    return (
+        jnp.einsum("bts,bsd->btd", content, k),
+        jnp.einsum("bts,btd->bsd", content, q),
+        jnp.einsum("btr,pr->btp", by_offset, positions),
+        jnp.einsum("btr,btp->pr", by_offset, p),
+        None,
+        # Random choices of the step: nothing asks for their gradients.
+        jnp.zeros_like(keep_positions),
+        None if penalize is None else jnp.zeros_like(penalize),
+    )
+
+
+def _head_weights_fwd(*args: Any) -> tuple[Array, tuple[Any, ...]]:
+    weights = head_weights(*args)
+    return weights, (*args, weights)
+
+
+head_weights.defvjp(_head_weights_fwd, _head_weights_bwd)
 
 
 class AttentionWeights(nn.Module):
@@ -97,24 +191,12 @@ class AttentionWeights(nn.Module):
             skip = ctx.chance("pos_emb_skip", PiecewiseLinear(((0.0, 0.5), (4000.0, 0.0))))
             keep_positions, penalize = 1.0 - skip, ctx.chance("penalize", 0.1)
 
-        def attend(head: tuple[Array, Array, Array, Array]) -> Float[Array, "batch frames frames"]:
-            # In bfloat16 both products are rounded as they are stored, which halves the memory
-            # traffic; their sum and the softmax are float32.
-            q, k, p, positions = head
-            content = jnp.einsum("btd,bsd->bts", q, k).astype(jnp.float32)
-            by_offset = jnp.einsum("btp,pr->btr", p, positions)
-            scores = content + relative_to_absolute(by_offset).astype(jnp.float32) * keep_positions
-            if ctx is not None:
-                scores = hooks.penalize_abs_values_gt(
-                    scores, jnp.float32(25.0), jnp.float32(1e-4), penalize
-                )
-            if mask is not None:
-                scores = jnp.where(mask[:, None, :], _MASKED, scores)
-            return jax.nn.softmax(scores, axis=-1).astype(self.dtype)
-
         # Head by head, so that scores are small enough to stay in cache and only the weights
         # are kept.
-        return jax.lax.map(attend, (q, k, p, positions.astype(p.dtype)))
+        return jax.lax.map(
+            lambda head: head_weights(*head, mask, keep_positions, penalize if ctx else None),
+            (q, k, p, positions.astype(p.dtype)),
+        )
 
 
 class _PositionKernel(nn.Module):

@@ -60,31 +60,43 @@ def balancer(
     return x
 
 
-def _balancer_loss(x: Array, weight: Array, limits: tuple[Array, ...]) -> Array:
+def _balancer_push(
+    x: Float[Array, "frames channels"],
+    weight: Float[Array, "frames 1"],
+    limits: tuple[Scalar, Scalar, Scalar, Scalar],
+) -> Float[Array, "frames channels"]:
+    """The gradient, of root mean square 1 per channel, of what the limits are exceeded by.
+
+    The official loss of a channel is the excess of m = mean / stddev and of |log rms|. Both hang
+    on the channel's mean and mean square alone, so its gradient is a + b * (x - mean).
+    """
     min_mean, max_mean, min_rms, max_rms = limits
     count = jnp.maximum(weight.sum(), 1.0)
     square = (x**2 * weight).sum(0) / count
     mean = (x * weight).sum(0) / count
-    stddev = jnp.sqrt(jnp.maximum(square - mean * mean, 1e-20))
-    rms = jnp.sqrt(jnp.maximum(square, 1e-20))
+    variance = jnp.maximum(square - mean * mean, 1e-20)
+    stddev, rms = jnp.sqrt(variance), jnp.sqrt(jnp.maximum(square, 1e-20))
     m = mean / stddev
-    # One side at a time: |log(clip(rms) / rms)| would have a slope of 1 wherever the division
-    # of equal numbers is rounded, and the push is normalised, so any slope counts in full.
-    m_loss = jnp.maximum(min_mean - m, 0.0) + jnp.maximum(m - max_mean, 0.0)
-    too_small = jnp.where(rms < min_rms, jnp.log(jnp.maximum(min_rms, 1e-20) / rms), 0.0)
-    too_large = jnp.where(rms > max_rms, jnp.log(rms / max_rms), 0.0)
-    return (m_loss + too_small + too_large).sum()
+    side = jnp.where(m > max_mean, 1.0, 0.0) - jnp.where(m < min_mean, 1.0, 0.0)
+    # d m / d x = (1 - m (x - mean) / stddev) / (n stddev); it is flat where stddev is clipped.
+    curve = jnp.where(square - mean * mean > 1e-20, m / variance, 0.0)
+    # d log(rms) / d x = x / (n rms^2)
+    size = jnp.where(rms > max_rms, 1.0, 0.0) - jnp.where(rms < min_rms, 1.0, 0.0)
+    size = jnp.where(square > 1e-20, size / jnp.maximum(square, 1e-20), 0.0)
+    a, b = side / stddev + size * mean, size - side * curve
+    # Centred, since channels of small variance would lose their digits otherwise.
+    centred = x - mean[None, :]
+    spread = (centred**2 * weight).sum(0) / count
+    push_rms = jnp.sqrt(a * a + b * b * spread) / count
+    unit = 1.0 / (count * jnp.maximum(push_rms, 1e-20))
+    return ((a * unit)[None, :] + (b * unit)[None, :] * centred) * weight
 
 
 def _balancer_bwd(residuals: tuple[Any, ...], dy: Array) -> tuple[Any, ...]:
     x, mask, *limits, grad_scale, apply = residuals
 
     def pushed(dy: Array) -> Array:
-        flat, weight = _frames(x, mask)
-        push = jax.grad(_balancer_loss)(flat, weight, tuple(limits))
-        count = jnp.maximum(weight.sum(), 1.0)
-        push_rms = jnp.maximum(jnp.sqrt((push**2).sum(0) / count), 1e-20)
-        push = (push * (grad_scale / push_rms)[None, :]).reshape(x.shape)
+        push = grad_scale * _balancer_push(*_frames(x, mask), tuple(limits)).reshape(x.shape)
         wide = dy.astype(jnp.float32)
         return (wide + jnp.abs(wide) * push).astype(dy.dtype)
 

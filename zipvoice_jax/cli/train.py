@@ -1,0 +1,130 @@
+"""`zipvoice-jax train`: runs or resumes a training that a config file describes."""
+
+import argparse
+import inspect
+import runpy
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zipvoice_jax.core.errors import UserError
+
+if TYPE_CHECKING:
+    from zipvoice_jax.train.config import TrainConfig
+
+STOPPED = 75  # exit status (EX_TEMPFAIL) on which launchers start the command again
+_KINDS = (int, float, str)
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the `train` command."""
+    parser = subparsers.add_parser(
+        "train",
+        help="train a model through the stages of a config",
+        description="Trains through the stages of a config file, such as configs/tiny.py. The "
+        "same command goes on where an earlier one stopped. On SIGTERM it saves and exits with "
+        f"status {STOPPED}, for a launcher to start it again.",
+    )
+    add = parser.add_argument
+    add("--config", type=Path, required=True, metavar="FILE", help="a file of configs/")
+    add("--to", dest="folder", type=Path, metavar="DIR", help="folder of the run")
+    add(
+        "--set", dest="settings", action="append", default=[], metavar="NAME=VALUE",
+        help="argument of the config file's get_config, such as data=DIR; may be repeated",
+    )  # fmt: skip
+    add("--allow-config-change", action="store_true", help="resume with another config")
+    add(
+        "--show-schedule", type=Path, metavar="PNG",
+        help="only draw every schedule over the run into a picture",
+    )  # fmt: skip
+    parser.set_defaults(run=run)
+
+
+def load_config(path: Path, settings: Sequence[str]) -> "TrainConfig":
+    """The config that a file's `get_config` returns.
+
+    Args:
+        path: of the file.
+        settings: NAME=VALUE for its arguments, read as the type of their defaults.
+
+    Raises:
+        UserError: the file cannot be run, or it has no such argument.
+    """
+    from zipvoice_jax.train.config import TrainConfig
+
+    if not path.is_file():
+        raise UserError(f"the config {path} does not exist; give a file such as configs/tiny.py.")
+    sys.path.insert(0, str(path.resolve().parent))  # a config may import its neighbours
+    try:
+        make: Callable[..., Any] | None = runpy.run_path(str(path)).get("get_config")
+    except UserError:
+        raise
+    except Exception as error:  # a config is code and can fail in any way
+        raise UserError(f"{path} fails ({type(error).__name__}: {error}).") from None
+    finally:
+        sys.path.pop(0)
+    if make is None:
+        raise UserError(f"{path} has no get_config; define one that returns a TrainConfig.")
+    known = inspect.signature(make).parameters
+    given: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals or name not in known:
+            raise UserError(
+                f"--set {setting}: {path} takes {', '.join(f'{n}=...' for n in known) or 'none'}."
+            )
+        default = known[name].default
+        kind = type(default) if isinstance(default, _KINDS) else str
+        try:
+            given[name] = kind(text)
+        except ValueError:
+            raise UserError(f"--set {setting}: {name} takes a {kind.__name__}.") from None
+    try:
+        config = make(**given)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path} fails ({type(error).__name__}: {error}).") from None
+    if not isinstance(config, TrainConfig):
+        raise UserError(f"get_config of {path} returns no TrainConfig; make it return one.")
+    return config
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs `zipvoice-jax train`.
+
+    Raises:
+        UserError: the config, the data or the folder cannot be used.
+    """
+    config = load_config(args.config, args.settings)
+    if args.show_schedule is not None:
+        from zipvoice_jax.train.curriculum import show_schedules
+
+        show_schedules(config, args.show_schedule)
+        print(f"{args.show_schedule}: the schedules of {', '.join(s.name for s in config.stages)}")
+        return 0
+    if args.folder is None:
+        raise UserError("train has no folder for the run; give --to DIR.")
+    from zipvoice_jax.train.loop import train
+
+    asked: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+    try:
+        outcome = train(
+            config,
+            args.folder,
+            stop=lambda: bool(asked),
+            allow_config_change=args.allow_config_change,
+        )
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if not outcome.done:
+        print(
+            f"{args.folder}: stopped at step {outcome.step}; the same command goes on",
+            file=sys.stderr,
+        )
+        return STOPPED
+    print(f"{outcome.model}: the trained model, after {outcome.step} steps")
+    return 0

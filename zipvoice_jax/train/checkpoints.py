@@ -1,0 +1,162 @@
+"""Training checkpoints: the one place that talks to Orbax about a run's state.
+
+A checkpoint holds the whole `TrainState` and a JSON object of everything else that a resumed run
+must know. Orbax writes it beside its place and renames it, so one that a kill cut short is never
+seen; it is removed at the next start.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from zipvoice_jax.checkpoint.pickle_vm import shown
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.train.state import TrainState
+
+_STATE, _META = "state", "meta"
+
+
+def _plain(state: Any) -> dict[str, Any]:
+    """The state with the key as numbers, as a dict that Orbax stores field by field."""
+    fields = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+    return {**fields, "key": jax.random.key_data(fields["key"])}
+
+
+def _restored(plain: dict[str, Any]) -> TrainState:
+    return TrainState(**{**plain, "key": jax.random.wrap_key_data(plain["key"])})
+
+
+class Checkpoints:
+    """The checkpoints of a run, named by their steps.
+
+    Args:
+        folder: of the run's checkpoints; made if missing.
+        keep_last: newest ones to keep.
+        keep_every: keep those at multiples of this; None for none.
+        keep_best: those with the lowest validation loss to keep.
+        keep_steps: those of these steps to keep.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keep_last: int,
+        keep_every: int | None = None,
+        keep_best: int = 0,
+        keep_steps: Sequence[int] = (),
+    ) -> None:
+        from orbax.checkpoint import v1 as ocp
+
+        policies = ocp.training.preservation_policies
+        keep: list[Any] = [policies.LatestN(keep_last), policies.CustomSteps(list(keep_steps))]
+        if keep_every:
+            keep.append(policies.EveryNSteps(keep_every))
+        if keep_best:
+            keep.append(
+                policies.BestN(
+                    get_metric_fn=lambda metrics: metrics["loss"],
+                    reverse=True,
+                    n=keep_best,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
+        self.folder = Path(folder).absolute()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            options: dict[str, Any] = {
+                "save_decision_policy": ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+                "preservation_policy": policies.AnyPreservationPolicy(keep),
+            }
+            self._orbax = ocp.training.Checkpointer(
+                str(self.folder), cleanup_tmp_directories=True, **options
+            )
+        except OSError as error:
+            raise UserError(f"{folder} cannot be written ({error.strerror or error}).") from None
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Steps of the finished checkpoints, in order."""
+        return tuple(sorted(checkpoint.step for checkpoint in self._orbax.checkpoints))
+
+    def save(
+        self, state: TrainState, meta: dict[str, Any], *, loss: float | None, wait: bool = False
+    ) -> None:
+        """Begins to write a checkpoint; it appears when it is whole.
+
+        Args:
+            state: to be kept; may be donated as soon as this returns.
+            meta: JSON values.
+            loss: validation loss by which the best are chosen.
+            wait: returns only when it is on disk.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        step = int(state.step)
+        if step in self.steps:
+            return
+        metrics: Any = None if loss is None or not np.isfinite(loss) else {"loss": loss}
+        parts = {_STATE: _plain(state), _META: meta}
+        try:
+            self.wait()
+            self._orbax.save_checkpointables_async(step, parts, force=True, metrics=metrics)
+            if wait:
+                self.wait()
+        except Exception as error:  # Orbax and TensorStore raise types of every kind
+            raise UserError(
+                f"{self.folder / str(step)} cannot be written ({type(error).__name__}: "
+                f"{shown(error)}); check the space and the rights there."
+            ) from None
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """The JSON part of a checkpoint."""
+        return self._load(step, {_META: None})[_META]
+
+    def restore(self, step: int, like: TrainState) -> TrainState:
+        """The state of a checkpoint.
+
+        Args:
+            step: its step.
+            like: a state of the same shapes, dtypes and shardings; arrays or
+                `jax.ShapeDtypeStruct`s.
+
+        Raises:
+            UserError: the checkpoint is damaged or holds something else.
+        """
+        plain = _plain(like) if isinstance(like.key, jax.Array) else like
+        loaded = self._load(step, {_STATE: plain})[_STATE]
+
+        def check(path: Any, want: Any, got: Any) -> Any:
+            if want.shape != got.shape or want.dtype != got.dtype:
+                raise UserError(
+                    f"{self.folder / str(step)} holds {jax.tree_util.keystr(path)} of shape "
+                    f"{got.shape}, not {want.shape}; it belongs to another config."
+                )
+            return got
+
+        return _restored(jax.tree_util.tree_map_with_path(check, plain, loaded))
+
+    def _load(self, step: int, what: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return self._orbax.load_checkpointables(step, what)
+        except Exception as error:  # Orbax and TensorStore raise types of every kind
+            raise UserError(
+                f"the checkpoint {self.folder / str(step)} cannot be read "
+                f"({type(error).__name__}: {shown(error)}); remove it to go on from an earlier one."
+            ) from None
+
+    def wait(self) -> None:
+        """Returns when nothing is being written any more."""
+        self._orbax.wait()
+
+    def close(self) -> None:
+        """Finishes what is being written."""
+        self._orbax.close()

@@ -1,0 +1,330 @@
+"""A training run as data: stages, what each trains on and how, and what the run writes down.
+
+A file in `configs/` returns one `TrainConfig`. Numbers that may change with the step are a
+`Rate`: a plain number, a `PiecewiseLinear` over the stage's own steps, or `Eden`.
+"""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, get_args
+
+import optax
+
+from zipvoice_jax.config import MODEL_KINDS, FeatureConfig, ModelConfig, ModelKind
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.schedule import PiecewiseLinear
+from zipvoice_jax.data.config import DataConfig
+from zipvoice_jax.train.schedules import eden
+
+Objective = Literal["flow", "distill_first", "distill_second"]
+MaskKind = Literal["span", "suffix"]
+Average = Literal["running", "ema"]
+
+
+def require(ok: bool, sentence: str) -> None:
+    """Raises a UserError with this sentence unless all is well."""
+    if not ok:
+        raise UserError(sentence)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Eden:
+    """The official learning rate of training from scratch (zipvoice/utils/lr_scheduler.py).
+
+    Time is measured in steps and in either hours of audio or epochs.
+    """
+
+    base_lr: float
+    lr_batches: float = 7500.0
+    lr_hours: float | None = None
+    lr_epochs: float | None = None
+    steps_per_epoch: float | None = None
+    warmup_batches: float = 500.0
+    warmup_start: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(
+            (self.lr_hours is None) != (self.lr_epochs is None),
+            "Eden takes either lr_hours or lr_epochs; give one of them.",
+        )
+        require(
+            self.lr_epochs is None or (self.steps_per_epoch or 0) > 0,
+            "Eden with lr_epochs needs steps_per_epoch; give the steps of one epoch.",
+        )
+
+    def schedule(self, batch_seconds: float) -> optax.Schedule:
+        """As an optax schedule of the number of updates begun (the first is 1)."""
+        if self.lr_hours is not None:
+            return eden(
+                self.base_lr,
+                self.lr_batches,
+                self.lr_hours,
+                epoch=lambda step: step * (batch_seconds / 3600.0),
+                warmup_batches=self.warmup_batches,
+                warmup_start=self.warmup_start,
+            )
+        assert self.lr_epochs is not None and self.steps_per_epoch is not None
+        steps = self.steps_per_epoch
+        return eden(
+            self.base_lr,
+            self.lr_batches,
+            self.lr_epochs,
+            epoch=lambda step: (step - 1) // steps,
+            warmup_batches=self.warmup_batches,
+            warmup_start=self.warmup_start,
+        )
+
+
+Rate = float | PiecewiseLinear | Eden
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Which optimiser; the learning rate belongs to the stage."""
+
+    name: Literal["scaled_adam", "adamw"] = "scaled_adam"
+    clipping_scale: float = 2.0  # ScaledAdam: times the median norm
+    clip_norm: float = 1.0  # AdamW: global norm
+    weight_decay: float = 0.01  # AdamW
+
+    def __post_init__(self) -> None:
+        require(
+            self.name in ("scaled_adam", "adamw"),
+            f"the optimizer {self.name!r} is unknown; choose scaled_adam or adamw.",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One part of a curriculum.
+
+    Attributes:
+        name: of its folder and its random numbers.
+        kind: the model at this stage; a smaller one before it is grown.
+        steps: updates.
+        data: what it trains on.
+        valid: what its validation loss is computed on.
+        objective: flow matching, or the first or second stage of distillation.
+        learning_rate: over the stage's steps.
+        mask: where speech is to be generated: a span anywhere, or the end of an item.
+        mask_low: least share of an item that is to be generated.
+        mask_high: greatest share.
+        condition_drop: share of items whose text condition is dropped.
+        exclusive_weight: of the stereo model's speaker-exclusive loss.
+        batch_count_offset: added to the adjusted batch count that drives dropout and hooks;
+            officially 100,000 wherever training starts from a trained model.
+        tokens: token table from this stage on; None keeps the one before.
+        keep_optimizer: carries the optimiser's state over from the stage before.
+    """
+
+    name: str
+    kind: ModelKind
+    steps: int
+    data: DataConfig
+    valid: DataConfig | None = None
+    objective: Objective = "flow"
+    learning_rate: Rate = 1e-4
+    mask: MaskKind = "span"
+    mask_low: float | PiecewiseLinear = 0.7
+    mask_high: float | PiecewiseLinear = 1.0
+    condition_drop: float | PiecewiseLinear = 0.2
+    exclusive_weight: float | PiecewiseLinear = 0.0
+    batch_count_offset: float = 0.0
+    tokens: str | None = None
+    keep_optimizer: bool = False
+
+    def __post_init__(self) -> None:
+        require(
+            self.name.isidentifier(),
+            f"the stage name {self.name!r} cannot name a folder; use letters, digits and _.",
+        )
+        require(
+            self.kind in MODEL_KINDS,
+            f"stage {self.name}: kind {self.kind!r} is unknown; choose one of "
+            f"{', '.join(MODEL_KINDS)}.",
+        )
+        require(
+            isinstance(self.steps, int) and self.steps >= 1,
+            f"stage {self.name}: steps is {self.steps!r}; give a whole number above 0.",
+        )
+        require(
+            self.objective in get_args(Objective) and self.mask in get_args(MaskKind),
+            f"stage {self.name}: objective {self.objective!r} or mask {self.mask!r} is unknown; "
+            f"objectives are {', '.join(get_args(Objective))}, masks span and suffix.",
+        )
+        distills = self.objective != "flow"
+        require(
+            distills == (self.kind == "zipvoice_distill"),
+            f"stage {self.name}: objective {self.objective} does not fit {self.kind}; "
+            "distillation trains zipvoice_distill and flow matching the others.",
+        )
+        require(
+            (self.data.channels == "mono") or self.kind == "zipvoice_dialog_stereo",
+            f"stage {self.name}: its data has channels={self.data.channels!r} but {self.kind} is "
+            "mono; use channels='mono'.",
+        )
+        for name, low, high in (
+            ("mask_low", 0.0, 1.0),
+            ("mask_high", 0.0, 1.0),
+            ("condition_drop", 0.0, 1.0),
+            ("exclusive_weight", 0.0, 1e6),
+        ):
+            values = points(getattr(self, name))
+            require(
+                all(low <= value <= high for value in values),
+                f"stage {self.name}: {name} is {getattr(self, name)!r}; give numbers from "
+                f"{low:g} to {high:g}.",
+            )
+
+
+def points(rate: float | PiecewiseLinear) -> tuple[float, ...]:
+    """All values that a rate is given by."""
+    return tuple(v for _, v in rate.points) if isinstance(rate, PiecewiseLinear) else (rate,)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A whole run.
+
+    Attributes:
+        model: sizes, dtype and remat; kind and token ids come from the stage.
+        stages: in order.
+        tokens: token table of the first stage.
+        features: of all recordings.
+        init: model directory to start from; None starts from random weights.
+        optimizer: of all stages.
+        seed: of all randomness.
+        feat_scale: factor on the log-mel.
+        ref_seconds: batch duration to which batch counts are adjusted.
+        batch_multiple: batch sizes are multiples of it, whatever the devices, so that runs on
+            numbers of devices that divide it see the same batches.
+        accumulate: a step's batch is worked through in this many parts.
+        average: of parameters: running mean from the stage's start, or exponential.
+        average_period: steps between updates of the running mean.
+        ema_decay: of the exponential average, and of the second distillation's teacher.
+        export_window: last steps of a stage that its exported model averages over, at most all
+            of the stage; 0 exports the last parameters as they are.
+        log_every: steps between log lines.
+        save_every: steps between checkpoints, validation and samples.
+        keep_last: newest checkpoints to keep.
+        keep_every: keep those at multiples of this for good; None keeps none.
+        keep_best: checkpoints with the lowest validation loss to keep.
+        max_bad_steps: steps in a row with a loss or gradient that is not finite, after which
+            the run stops.
+        samples: validation items to be sampled as audio and picture with each checkpoint.
+    """
+
+    model: ModelConfig
+    stages: tuple[Stage, ...]
+    tokens: str
+    features: FeatureConfig = dataclasses.field(default_factory=FeatureConfig)
+    init: str | None = None
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    seed: int = 42
+    feat_scale: float = 0.1
+    ref_seconds: float = 50.0
+    batch_multiple: int = 1
+    accumulate: int = 1
+    average: Average = "running"
+    average_period: int = 200
+    ema_decay: float = 0.9999
+    export_window: int = 10_000
+    log_every: int = 50
+    save_every: int = 5000
+    keep_last: int = 3
+    keep_every: int | None = None
+    keep_best: int = 1
+    max_bad_steps: int = 10
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        require(len(self.stages) > 0, "the config has no stages; give one or more.")
+        names = [stage.name for stage in self.stages]
+        require(
+            len(set(names)) == len(names), f"stage names {names} repeat; give each its own name."
+        )
+        for name, low in (
+            ("batch_multiple", 1),
+            ("accumulate", 1),
+            ("average_period", 1),
+            ("log_every", 1),
+            ("save_every", 1),
+            ("keep_last", 1),
+            ("keep_best", 0),
+            ("export_window", 0),
+            ("max_bad_steps", 1),
+            ("samples", 0),
+        ):
+            value = getattr(self, name)
+            require(
+                isinstance(value, int) and value >= low,
+                f"{name} is {value!r}; give a whole number of {low} or more.",
+            )
+        require(0 <= self.seed < 2**32, f"seed is {self.seed!r}; give one from 0 to 2^32 - 1.")
+        require(
+            self.features.n_mels == self.model.feat_dim,
+            f"the features have {self.features.n_mels} mel bins but the model "
+            f"{self.model.feat_dim}; make n_mels and feat_dim equal.",
+        )
+        require(
+            0.0 < self.ema_decay < 1.0, f"ema_decay is {self.ema_decay}; give a number below 1."
+        )
+
+    @property
+    def boundaries(self) -> tuple[int, ...]:
+        """The step at which each stage begins, and the last step's end."""
+        ends = [0]
+        for stage in self.stages:
+            ends.append(ends[-1] + stage.steps)
+        return tuple(ends)
+
+    @property
+    def window_starts(self) -> tuple[int, ...]:
+        """For each stage the step after which the average that it exports begins."""
+        return tuple(
+            max(begin, end - self.export_window)
+            for begin, end in itertools.pairwise(self.boundaries)
+        )
+
+    def stage_at(self, step: int) -> int:
+        """The index of the stage to which a step belongs; the last one after the end."""
+        ends = self.boundaries[1:]
+        return next((i for i, end in enumerate(ends) if step < end), len(ends) - 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings as plain JSON values, to be kept with checkpoints and compared."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+# Settings that change how a run works and not what comes of it.
+_FREE = frozenset(
+    "workers threads prefetch max_corrupt log_every keep_last keep_every keep_best max_bad_steps "
+    "samples".split()
+)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What changed between two configs, one line each, such as `seed: 1 -> 2`.
+
+    Settings that cannot change a result, such as the number of workers, are left out.
+    """
+    before, after = dict(_leaves(old)), dict(_leaves(new))
+    return [
+        f"{name}: {json.dumps(before.get(name))} -> {json.dumps(after.get(name))}"
+        for name in dict.fromkeys((*before, *after))
+        if before.get(name) != after.get(name) and name.rpartition(".")[2] not in _FREE
+    ]
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        items = list(value.items())
+    elif isinstance(value, list) and any(isinstance(v, dict | list) for v in value):
+        items = list(enumerate(value))
+    else:
+        yield name, value
+        return
+    for key, part in items:
+        yield from _leaves(part, f"{name}.{key}" if name else str(key))

@@ -1,0 +1,137 @@
+"""Stages as schedules: every number that a stage sets, joined over the run by optax."""
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.schedule import PiecewiseLinear
+from zipvoice_jax.train.config import Eden, Rate, Stage, TrainConfig
+from zipvoice_jax.train.schedules import adjusted_batch_count
+
+# What a training step reads.
+SCHEDULES = (
+    "learning_rate",
+    "mask_low",
+    "mask_high",
+    "mask_suffix",
+    "condition_drop",
+    "exclusive_weight",
+    "batch_count",
+)
+Schedules = dict[str, optax.Schedule]
+
+
+def _rate(rate: Rate, batch_seconds: float) -> optax.Schedule:
+    """A rate as a schedule over a stage's own steps, from 0."""
+    if isinstance(rate, Eden):
+        # Officially the schedule is stepped before the optimiser, so the first update is 1.
+        inner = rate.schedule(batch_seconds)
+        return lambda step: inner(step + 1)
+    if isinstance(rate, PiecewiseLinear):
+        return lambda step: rate(jnp.asarray(step, jnp.float32))
+    return optax.constant_schedule(rate)
+
+
+def _stage_schedules(stage: Stage, ref_seconds: float) -> Schedules:
+    seconds = stage.data.batch_seconds
+    schedules = {
+        name: _rate(getattr(stage, name), seconds)
+        for name in SCHEDULES
+        if name not in ("mask_suffix", "batch_count")
+    }
+    schedules["mask_suffix"] = optax.constant_schedule(float(stage.mask == "suffix"))
+    schedules["batch_count"] = lambda step: adjusted_batch_count(
+        jnp.asarray(step), seconds, ref_seconds, offset=stage.batch_count_offset
+    )
+    return schedules
+
+
+def schedules_of(config: TrainConfig) -> Schedules:
+    """Each scheduled number as a function of the run's step, joined at the stage boundaries."""
+    parts = [_stage_schedules(stage, config.ref_seconds) for stage in config.stages]
+    inner = list(config.boundaries[1:-1])
+    return {name: optax.join_schedules([part[name] for part in parts], inner) for name in SCHEDULES}
+
+
+@dataclasses.dataclass(frozen=True)
+class Clock:
+    """Where a step lies in the run; pure functions of a traced step."""
+
+    boundaries: tuple[int, ...]
+
+    def stage_step(self, step: Int[Array, ""]) -> Int[Array, ""]:
+        """Steps since the beginning of the step's stage."""
+        starts = jnp.asarray(self.boundaries[:-1], jnp.int32)
+        return step - jnp.max(jnp.where(starts <= step, starts, 0))
+
+
+def values_at(schedules: Schedules, step: Int[Array, ""]) -> dict[str, Float[Array, ""]]:
+    """All scheduled numbers at a step, float32."""
+    return {name: jnp.asarray(schedule(step), jnp.float32) for name, schedule in schedules.items()}
+
+
+def show_schedules(config: TrainConfig, path: Path) -> None:
+    """Draws every schedule over the whole run, with the stages, into one picture."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    bounds = np.asarray(config.boundaries)
+    # Stages differ in length by orders of magnitude: each gets the same width.
+    parts = [np.unique(np.linspace(a, b - 1, 400).round()) for a, b in itertools.pairwise(bounds)]
+    steps = np.concatenate(parts).astype(np.int64)
+    stage = np.array([config.stage_at(int(step)) for step in steps])
+    place = stage + (steps - bounds[stage]) / np.diff(bounds)[stage]
+    lines = {
+        name: np.asarray(jax.vmap(schedule)(jnp.asarray(steps, jnp.int32)))
+        for name, schedule in schedules_of(config).items()
+    }
+    lines |= _loader_lines(config, stage)
+    figure, axes = plt.subplots(
+        len(lines), 1, figsize=(10, 1.2 * len(lines)), sharex=True, squeeze=False
+    )
+    for axis, (name, values) in zip(axes[:, 0], lines.items(), strict=True):
+        axis.step(place, values, where="post", color="#2a6f97")
+        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+        axis.grid(alpha=0.3)
+        for edge in range(1, len(config.stages)):
+            axis.axvline(edge, color="#c1121f", linestyle="--", linewidth=0.8)
+    for i, one in enumerate(config.stages):
+        where = axes[0, 0].get_xaxis_transform()
+        name = f"{one.name} ({one.kind})"
+        axes[0, 0].text(i + 0.5, 1.08, name, ha="center", va="bottom", fontsize=8, transform=where)
+    axes[-1, 0].set_xticks(range(len(bounds)), [f"{step:,}" for step in bounds])
+    axes[-1, 0].set_xlabel("step (each stage at the same width)")
+    figure.tight_layout()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=100)
+    except (OSError, ValueError) as error:
+        raise UserError(f"the picture {path} cannot be written ({error}).") from None
+    plt.close(figure)
+
+
+def _loader_lines(config: TrainConfig, stage: np.ndarray) -> dict[str, np.ndarray]:
+    """What the loader does at each step: share of two-channel batches, repeats of sources."""
+    share = {"mono": 0.0, "alternate": 0.5, "stereo": 1.0}
+    lines = {"two_channels": np.array([share[one.data.channels] for one in config.stages])[stage]}
+    mixes = [
+        {
+            f"{'weight' if source.weight else 'repeats'} of {Path(source.path).name}"
+            f"{' ' + '+'.join(source.languages) if source.languages else ''}": source.weight
+            or source.repeats
+            for source in one.data.sources
+        }
+        for one in config.stages
+    ]
+    for name in dict.fromkeys(name for mix in mixes for name in mix):
+        lines[name] = np.array([mix.get(name, 0.0) for mix in mixes])[stage]
+    return lines

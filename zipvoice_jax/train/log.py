@@ -1,0 +1,114 @@
+"""Where a run writes what happens: a progress bar, JSONL, TensorBoard, and W&B if it is there."""
+
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
+
+from zipvoice_jax.core.errors import UserError
+
+LOG = "log.jsonl"
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSONL file; a line cut short by a kill is left out."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    found = []
+    for line in lines:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+class RunLog:
+    """The log of a run.
+
+    Args:
+        folder: of the run.
+        start: step from which the run goes on; later entries of an earlier attempt go.
+        total: steps of the run.
+        config: of the run, for W&B.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, *, start: int, total: int, config: dict[str, Any]) -> None:
+        from tensorboardX import SummaryWriter
+
+        self.path = folder / LOG
+        kept = [entry for entry in read_log(self.path) if entry.get("step", 0) <= start]
+        try:
+            text = "".join(json.dumps(entry) + "\n" for entry in kept)
+            partial = self.path.with_suffix(".tmp")
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(self.path)
+            self._file = self.path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be written ({error.strerror}).") from None
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+        self._wandb = _start_wandb(folder, config)
+        self.bar = tqdm(
+            total=total, initial=start, unit="step", file=sys.stderr, mininterval=0.5,
+            dynamic_ncols=True,
+        )  # fmt: skip
+
+    def say(self, line: str) -> None:
+        """A line for the user, above the bar."""
+        self.bar.clear()
+        print(line, file=sys.stderr, flush=True)
+        self.bar.refresh()
+
+    def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """One entry: to JSONL as it is, to TensorBoard and W&B its numbers.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        try:
+            self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be written ({error.strerror}).") from None
+        numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
+        for name, value in numbers.items():
+            self._board.add_scalar(f"{kind}/{name}", value, step)
+        if self._wandb is not None:
+            self._wandb.log({f"{kind}/{k}": v for k, v in numbers.items()}, step=step)
+
+    def sample(
+        self, name: str, step: int, wave: Float[np.ndarray, " samples"], rate: int, picture: Any
+    ) -> None:
+        """Audio and a picture (a matplotlib figure) to TensorBoard."""
+        self._board.add_audio(name, wave[:, None], step, sample_rate=rate)
+        self._board.add_figure(name, picture, step)
+
+    def close(self) -> None:
+        """Ends the bar and the writers."""
+        self.bar.close()
+        self._file.close()
+        self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _start_wandb(folder: Path, config: dict[str, Any]) -> Any:
+    """A W&B run where it is installed and $WANDB_PROJECT names a project; else None."""
+    if not os.environ.get("WANDB_PROJECT"):
+        return None
+    try:
+        wandb = importlib.import_module("wandb")
+    except ImportError:
+        return None
+    return wandb.init(dir=str(folder), config=config, id=folder.name, resume="allow")

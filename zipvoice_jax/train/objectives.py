@@ -1,0 +1,186 @@
+"""The random quantities of a training step, from its key, and the loss they lead to.
+
+Official: `compute_fbank_loss` in the zipvoice/bin/train_*.py scripts and `condition_time_mask`
+in zipvoice/utils/common.py.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from zipvoice_jax.config import ModelConfig
+from zipvoice_jax.core.masks import padding_mask
+from zipvoice_jax.core.rng import named_key
+from zipvoice_jax.flow.losses import (
+    DistillBatch,
+    FlowBatch,
+    distillation_loss,
+    flow_matching_loss,
+)
+from zipvoice_jax.nn.training import StepContext
+from zipvoice_jax.train.config import Objective
+
+Values = Mapping[str, Array]
+_LONGEST_STEP = 0.3  # of either teacher step in distillation
+_GUIDANCE_RANGE = 2.0  # width of the guidance scales that a student learns
+
+
+@flax.struct.dataclass
+class SpeechBatch:
+    """What the loader gives: unscaled features and tokens, padded to a bucket.
+
+    Attributes:
+        features: log-mel, channels side by side.
+        features_lens: frames of each item; 0 for a row without one.
+        tokens: ids, with at least one padding id after each item.
+        tokens_lens: lengths without padding.
+    """
+
+    features: Float[Array, "batch frames channels_feat"]
+    features_lens: Int[Array, " batch"]
+    tokens: Int[Array, "batch tokens"]
+    tokens_lens: Int[Array, " batch"]
+
+
+def condition_mask(
+    key: Key[Array, ""],
+    features_lens: Int[Array, " batch"],
+    frames: int,
+    low: Float[Array, ""] | float,
+    high: Float[Array, ""] | float,
+    suffix: Float[Array, ""] | float,
+) -> Bool[Array, "batch frames"]:
+    """True over a random share of each item, anywhere in it or, for `suffix` 1, at its end."""
+    batch = features_lens.shape
+    share = jax.random.uniform(named_key(key, "size"), batch)
+    lens = features_lens.astype(jnp.float32)
+    size = ((low + (high - low) * share) * lens).astype(jnp.int32)
+    room = (features_lens - size).astype(jnp.float32)
+    place = jnp.where(suffix > 0, 1.0, jax.random.uniform(named_key(key, "start"), batch))
+    start = (place * room).astype(jnp.int32)
+    frame = jnp.arange(frames)[None, :]
+    return (frame >= start[:, None]) & (frame < (start + size)[:, None])
+
+
+def flow_batch(
+    key: Key[Array, ""], batch: SpeechBatch, values: Values, feat_scale: float
+) -> FlowBatch:
+    """Noise, times, infilling mask and dropped conditions of a step."""
+    size, frames = batch.features.shape[:2]
+    mask_key = named_key(key, "speech_condition_mask")
+    low, high, suffix = (values[f"mask_{name}"] for name in ("low", "high", "suffix"))
+    kept = jax.random.uniform(named_key(key, "keep_text"), (size,)) >= values["condition_drop"]
+    return FlowBatch(
+        tokens=batch.tokens,
+        tokens_lens=batch.tokens_lens,
+        features=batch.features * feat_scale,
+        features_lens=batch.features_lens,
+        noise=jax.random.normal(named_key(key, "noise"), batch.features.shape),
+        t=jax.random.uniform(named_key(key, "t"), (size,)),
+        speech_condition_mask=condition_mask(
+            mask_key, batch.features_lens, frames, low, high, suffix
+        ),
+        keep_text=kept.astype(jnp.float32),
+    )
+
+
+def distill_batch(
+    key: Key[Array, ""],
+    batch: SpeechBatch,
+    values: Values,
+    feat_scale: float,
+    least_guidance: float,
+) -> DistillBatch:
+    """Noise, times, infilling mask and guidance of a distillation step.
+
+    Officially the guidance scale is from [0, 2) in the first stage and [1, 3) in the second.
+    """
+    size, frames = batch.features.shape[:2]
+    draws = jax.random.uniform(named_key(key, "t"), (3,))
+    t = draws[0]
+    middle = t + draws[1] * jnp.minimum(_LONGEST_STEP, 1.0 - t)
+    end = middle + draws[2] * jnp.minimum(_LONGEST_STEP, 1.0 - middle)
+    scale = jax.random.uniform(named_key(key, "guidance_scale"), (size,))
+    mask_key = named_key(key, "speech_condition_mask")
+    low, high, suffix = (values[f"mask_{name}"] for name in ("low", "high", "suffix"))
+    return DistillBatch(
+        tokens=batch.tokens,
+        tokens_lens=batch.tokens_lens,
+        features=batch.features * feat_scale,
+        features_lens=batch.features_lens,
+        noise=jax.random.normal(named_key(key, "noise"), batch.features.shape),
+        speech_condition_mask=condition_mask(
+            mask_key, batch.features_lens, frames, low, high, suffix
+        ),
+        guidance_scale=_GUIDANCE_RANGE * scale + least_guidance,
+        t=t,
+        t_middle=middle,
+        t_end=end,
+    )
+
+
+def draw_batch(
+    key: Key[Array, ""],
+    batch: SpeechBatch,
+    values: Values,
+    *,
+    objective: Objective,
+    feat_scale: float,
+) -> FlowBatch | DistillBatch:
+    """A batch with the random quantities of its step.
+
+    Args:
+        key: of the step.
+        batch: from the loader.
+        values: the scheduled numbers at this step.
+        objective: which loss they are for.
+        feat_scale: factor on the features.
+    """
+    if objective == "flow":
+        return flow_batch(key, batch, values, feat_scale)
+    least = 0.0 if objective == "distill_first" else 1.0
+    return distill_batch(key, batch, values, feat_scale, least)
+
+
+def objective_loss(
+    params: dict[str, Any],
+    teacher: dict[str, Any],
+    given: FlowBatch | DistillBatch,
+    values: Values,
+    ctx: StepContext | None,
+    *,
+    config: ModelConfig,
+    objective: Objective,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """The loss of a drawn batch, and its parts by name.
+
+    Args:
+        params: to be trained.
+        teacher: of distillation; an empty dict otherwise.
+        given: from `draw_batch`.
+        values: the scheduled numbers at this step.
+        ctx: drives dropout and gradient hooks; None for neither.
+        config: of the model.
+        objective: which loss.
+    """
+    if isinstance(given, FlowBatch):
+        weight = values["exclusive_weight"]
+        return flow_matching_loss(params, config, given, exclusive_weight=weight, ctx=ctx)
+    teacher_config = teacher_of(config, objective)
+    return distillation_loss(params, config, teacher, teacher_config, given, ctx=ctx)
+
+
+def frames_counted(given: FlowBatch | DistillBatch) -> Float[Array, ""]:
+    """Frames that a loss is the mean of: to be generated, and no padding."""
+    mask = padding_mask(given.features_lens, given.features.shape[1])
+    return (given.speech_condition_mask & ~mask).sum().astype(jnp.float32)
+
+
+def teacher_of(config: ModelConfig, objective: Objective) -> ModelConfig:
+    """The config of a distillation's teacher: guided ZipVoice first, then the student's own."""
+    return dataclasses.replace(config, kind="zipvoice") if objective == "distill_first" else config

@@ -1,0 +1,140 @@
+"""What a stage's model is, and how the parameters of the stage before grow into it."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jaxtyping import Array, Key
+
+from zipvoice_jax.checkpoint.growth import (
+    grow_to_dialog,
+    grow_to_distill,
+    grow_to_stereo,
+    grow_vocabulary,
+)
+from zipvoice_jax.checkpoint.hub import load_model
+from zipvoice_jax.checkpoint.loaded import Loaded
+from zipvoice_jax.checkpoint.mapping import Params
+from zipvoice_jax.config import ModelConfig
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.rng import named_key
+from zipvoice_jax.models.zipvoice import init_params
+from zipvoice_jax.text.tokens import TokenTable
+from zipvoice_jax.train.config import TrainConfig
+
+# How a model becomes another, step by step.
+_ROUTES = {
+    ("zipvoice", "zipvoice_dialog"): ("dialog",),
+    ("zipvoice", "zipvoice_dialog_stereo"): ("dialog", "stereo"),
+    ("zipvoice_dialog", "zipvoice_dialog_stereo"): ("stereo",),
+    ("zipvoice", "zipvoice_distill"): ("distill",),
+}
+# Of how it runs rather than what it is; a model of any of these can be started from.
+_RUNS = ("dtype", "remat", "unroll_layers", "speaker_turns")
+_FROM_TABLE = ("kind", "vocab_size", "pad_id", "spk_a_id", "spk_b_id")
+
+
+@dataclasses.dataclass(frozen=True)
+class StageModel:
+    """A stage's model config and token table."""
+
+    config: ModelConfig
+    table: TokenTable
+
+
+def stage_model(run: TrainConfig, index: int) -> StageModel:
+    """Model and token table of a stage.
+
+    Raises:
+        UserError: the token table is missing or lacks what the model needs.
+    """
+    stages = run.stages[: index + 1]
+    tokens = [stage.tokens for stage in stages if stage.tokens is not None]
+    path = Path(tokens[-1] if tokens else run.tokens)
+    table = TokenTable.load(path)
+    kind = stages[-1].kind
+    ids: dict[str, Any] = {"vocab_size": table.vocab_size, "pad_id": table.pad_id}
+    if kind.startswith("zipvoice_dialog"):
+        if table.spk_a_id is None or table.spk_b_id is None:
+            raise UserError(f"{path} lacks [S1] or [S2], which a {kind} model needs.")
+        ids |= {"spk_a_id": table.spk_a_id, "spk_b_id": table.spk_b_id}
+    return StageModel(dataclasses.replace(run.model, kind=kind, **ids), table)
+
+
+def grown(before: Loaded, wanted: StageModel, key: Key[Array, ""]) -> Params:
+    """Parameters of one model as those of the next, by its tokens, speakers and projections.
+
+    Args:
+        before: what to start from.
+        wanted: the model to get.
+        key: of new rows and projections.
+
+    Raises:
+        UserError: no way leads from one to the other, or their sizes differ.
+    """
+    params, config, table = before.params, before.config, before.table
+    fixed = {f.name for f in dataclasses.fields(ModelConfig)} - {*_RUNS, *_FROM_TABLE}
+    if odd := sorted(n for n in fixed if getattr(config, n) != getattr(wanted.config, n)):
+        told = ", ".join(f"{n} {getattr(config, n)} and {getattr(wanted.config, n)}" for n in odd)
+        raise UserError(
+            f"the model to start from and the config differ in {told}; give the config the sizes "
+            "of that model."
+        )
+    route = _ROUTES.get((config.kind, wanted.config.kind))
+    if route is None and config.kind != wanted.config.kind:
+        raise UserError(
+            f"a {wanted.config.kind} model cannot be grown from {config.kind}; start from "
+            "zipvoice, or from zipvoice_dialog for stereo."
+        )
+    for step in route or ():
+        if step == "dialog":
+            params, config = grow_to_dialog(
+                params, config, old_table=table, new_table=wanted.table, key=key
+            )
+            table = wanted.table
+        elif step == "stereo":
+            params, config = grow_to_stereo(params, config)
+        else:
+            params, config = grow_to_distill(params, config, key=key)
+    if table.fingerprint != wanted.table.fingerprint:
+        params, config = grow_vocabulary(
+            params, config, old_table=table, new_table=wanted.table, key=key
+        )
+    return params
+
+
+def first_params(run: TrainConfig) -> tuple[Params, Mapping[str, Any]]:
+    """Parameters in which a run starts, and those of a teacher if the first stage has one."""
+    wanted = stage_model(run, 0)
+    key = named_key(jax.random.key(run.seed), "init")
+    if run.init is None:
+        if run.stages[0].objective != "flow":
+            raise UserError(
+                f"stage {run.stages[0].name} distils, but there is no model to start from; set "
+                "init to a zipvoice model's directory, or train one in a stage before it."
+            )
+        return jax.device_get(init_params(wanted.config, key)), {}
+    return entered(run, 0, load_model(model_dir=run.init))
+
+
+def entered(run: TrainConfig, index: int, before: Loaded) -> tuple[Params, Mapping[str, Any]]:
+    """Parameters in which a stage begins, and its teacher's, from the model before it.
+
+    Raises:
+        UserError: the stage cannot begin from that model.
+    """
+    stage = run.stages[index]
+    key = named_key(jax.random.key(run.seed), "grow", stage.name)
+    params = grown(before, stage_model(run, index), key)
+    if stage.objective == "flow":
+        return params, {}
+    first = stage.objective == "distill_first"
+    kind = "zipvoice" if first else "zipvoice_distill"
+    if before.config.kind != kind:
+        raise UserError(
+            f"stage {stage.name} ({stage.objective}) has a {kind} model for teacher, but what is "
+            f"before it is {before.config.kind}; put it after such a model."
+        )
+    return params, before.params if first else params

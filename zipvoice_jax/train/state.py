@@ -1,0 +1,71 @@
+"""Everything that training carries from step to step, as one pytree, and its start."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int, Key
+
+from zipvoice_jax.core.rng import named_key
+
+
+@flax.struct.dataclass
+class TrainState:
+    """The state between two steps.
+
+    Attributes:
+        step: steps begun so far in the whole run, skipped ones included.
+        params: of the model.
+        opt_state: of the optimiser.
+        average: averaged parameters, see `TrainConfig.average`.
+        teacher: parameters of a distillation's teacher; empty otherwise.
+        bad_steps: steps in a row whose loss or gradient was not finite.
+        skipped: all such steps; they change nothing but `step`.
+        key: of all random numbers of the run; never changes.
+    """
+
+    step: Int[Array, ""]
+    params: dict[str, Any]
+    opt_state: Any
+    average: dict[str, Any]
+    teacher: dict[str, Any]
+    bad_steps: Int[Array, ""]
+    skipped: Int[Array, ""]
+    key: Key[Array, ""]
+
+
+def new_state(
+    params: dict[str, Any],
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int,
+    step: int = 0,
+    teacher: dict[str, Any] | None = None,
+    opt_state: Any = None,
+    skipped: int = 0,
+) -> TrainState:
+    """The state in which a stage begins.
+
+    Args:
+        params: of the model.
+        optimizer: makes a fresh state unless `opt_state` is given.
+        seed: of the run.
+        step: at which the stage begins.
+        teacher: of a distillation.
+        opt_state: carried over from the stage before.
+        skipped: carried over from the stage before.
+    """
+    params = jax.tree.map(jnp.asarray, params)
+    return TrainState(
+        step=jnp.asarray(step, jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params) if opt_state is None else opt_state,
+        # A copy: the step donates its input, and one buffer cannot be donated twice.
+        average=jax.tree.map(jnp.copy, params),
+        teacher=jax.tree.map(jnp.array, teacher or {}),
+        bad_steps=jnp.zeros((), jnp.int32),
+        skipped=jnp.asarray(skipped, jnp.int32),
+        key=named_key(jax.random.key(seed), "train"),
+    )

@@ -1,0 +1,195 @@
+"""One training step and one validation step, as pure functions to be compiled per bucket."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Key
+
+from zipvoice_jax.config import ModelConfig
+from zipvoice_jax.core.rng import named_key
+from zipvoice_jax.flow.losses import FlowBatch, flow_matching_loss
+from zipvoice_jax.nn.training import StepContext
+from zipvoice_jax.train.averaging import ema, running_average
+from zipvoice_jax.train.config import Objective, TrainConfig
+from zipvoice_jax.train.curriculum import Clock, Schedules, values_at
+from zipvoice_jax.train.objectives import (
+    SpeechBatch,
+    draw_batch,
+    frames_counted,
+    objective_loss,
+)
+from zipvoice_jax.train.state import TrainState
+
+Metrics = dict[str, Float[Array, ""]]
+
+
+@dataclasses.dataclass(frozen=True)
+class StepRecipe:
+    """What a step's program is made of, beside its arrays' shapes.
+
+    Stages whose recipes are equal share their programs, since what differs between them is in
+    the schedules.
+    """
+
+    config: ModelConfig
+    objective: Objective
+    run: TrainConfig
+
+
+def micro_batches(batch: Any, parts: int) -> Any:
+    """A tree of batched arrays with a leading axis of `parts`; numbers are repeated.
+
+    Each part takes rows from all over the batch, hence from every device.
+    """
+
+    def split(x: Array) -> Array:
+        if x.ndim == 0:
+            return jnp.broadcast_to(x, (parts,))
+        return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
+
+    return jax.tree.map(split, batch)
+
+
+def loss_and_gradients(
+    state: TrainState, batch: SpeechBatch, values: Mapping[str, Array], recipe: StepRecipe
+) -> tuple[Metrics, dict[str, Any]]:
+    """Mean loss of a step, its parts, and the gradients.
+
+    Noise, times and masks are drawn for the whole batch, and micro-batches count by their
+    frames: but for dropout and hooks, `accumulate` changes nothing.
+    """
+    run, objective = recipe.run, recipe.objective
+    key = named_key(state.key, state.step)
+    given = draw_batch(key, batch, values, objective=objective, feat_scale=run.feat_scale)
+
+    def weighted(params: dict[str, Any], given: Any, key: Key[Array, ""]) -> Any:
+        ctx = StepContext(values["batch_count"], key)
+        loss, parts = objective_loss(
+            params, state.teacher, given, values, ctx, config=recipe.config, objective=objective
+        )
+        count = frames_counted(given)
+        sums = jax.tree.map(lambda x: x * count, {"loss": loss, **parts})
+        return loss * count, {**sums, "count": count}
+
+    gradient = jax.grad(weighted, has_aux=True)
+    key = named_key(key, "model")
+    if run.accumulate == 1:
+        grads, sums = gradient(state.params, given, key)
+    else:
+        keys = jax.vmap(lambda i: named_key(key, i))(jnp.arange(run.accumulate))
+        parts = (micro_batches(given, run.accumulate), keys)
+
+        def add(total: Any, part: Any) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, gradient(state.params, *part)), None
+
+        like = jax.eval_shape(gradient, state.params, *jax.tree.map(lambda x: x[0], parts))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+        (grads, sums), _ = jax.lax.scan(add, zeros, parts)
+    count = jnp.maximum(sums.pop("count"), 1.0)
+    means = jax.tree.map(lambda x: x / count, sums)
+    return means, jax.tree.map(lambda g: g / count, grads)
+
+
+def train_step(
+    state: TrainState,
+    batch: SpeechBatch,
+    *,
+    recipe: StepRecipe,
+    schedules: Schedules,
+    optimizer: optax.GradientTransformationExtraArgs,
+) -> tuple[TrainState, Metrics]:
+    """One update; a loss or gradient that is not finite changes nothing but the counts.
+
+    Args:
+        state: donated when compiled.
+        batch: from the loader.
+        recipe: what to compute.
+        schedules: of the whole run.
+        optimizer: takes `learning_rate` as an extra argument.
+
+    Returns:
+        The next state, and what to log about this step.
+    """
+    run, clock = recipe.run, Clock(recipe.run.boundaries)
+    values = values_at(schedules, state.step)
+    metrics, grads = loss_and_gradients(state, batch, values, recipe)
+    norm = optax.tree.norm(grads)
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
+    updates, opt_state = optimizer.update(
+        grads, state.opt_state, state.params, learning_rate=values["learning_rate"]
+    )
+    params = optax.apply_updates(state.params, updates)
+    params, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old),
+        (params, opt_state),
+        (state.params, state.opt_state),
+    )
+    done = clock.stage_step(state.step) + 1
+    if run.average == "ema":
+        average = ema(params, state.average, run.ema_decay)
+    else:
+        average = running_average(params, state.average, done, run.average_period)
+    teacher = state.teacher
+    if recipe.objective == "distill_second":
+        teacher = ema(params, teacher, run.ema_decay)
+    bad = (~finite).astype(jnp.int32)
+    after = state.replace(  # type: ignore[attr-defined]
+        step=state.step + 1,
+        params=params,
+        opt_state=opt_state,
+        average=average,
+        teacher=teacher,
+        bad_steps=(state.bad_steps + 1) * bad,
+        skipped=state.skipped + bad,
+    )
+    frames = batch.features_lens.sum().astype(jnp.float32)
+    metrics |= {
+        "grad_norm": norm,
+        "learning_rate": values["learning_rate"],
+        "frames": frames,
+        "padding": 1.0 - frames / float(batch.features.shape[0] * batch.features.shape[1]),
+        "bad_steps": after.bad_steps.astype(jnp.float32),
+        "skipped": after.skipped.astype(jnp.float32),
+    }
+    return after, metrics
+
+
+def valid_step(
+    params: dict[str, Any],
+    teacher: dict[str, Any],
+    batch: SpeechBatch,
+    key: Key[Array, ""],
+    values: Mapping[str, Array],
+    *,
+    recipe: StepRecipe,
+) -> Metrics:
+    """Sums of losses over a validation batch, on noise and times that depend on the key alone.
+
+    Times are spread evenly over the rows, as officially. Beside the loss stand the losses
+    without the text and without any condition, for comparison.
+
+    Returns:
+        Sums over the frames that are counted, and their `count`.
+    """
+    config, objective = recipe.config, recipe.objective
+    values = {**values, "condition_drop": jnp.zeros(())}
+    scale = recipe.run.feat_scale
+    given = draw_batch(key, batch, values, objective=objective, feat_scale=scale)
+    size = batch.features.shape[0]
+    if isinstance(given, FlowBatch):
+        given = given.replace(t=jnp.arange(size, dtype=jnp.float32) / size)  # type: ignore[attr-defined]
+    loss, parts = objective_loss(
+        params, teacher, given, values, None, config=config, objective=objective
+    )
+    losses = {"loss": loss, **parts}
+    if isinstance(given, FlowBatch):
+        textless = given.replace(keep_text=jnp.zeros_like(given.keep_text))  # type: ignore[attr-defined]
+        losses["flow_without_text"] = flow_matching_loss(params, config, textless)[1]["flow"]
+        alone = flow_matching_loss(params, config, given, unconditional=True)
+        losses["flow_unconditional"] = alone[1]["flow"]
+    count = frames_counted(given)
+    return {**{name: value * count for name, value in losses.items()}, "count": count}
