@@ -156,13 +156,18 @@ def bench_generate(
         }
 
 
-def table(rows: Sequence[dict[str, Any]], *, header: bool = True) -> str:
-    """Rows as fixed-width text."""
+def table(
+    rows: Sequence[dict[str, Any]],
+    columns: Sequence[tuple[str, str, str]] = COLUMNS,
+    *,
+    header: bool = True,
+) -> str:
+    """Rows as fixed-width text; a column is a key, a title and a format."""
     lines = []
     if header:
-        widths = [len(form.format(0 if ">" not in form else "")) for _, _, form in COLUMNS]
-        titles = [title for _, title, _ in COLUMNS]
+        widths = [len(form.format(0 if ">" not in form else "")) for _, _, form in columns]
+        titles = [title for _, title, _ in columns]
         lines.append(" ".join(f"{t:>{w}}" for t, w in zip(titles, widths, strict=True)))
     for row in rows:
-        lines.append(" ".join(form.format(row[key]) for key, _, form in COLUMNS))
+        lines.append(" ".join(form.format(row[key]) for key, _, form in columns))
     return "\n".join(lines)

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from zipvoice_jax.cli.options import add_model, add_sampling, sampling_values
+from zipvoice_jax.config import MODEL_KINDS
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.text.tokenizer import TOKENIZERS
 
@@ -36,6 +37,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     generate.add_argument("--json", type=Path, metavar="FILE", help="write the rows here too")
     generate.set_defaults(run=run)
     _add_data(kinds)
+    _add_train(kinds)
 
 
 def _add_data(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -65,6 +67,52 @@ def _add_data(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     add("--json", type=Path, metavar="FILE", help="write the rows here too")
     data.set_defaults(run=run_data)
+
+
+def _add_train(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    train = kinds.add_parser(
+        "train",
+        help="a training step: compiling, memory, seconds",
+        description="Compile seconds, memory by remat policy, and seconds of a training step of "
+        "the base model with random weights, on a batch without padding.",
+    )
+    add = train.add_argument
+    add("--kind", choices=MODEL_KINDS, default="zipvoice_dialog")
+    add("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
+    add("--frames", type=int, default=1024, help="of each item (default: 1024, 10.9 s)")
+    add("--tokens", type=int, default=192, help="of each item (default: 192)")
+    add("--batch", type=int, default=4, help="items (default: 4)")
+    add("--remat", nargs="+", choices=("none", "dots", "full"), default=["none", "dots", "full"])
+    add("--repeats", type=int, default=1, help="timed steps, 0 only compiles (default: 1)")
+    add("--json", type=Path, metavar="FILE", help="write the rows here too")
+    train.set_defaults(run=run_train)
+
+
+def run_train(args: argparse.Namespace) -> int:
+    """Runs `zipvoice-jax bench train`.
+
+    Raises:
+        UserError: a number cannot be used, or --json not be written.
+    """
+    from zipvoice_jax.bench.generate import machine, table
+    from zipvoice_jax.bench.train import COLUMNS, bench_train
+    from zipvoice_jax.config import ModelConfig
+
+    about = machine()
+    print(f"{about}; {args.kind}, base size")
+    rows = []
+    for row in bench_train(
+        ModelConfig(kind=args.kind, dtype=args.dtype),
+        frames=args.frames,
+        tokens=args.tokens,
+        batch=args.batch,
+        remats=args.remat,
+        repeats=args.repeats,
+    ):
+        rows.append(row)
+        print(table([row], COLUMNS, header=len(rows) == 1), flush=True)
+    _write_json(args.json, {"machine": about, "rows": rows})
+    return 0
 
 
 def run(args: argparse.Namespace) -> int:

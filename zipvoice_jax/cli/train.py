@@ -39,6 +39,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--show-schedule", type=Path, metavar="PNG",
         help="only draw every schedule over the run into a picture",
     )  # fmt: skip
+    add("--export", type=Path, metavar="DIR", help="only write the model of a checkpoint")
+    add("--step", type=int, metavar="N", help="of the checkpoint to --export")
+    add(
+        "--average-since", type=int, metavar="M",
+        help="--export the average over the steps after this one",
+    )  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -107,8 +113,14 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.folder is None:
         raise UserError("train has no folder for the run; give --to DIR.")
-    from zipvoice_jax.train.loop import train
+    from zipvoice_jax.train.loop import export_step, train
 
+    if args.export is not None:
+        if args.step is None:
+            raise UserError("--export needs the checkpoint; give --step N.")
+        export_step(config, args.folder, args.step, args.export, average_since=args.average_since)
+        print(f"{args.export}: the model of step {args.step}")
+        return 0
     asked: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
     try:

@@ -6,7 +6,7 @@ seen; it is removed at the next start.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,18 +120,23 @@ class Checkpoints:
         """The JSON part of a checkpoint."""
         return self._load(step, {_META: None})[_META]
 
-    def restore(self, step: int, like: TrainState) -> TrainState:
+    def restore(
+        self, step: int, make: Callable[[], TrainState], sharding: jax.sharding.Sharding
+    ) -> TrainState:
         """The state of a checkpoint.
 
         Args:
             step: its step.
-            like: a state of the same shapes, dtypes and shardings; arrays or
-                `jax.ShapeDtypeStruct`s.
+            make: gives a state of the same shapes; it is only traced.
+            sharding: of every array.
 
         Raises:
             UserError: the checkpoint is damaged or holds something else.
         """
-        plain = _plain(like) if isinstance(like.key, jax.Array) else like
+        plain = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            jax.eval_shape(lambda: _plain(make())),
+        )
         loaded = self._load(step, {_STATE: plain})[_STATE]
 
         def check(path: Any, want: Any, got: Any) -> Any:

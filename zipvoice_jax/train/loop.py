@@ -1,10 +1,13 @@
 """The training loop: stage after stage, step after step, from wherever the last run stopped."""
 
+import contextlib
 import dataclasses
+import fcntl
+import functools
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import jax
 
 from zipvoice_jax.checkpoint.hub import load_model
 from zipvoice_jax.checkpoint.mapping import count_parameters
+from zipvoice_jax.checkpoint.native import is_native, save_native
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.batches import Batch
 from zipvoice_jax.data.loader import Loader, validation_batches
@@ -19,8 +23,9 @@ from zipvoice_jax.models.flops import training_flops
 from zipvoice_jax.models.zipvoice import abstract_params
 from zipvoice_jax.train.checkpoints import Checkpoints
 from zipvoice_jax.train.config import TrainConfig, differences
-from zipvoice_jax.train.export import export_stage
+from zipvoice_jax.train.export import exported_params
 from zipvoice_jax.train.log import RunLog
+from zipvoice_jax.train.objectives import teacher_of
 from zipvoice_jax.train.programs import Programs
 from zipvoice_jax.train.scaled_adam import ScaledAdamState, grow_state
 from zipvoice_jax.train.stages import StageModel, entered, first_params, stage_model
@@ -29,6 +34,7 @@ from zipvoice_jax.train.step import StepRecipe
 from zipvoice_jax.train.validate import sample_items, validation_losses
 
 CONFIG = "config.json"
+LOCK = ".lock"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,14 +74,15 @@ def train(
         UserError: data, config or folder cannot be used, or the loss stays without a value.
     """
     folder = Path(folder).absolute()
+    with _alone_in(folder):
+        return _train(run, folder, stop, allow_config_change)
+
+
+def _train(
+    run: TrainConfig, folder: Path, stop: Callable[[], bool], allow_config_change: bool
+) -> Outcome:
     _keep_config(run, folder, allow_config_change)
-    checkpoints = Checkpoints(
-        folder / "checkpoints",
-        keep_last=run.keep_last,
-        keep_every=run.keep_every,
-        keep_best=run.keep_best,
-        keep_steps=run.window_starts,
-    )
+    checkpoints = _open_checkpoints(run, folder)
     programs = Programs(run)
     latest = checkpoints.steps[-1] if checkpoints.steps else None
     first = 0 if latest is None else int(checkpoints.meta(latest)["stage"])
@@ -96,7 +103,11 @@ def train(
                 return Outcome(False, int(state.step), model_folder)
             checkpoints.wait()
             model_folder = folder / place.name
-            export_stage(run, index, model, checkpoints, state, model_folder)
+            before = functools.partial(_restore, programs, model, run, index, checkpoints)
+            if not is_native(model_folder):
+                since = None if run.export_window == 0 else run.window_starts[index]
+                params = exported_params(run, index, state, since, before)
+                save_native(model_folder, model.config, run.features, model.table, params)
             log.say(f"stage {place.name} is done; its model is in {model_folder}")
         assert state is not None
         return Outcome(True, int(state.step), model_folder)
@@ -132,6 +143,69 @@ class _Stage:
         return StepRecipe(self.model.config, objective, self.run)
 
 
+def export_step(
+    run: TrainConfig, folder: Path, step: int, target: Path, *, average_since: int | None = None
+) -> None:
+    """Writes the model of a checkpoint that a run has kept.
+
+    Args:
+        run: the config.
+        folder: of the run.
+        step: of the checkpoint.
+        target: model directory to make.
+        average_since: averages over the steps after this checkpoint, or after the beginning of
+            the stage; None takes the parameters as they are.
+
+    Raises:
+        UserError: there is no such checkpoint, or the target cannot be written.
+    """
+    with _alone_in(folder):
+        checkpoints = _open_checkpoints(run, folder)
+        try:
+            for wanted in (step, average_since):
+                if wanted not in (None, *checkpoints.steps, *run.boundaries):
+                    raise UserError(
+                        f"{folder} has no checkpoint of step {wanted}; choose one of "
+                        f"{', '.join(map(str, checkpoints.steps)) or 'none'}."
+                    )
+            index = int(checkpoints.meta(step)["stage"])
+            model = stage_model(run, index)
+            read = functools.partial(_restore, Programs(run), model, run, index, checkpoints)
+            state = read(step)
+            params = exported_params(run, index, state, average_since, read)
+            save_native(target, model.config, run.features, model.table, params)
+        finally:
+            checkpoints.close()
+
+
+def _open_checkpoints(run: TrainConfig, folder: Path) -> Checkpoints:
+    return Checkpoints(
+        folder / "checkpoints",
+        keep_last=run.keep_last,
+        keep_every=run.keep_every,
+        keep_best=run.keep_best,
+        keep_steps=run.window_starts,
+    )
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keeps a second process of this machine out of a run's folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("w")
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}).") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"another process is training in {folder}; wait for it, or give another folder."
+            ) from None
+        yield
+
+
 def _keep_config(run: TrainConfig, folder: Path, allow_change: bool) -> None:
     """Writes the config beside the checkpoints, and refuses one that is not theirs."""
     path, values = folder / CONFIG, run.to_dict()
@@ -143,7 +217,6 @@ def _keep_config(run: TrainConfig, folder: Path, allow_change: bool) -> None:
                 f"{folder} holds a run with another config ({'; '.join(changed)}); give "
                 "another folder, or --allow-config-change to go on with this one."
             )
-        folder.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".tmp")
         partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
         partial.replace(path)
@@ -196,11 +269,9 @@ def _restore(
 
     shapes = abstract_params(model.config)
     taught: Any = {}
-    if objective == "distill_first":
-        taught = abstract_params(dataclasses.replace(model.config, kind="zipvoice"))
-    elif objective == "distill_second":
-        taught = shapes
-    return checkpoints.restore(step, programs.place(like()))
+    if objective != "flow":
+        taught = abstract_params(teacher_of(model.config, objective))
+    return checkpoints.restore(step, like, programs.everywhere)
 
 
 def _run_stage(

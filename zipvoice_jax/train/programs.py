@@ -32,6 +32,7 @@ class Programs:
 
     Attributes:
         compilations: every program compiled, in order.
+        everywhere: the sharding of what every device holds whole.
         optimizer: of the run.
     """
 
@@ -41,13 +42,13 @@ class Programs:
         self.compilations: list[Compilation] = []
         self._schedules = schedules_of(run)
         mesh = Mesh(np.array(jax.devices()), ("data",))
-        self._everywhere = NamedSharding(mesh, PartitionSpec())
+        self.everywhere = NamedSharding(mesh, PartitionSpec())
         self._over_batch = NamedSharding(mesh, PartitionSpec("data"))
         self._programs: dict[tuple[str, StepRecipe, Bucket], Any] = {}
 
     def place(self, tree: Any) -> Any:
         """A state or parameters on every device."""
-        return jax.device_put(tree, self._everywhere)
+        return jax.device_put(tree, self.everywhere)
 
     def put(self, batch: Batch) -> SpeechBatch:
         """This process's rows as part of the global batch."""
@@ -109,7 +110,7 @@ class Programs:
                 jax.devices()[0].platform,
                 *args,
                 donate_argnums=donate,
-                out_shardings=self._everywhere,
+                out_shardings=self.everywhere,
             )
             told = f"{name} {recipe.config.kind} {recipe.objective}, {bucket}"
             self.compilations.append(Compilation(told, seconds))

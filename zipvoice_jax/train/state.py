@@ -6,34 +6,33 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, Key
 
 from zipvoice_jax.core.rng import named_key
 
 
 @flax.struct.dataclass
 class TrainState:
-    """The state between two steps.
+    """The state between two steps; annotated loosely, since JAX also fills it with placeholders.
 
     Attributes:
-        step: steps begun so far in the whole run, skipped ones included.
+        step: steps begun so far in the whole run, skipped ones included; int32 ().
         params: of the model.
         opt_state: of the optimiser.
         average: averaged parameters, see `TrainConfig.average`.
         teacher: parameters of a distillation's teacher; empty otherwise.
-        bad_steps: steps in a row whose loss or gradient was not finite.
-        skipped: all such steps; they change nothing but `step`.
-        key: of all random numbers of the run; never changes.
+        bad_steps: steps in a row whose loss or gradient was not finite; int32 ().
+        skipped: all such steps; they change nothing but `step`; int32 ().
+        key: of all random numbers of the run, a typed key (); never changes.
     """
 
-    step: Int[Array, ""]
+    step: Any
     params: dict[str, Any]
     opt_state: Any
     average: dict[str, Any]
     teacher: dict[str, Any]
-    bad_steps: Int[Array, ""]
-    skipped: Int[Array, ""]
-    key: Key[Array, ""]
+    bad_steps: Any
+    skipped: Any
+    key: Any
 
 
 def new_state(
@@ -61,7 +60,8 @@ def new_state(
     return TrainState(
         step=jnp.asarray(step, jnp.int32),
         params=params,
-        opt_state=optimizer.init(params) if opt_state is None else opt_state,
+        # Compiled, since one by one its many small arrays take longer.
+        opt_state=jax.jit(optimizer.init)(params) if opt_state is None else opt_state,
         # A copy: the step donates its input, and one buffer cannot be donated twice.
         average=jax.tree.map(jnp.copy, params),
         teacher=jax.tree.map(jnp.array, teacher or {}),

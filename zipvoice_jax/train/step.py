@@ -40,8 +40,8 @@ class StepRecipe:
     run: TrainConfig
 
 
-def micro_batches(batch: Any, parts: int) -> Any:
-    """A tree of batched arrays with a leading axis of `parts`; numbers are repeated.
+def micro_batches(batch: Any, parts: int) -> list[Array]:
+    """The leaves of a tree of batched arrays with a leading axis of `parts`; numbers are repeated.
 
     Each part takes rows from all over the batch, hence from every device.
     """
@@ -51,7 +51,7 @@ def micro_batches(batch: Any, parts: int) -> Any:
             return jnp.broadcast_to(x, (parts,))
         return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
 
-    return jax.tree.map(split, batch)
+    return [split(leaf) for leaf in jax.tree.leaves(batch)]
 
 
 def loss_and_gradients(
@@ -82,13 +82,17 @@ def loss_and_gradients(
     else:
         keys = jax.vmap(lambda i: named_key(key, i))(jnp.arange(run.accumulate))
         parts = (micro_batches(given, run.accumulate), keys)
+        structure = jax.tree.structure(given)
 
-        def add(total: Any, part: Any) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, gradient(state.params, *part)), None
+        def of_part(part: tuple[list[Array], Key[Array, ""]]) -> Any:
+            leaves, key = part
+            return gradient(state.params, jax.tree.unflatten(structure, leaves), key)
 
-        like = jax.eval_shape(gradient, state.params, *jax.tree.map(lambda x: x[0], parts))
+        like = jax.eval_shape(of_part, jax.tree.map(lambda x: x[0], parts))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
-        (grads, sums), _ = jax.lax.scan(add, zeros, parts)
+        (grads, sums), _ = jax.lax.scan(
+            lambda total, part: (jax.tree.map(jnp.add, total, of_part(part)), None), zeros, parts
+        )
     count = jnp.maximum(sums.pop("count"), 1.0)
     means = jax.tree.map(lambda x: x / count, sums)
     return means, jax.tree.map(lambda g: g / count, grads)
@@ -119,14 +123,14 @@ def train_step(
     metrics, grads = loss_and_gradients(state, batch, values, recipe)
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
-    updates, opt_state = optimizer.update(
-        grads, state.opt_state, state.params, learning_rate=values["learning_rate"]
-    )
-    params = optax.apply_updates(state.params, updates)
-    params, opt_state = jax.tree.map(
-        lambda new, old: jnp.where(finite, new, old),
-        (params, opt_state),
-        (state.params, state.opt_state),
+
+    def update(params: Any, opt_state: Any) -> tuple[Any, Any]:
+        rate = values["learning_rate"]
+        updates, opt_state = optimizer.update(grads, opt_state, params, learning_rate=rate)
+        return optax.apply_updates(params, updates), opt_state
+
+    params, opt_state = jax.lax.cond(
+        finite, update, lambda *old: old, state.params, state.opt_state
     )
     done = clock.stage_step(state.step) + 1
     if run.average == "ema":

@@ -1,0 +1,200 @@
+"""Configs of training: what they refuse, what they schedule, and the numbers of the recipes."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from conftest import ROOT, RunCli
+from training import write_config
+
+from zipvoice_jax.cli.train import load_config
+from zipvoice_jax.config import ModelConfig
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.schedule import PiecewiseLinear
+from zipvoice_jax.data.config import DataConfig, SourceConfig
+from zipvoice_jax.train.config import Eden, Stage, TrainConfig, differences
+from zipvoice_jax.train.curriculum import Clock, schedules_of, values_at
+
+DATA = DataConfig((SourceConfig("somewhere"),), batch_seconds=4000.0)
+CONFIGS = ROOT / "configs"
+
+
+def stage(**given: Any) -> Stage:
+    return Stage(**{"name": "a", "kind": "zipvoice", "steps": 10, "data": DATA, **given})
+
+
+def run_of(*stages: Stage, **given: Any) -> TrainConfig:
+    return TrainConfig(model=ModelConfig(), stages=stages, tokens="tokens.txt", **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"name": "no folder"}, "cannot name a folder"),
+        ({"steps": 0}, "whole number above 0"),
+        ({"objective": "distill_first"}, "does not fit zipvoice"),
+        ({"kind": "zipvoice_distill"}, "does not fit zipvoice_distill"),
+        ({"mask_low": 1.5}, "mask_low is 1.5"),
+        ({"condition_drop": -0.1}, "from 0 to 1"),
+        ({"data": dataclasses.replace(DATA, channels="alternate")}, "use channels='mono'"),
+    ],
+)
+def test_stages_refuse_what_cannot_work(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        stage(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"stages": ()}, "no stages"),
+        ({"stages": (stage(), stage())}, "repeat"),
+        ({"save_every": 0}, "save_every is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"ema_decay": 1.0}, "ema_decay is 1.0"),
+        ({"model": ModelConfig(feat_dim=80)}, "make n_mels and feat_dim equal"),
+    ],
+)
+def test_runs_refuse_what_cannot_work(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        TrainConfig(**{"model": ModelConfig(), "stages": (stage(),), "tokens": "t", **given})
+
+
+def test_eden_needs_one_measure_of_time() -> None:
+    for given in ({}, {"lr_hours": 1.0, "lr_epochs": 1.0}, {"lr_epochs": 1.0}):
+        with pytest.raises(UserError, match="Eden"):
+            Eden(base_lr=0.1, **given)
+
+
+def test_schedules_change_at_the_boundary_and_restart_there() -> None:
+    run = run_of(
+        stage(learning_rate=PiecewiseLinear(((0.0, 0.0), (10.0, 1.0)))),
+        stage(
+            name="b",
+            kind="zipvoice_dialog",
+            learning_rate=PiecewiseLinear(((0.0, 5.0), (10.0, 6.0))),
+            mask="suffix",
+            mask_low=0.5,
+            batch_count_offset=1e5,
+        ),
+    )
+    schedules, clock = schedules_of(run), Clock(run.boundaries)
+
+    def at(step: int) -> dict[str, float]:
+        values = jax.jit(lambda s: values_at(schedules, s))(jnp.int32(step))
+        return {name: float(value) for name, value in values.items()}
+
+    assert at(0)["learning_rate"] == 0.0
+    assert at(9)["learning_rate"] == pytest.approx(0.9)
+    assert (at(9)["mask_low"], at(9)["mask_suffix"]) == (pytest.approx(0.7), 0.0)
+    assert at(10)["learning_rate"] == pytest.approx(5.0)
+    assert at(19)["learning_rate"] == pytest.approx(5.9)
+    assert (at(10)["mask_low"], at(10)["mask_suffix"]) == (pytest.approx(0.5), 1.0)
+    # 4,000 s a batch against 50 s, refreshed every ten steps.
+    assert at(9)["batch_count"] == 0.0
+    assert at(10)["batch_count"] == 1e5
+    steps = [int(clock.stage_step(jnp.int32(step))) for step in (0, 9, 10, 19)]
+    assert steps == [0, 9, 0, 9]
+
+
+def test_differences_name_what_changed_and_pass_over_what_cannot_matter() -> None:
+    old = run_of(stage()).to_dict()
+    busier = dataclasses.replace(DATA, workers=4)
+    assert differences(old, run_of(stage(data=busier), log_every=3).to_dict()) == []
+    changed = run_of(stage(steps=11, learning_rate=0.5), seed=1).to_dict()
+    told = differences(old, changed)
+    assert told == [
+        "stages.0.steps: 10 -> 11",
+        "stages.0.learning_rate: 0.0001 -> 0.5",
+        "seed: 42 -> 1",
+    ]
+
+
+def at(config: TrainConfig, name: str, step: int) -> float:
+    return float(schedules_of(config)[name](jnp.int32(step)))
+
+
+def test_the_recipes_have_the_official_numbers() -> None:
+    emilia = load_config(CONFIGS / "zipvoice_emilia.py", [])
+    assert emilia.stages[0].data.batch_seconds == 4000.0
+    assert at(emilia, "learning_rate", 499) == pytest.approx(
+        0.02 * ((500**2 + 7500**2) / 7500**2) ** -0.25
+        * (((500 * 4000 / 3600) ** 2 + 30000**2) / 30000**2) ** -0.25,
+        rel=1e-5,
+    )  # fmt: skip
+    assert at(emilia, "batch_count", 1000) == 80_000.0
+    dialog = load_config(CONFIGS / "dialog_opendialog.py", [])
+    (only,) = dialog.stages
+    assert (only.steps, only.learning_rate, only.mask, only.mask_low) == (
+        60_000,
+        1e-4,
+        "suffix",
+        0.5,
+    )
+    assert [s.repeats for s in only.data.sources] == [1.0, 2.0]
+    assert dialog.window_starts == (50_000,) and dialog.save_every == 5000
+    assert at(dialog, "batch_count", 10) == 100_800.0
+    stereo = load_config(CONFIGS / "stereo.py", [])
+    (only,) = stereo.stages
+    assert (only.steps, only.learning_rate, only.exclusive_weight) == (25_000, 0.002, 1.0)
+    assert (only.data.channels, only.data.max_seconds) == ("alternate", 60.0)
+    distill = load_config(CONFIGS / "distill.py", [])
+    assert [s.objective for s in distill.stages] == ["distill_first", "distill_second"]
+    assert [s.steps for s in distill.stages] == [62_000, 12_000]
+    libritts = load_config(CONFIGS / "zipvoice_libritts.py", [])
+    epoch = libritts.stages[0].steps // 60
+    begin = at(libritts, "learning_rate", 10 * epoch)
+    assert begin / at(libritts, "learning_rate", 10 * epoch - 1) == pytest.approx(
+        ((10**2 + 100) / (9**2 + 100)) ** -0.25, rel=1e-3
+    )
+
+
+def test_the_curriculum_is_the_recipes_in_a_row() -> None:
+    config = load_config(CONFIGS / "curriculum.py", ["dialog=there"])
+    assert [s.kind for s in config.stages] == [
+        "zipvoice",
+        "zipvoice_dialog",
+        "zipvoice_dialog_stereo",
+    ]
+    assert config.stages[1].data.sources[0].path == "there"
+    edge = config.boundaries[1]
+    assert at(config, "learning_rate", edge) == pytest.approx(1e-4)
+    assert at(config, "exclusive_weight", config.boundaries[2]) == 1.0
+
+
+def test_settings_of_a_config_are_checked(tmp_path: Path) -> None:
+    small = write_config(tmp_path)
+    assert load_config(small, ["data=x", "steps=5"]).stages[0].steps == 5
+    for setting, told in (("steps=many", "takes a int"), ("stepz=5", "takes data=..., steps=...")):
+        with pytest.raises(UserError, match=told):
+            load_config(small, ["data=x", setting])
+    with pytest.raises(UserError, match="does not exist"):
+        load_config(tmp_path / "none.py", [])
+    for text, told in (
+        ("x = 1", "has no get_config"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("def get_config(): return 3", "returns no TrainConfig"),
+        ("def get_config(): return {}['a']", "KeyError"),
+    ):
+        path = tmp_path / "bad.py"
+        path.write_text(text)
+        with pytest.raises(UserError, match=told):
+            load_config(path, [])
+
+
+def test_the_schedules_can_be_drawn(tmp_path: Path, run_cli: RunCli) -> None:
+    picture = tmp_path / "deep" / "schedule.png"
+    done = run_cli("train", "--config", CONFIGS / "curriculum.py", "--show-schedule", picture)
+    assert done.returncode == 0, done.stderr
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "single, dialog, stereo" in done.stdout
+
+
+def test_every_config_is_listed() -> None:
+    listed = (CONFIGS / "README.md").read_text(encoding="utf-8")
+    names = {path.name for path in CONFIGS.glob("*.py")}
+    assert names and all(f"`{name}`" in listed for name in names)
+    assert all(load_config(CONFIGS / name, []).stages for name in names)

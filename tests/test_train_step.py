@@ -1,0 +1,290 @@
+"""One training step: what is drawn, what accumulates, what is skipped, what a stage begins with."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from training import TOKENS, make_data, write_config
+
+from zipvoice_jax.checkpoint.loaded import Loaded
+from zipvoice_jax.cli.train import load_config
+from zipvoice_jax.config import FeatureConfig
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.data.batches import Batch
+from zipvoice_jax.flow.losses import DistillBatch, FlowBatch, distillation_loss
+from zipvoice_jax.models.zipvoice import init_params
+from zipvoice_jax.nn.training import StepContext
+from zipvoice_jax.text.tokens import TokenTable
+from zipvoice_jax.train import step as stepping
+from zipvoice_jax.train.config import TrainConfig
+from zipvoice_jax.train.curriculum import schedules_of, values_at
+from zipvoice_jax.train.loop import train
+from zipvoice_jax.train.objectives import SpeechBatch, condition_mask, draw_batch
+from zipvoice_jax.train.programs import Programs, make_optimizer
+from zipvoice_jax.train.stages import entered, first_params, grown, stage_model
+from zipvoice_jax.train.state import TrainState, new_state
+from zipvoice_jax.train.step import StepRecipe, loss_and_gradients, micro_batches, train_step
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    folder = tmp_path_factory.mktemp("run")
+    return load_config(write_config(folder), [f"data={make_data(folder)}", "steps=2"])
+
+
+def speech(rows: int = 4, frames: int = 24) -> SpeechBatch:
+    rng = np.random.default_rng(1)
+    return SpeechBatch(
+        features=jnp.asarray(rng.standard_normal((rows, frames, 100)), jnp.float32),
+        features_lens=jnp.asarray(rng.integers(frames // 2, frames + 1, rows), jnp.int32),
+        tokens=jnp.asarray(rng.integers(1, 300, (rows, 8)), jnp.int32),
+        tokens_lens=jnp.full((rows,), 7, jnp.int32),
+    )
+
+
+def start(run: TrainConfig, index: int = 0, teacher: Any = None) -> tuple[TrainState, StepRecipe]:
+    config = stage_model(run, index).config
+    params = init_params(config, jax.random.key(0))
+    state = new_state(
+        params, make_optimizer(run.optimizer), seed=run.seed, step=run.boundaries[index],
+        teacher=teacher,
+    )  # fmt: skip
+    return state, StepRecipe(config, run.stages[index].objective, run)
+
+
+def close(a: Any, b: Any, limit: float) -> bool:
+    def norm(tree: Any) -> float:
+        return float(np.sqrt(sum(float(jnp.sum(x**2)) for x in jax.tree.leaves(tree))))
+
+    return norm(jax.tree.map(jnp.subtract, a, b)) <= limit * norm(b)
+
+
+# --- what is drawn --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("low", "high", "suffix"), [(0.7, 1.0, 0.0), (0.5, 1.0, 1.0)])
+def test_masks_cover_their_share_of_each_item(low: float, high: float, suffix: float) -> None:
+    lens = jnp.asarray(np.random.default_rng(0).integers(20, 200, 500), jnp.int32)
+    mask = np.asarray(condition_mask(jax.random.key(3), lens, 200, low, high, suffix))
+    shares = mask.sum(axis=1) / np.asarray(lens)
+    # A whole number of frames, rounded down.
+    assert (shares > low - 1 / 20).all() and (shares <= high).all()
+    assert shares.mean() == pytest.approx((low + high) / 2, abs=0.03)
+    edges = np.abs(np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(int), axis=1)).sum(axis=1)
+    assert (edges == 2).all()  # one run each
+    last = np.array([np.flatnonzero(row)[-1] + 1 for row in mask])
+    assert (last <= np.asarray(lens)).all()
+    assert (last == np.asarray(lens)).all() == (suffix == 1.0)
+
+
+def test_conditions_are_dropped_as_often_as_scheduled(run: TrainConfig) -> None:
+    values = values_at(schedules_of(run), jnp.int32(0))
+    rows = dataclasses.asdict(speech(1))
+    batch = SpeechBatch(**{k: jnp.repeat(v, 2000, axis=0) for k, v in rows.items()})
+    given = draw_batch(jax.random.key(1), batch, values, objective="flow", feat_scale=0.1)
+    assert isinstance(given, FlowBatch)
+    assert float(given.keep_text.mean()) == pytest.approx(0.8, abs=0.03)
+    assert float(given.t.min()) >= 0.0 and float(given.t.max()) < 1.0
+    assert float(given.t.std()) == pytest.approx(12**-0.5, abs=0.02)
+    assert np.allclose(given.features, batch.features * 0.1)
+
+
+@pytest.mark.parametrize(("objective", "least"), [("distill_first", 0.0), ("distill_second", 1.0)])
+def test_distillation_draws_times_in_order(run: TrainConfig, objective: Any, least: float) -> None:
+    values = values_at(schedules_of(run), jnp.int32(0))
+    for seed in range(20):
+        given = draw_batch(
+            jax.random.key(seed), speech(), values, objective=objective, feat_scale=0.1
+        )
+        assert isinstance(given, DistillBatch)
+        times = float(given.t), float(given.t_middle), float(given.t_end)
+        assert 0.0 <= times[0] <= times[1] <= times[2] <= 1.0
+        assert times[1] - times[0] <= 0.3 and times[2] - times[1] <= 0.3
+        scale = np.asarray(given.guidance_scale)
+        assert (scale >= least).all() and (scale < least + 2.0).all()
+
+
+# --- the step -------------------------------------------------------------------------------
+
+
+def test_micro_batches_add_up_to_the_whole(
+    run: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Dropout and hooks are drawn per micro-batch, so they are left out here.
+    monkeypatch.setattr(stepping, "StepContext", lambda *_: None)
+    state, recipe = start(run)
+    values = values_at(schedules_of(run), state.step)
+    whole, gradients = loss_and_gradients(state, speech(), values, recipe)
+    parts = dataclasses.replace(recipe, run=dataclasses.replace(run, accumulate=2))
+    metrics, accumulated = loss_and_gradients(state, speech(), values, parts)
+    assert float(metrics["loss"]) == pytest.approx(float(whole["loss"]), rel=1e-5)
+    assert close(accumulated, gradients, 1e-5)
+    assert [leaf.shape for leaf in micro_batches(speech(), 2)] == [
+        (2, 2, 24, 100),
+        (2, 2),
+        (2, 2, 8),
+        (2, 2),
+    ]
+
+
+def test_the_last_stage_of_padding_and_empty_rows_change_nothing(
+    run: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stepping, "StepContext", lambda *_: None)
+    monkeypatch.setattr(
+        "zipvoice_jax.train.objectives.jax.random.normal",
+        lambda key, shape: jnp.broadcast_to(jnp.linspace(-1.0, 1.0, shape[-1]), shape),
+    )
+    state, recipe = start(run)
+    values = values_at(schedules_of(run), state.step)
+    batch = speech(4)
+    empty = jnp.asarray([0, 0, 0, 1], jnp.int32)
+    batch = dataclasses.replace(batch, features_lens=batch.features_lens * (1 - empty))
+    loud = batch.features.at[3].set(1e3)
+    first, gradients = loss_and_gradients(state, batch, values, recipe)
+    second, others = loss_and_gradients(
+        state, dataclasses.replace(batch, features=loud), values, recipe
+    )
+    assert float(first["loss"]) == pytest.approx(float(second["loss"]), rel=1e-6)
+    assert close(others, gradients, 1e-5)
+
+
+def test_a_step_learns_and_one_that_is_not_finite_changes_nothing(run: TrainConfig) -> None:
+    state, recipe = start(run)
+    optimizer = make_optimizer(run.optimizer)
+    step = jax.jit(
+        lambda s, b: train_step(
+            s, b, recipe=recipe, schedules=schedules_of(run), optimizer=optimizer
+        )
+    )
+    after, metrics = step(state, speech())
+    assert int(after.step) == 1 and int(after.skipped) == 0
+    assert not close(after.params, state.params, 1e-6)
+    assert float(metrics["learning_rate"]) == pytest.approx(0.02)
+    bad = dataclasses.replace(speech(), features=jnp.full((4, 24, 100), jnp.nan))
+    broken, metrics = step(after, bad)
+    assert (int(broken.step), int(broken.skipped), int(broken.bad_steps)) == (2, 1, 1)
+    assert not np.isfinite(metrics["loss"])
+    for old, new in (
+        (after.params, broken.params),
+        (after.opt_state, broken.opt_state),
+    ):
+        assert jax.tree.all(jax.tree.map(lambda a, b: np.array_equal(a, b), old, new))
+    healed, _ = step(broken, speech())
+    assert (int(healed.skipped), int(healed.bad_steps)) == (1, 0)
+
+
+def test_gradients_that_stay_broken_end_the_run(
+    run: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[float] = []
+
+    def broken(self: Programs, recipe: StepRecipe, batch: Batch, state: TrainState) -> Any:
+        steps.append(len(steps) + 1.0)
+        values = {"loss": np.nan, "frames": 9.0, "padding": 0.5, "bad_steps": steps[-1]}
+        return state, values
+
+    monkeypatch.setattr(Programs, "train", broken)
+    patient = dataclasses.replace(run.stages[0], steps=100)
+    stubborn = dataclasses.replace(run, stages=(patient,), max_bad_steps=3)
+    with pytest.raises(UserError, match="not finite in 3 steps in a row"):
+        train(stubborn, tmp_path / "run")
+    assert len(steps) == 4  # metrics are read one step late
+
+
+# --- distillation ---------------------------------------------------------------------------
+
+
+def distilling(run: TrainConfig) -> TrainConfig:
+    first = dataclasses.replace(
+        run.stages[0], name="first", kind="zipvoice_distill", objective="distill_first"
+    )
+    second = dataclasses.replace(first, name="second", objective="distill_second")
+    return dataclasses.replace(run, stages=(run.stages[0], first, second), ema_decay=0.5)
+
+
+def test_a_student_starts_as_its_teacher_and_has_nothing_to_learn_without_guidance(
+    run: TrainConfig,
+) -> None:
+    run = distilling(run)
+    teacher = stage_model(run, 0)
+    params = jax.device_get(init_params(teacher.config, jax.random.key(0)))
+    loaded = Loaded(teacher.config, FeatureConfig(), teacher.table, params)
+    student, taught = entered(run, 1, loaded)
+    assert taught is loaded.params
+    config = stage_model(run, 1).config
+    silent = jax.tree.map(jnp.asarray, student)
+    kernel = silent["fm_decoder"]["guidance_scale_embed"]["kernel"]
+    assert 0 < float(jnp.abs(kernel).max()) <= 0.1 * 192**-0.5
+    silent["fm_decoder"]["guidance_scale_embed"]["kernel"] = jnp.zeros_like(kernel)
+    values = values_at(schedules_of(run), jnp.int32(2))
+    given = draw_batch(
+        jax.random.key(5), speech(), values, objective="distill_first", feat_scale=0.1
+    )
+    assert isinstance(given, DistillBatch)
+    # One step to where the first of the teacher's two steps ends, without guidance.
+    same = given.replace(t_end=given.t_middle, guidance_scale=jnp.zeros(4))
+    loss, parts = distillation_loss(silent, config, params, teacher.config, same)
+    assert float(loss) < 1e-9 and float(parts["reference"]) > 0.1
+    guided = given.replace(guidance_scale=jnp.full(4, 2.0))
+    loss, _ = distillation_loss(silent, config, params, teacher.config, guided)
+    assert float(loss) > 1e-6
+
+
+def test_the_second_teacher_follows_the_student(run: TrainConfig) -> None:
+    run = distilling(run)
+    config = stage_model(run, 2).config
+    params = init_params(config, jax.random.key(0))
+    state, recipe = start(run, 2, teacher=params)
+    optimizer = make_optimizer(run.optimizer)
+    after, metrics = train_step(
+        state, speech(), recipe=recipe, schedules=schedules_of(run), optimizer=optimizer
+    )
+    between = jax.tree.map(lambda a, b: (a + b) / 2, state.params, after.params)
+    assert close(after.teacher, between, 1e-6)
+    assert {"distill", "reference"} <= set(metrics)
+
+
+# --- stages ---------------------------------------------------------------------------------
+
+
+def test_stages_that_differ_in_numbers_alone_share_their_programs(
+    run: TrainConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    second = dataclasses.replace(
+        run.stages[0], name="again", mask="suffix", learning_rate=0.001, condition_drop=0.5
+    )
+    outcome = train(dataclasses.replace(run, stages=(run.stages[0], second)), tmp_path / "run")
+    assert outcome.done and outcome.step == 4
+    assert capfd.readouterr().err.count("compiled train") == 1
+
+
+def test_growing_refuses_what_has_no_way(run: TrainConfig) -> None:
+    table = TokenTable.load(TOKENS)
+    dialog = stage_model(run, 1)
+    params = jax.device_get(init_params(dialog.config, jax.random.key(0)))
+    before = Loaded(dialog.config, FeatureConfig(), table, params)
+    with pytest.raises(UserError, match="cannot be grown from zipvoice_dialog"):
+        grown(before, stage_model(run, 0), jax.random.key(0))
+    wider = dataclasses.replace(run, model=dataclasses.replace(run.model, fm_decoder_dim=32))
+    with pytest.raises(UserError, match="fm_decoder_dim 16 and 32"):
+        grown(before, stage_model(wider, 1), jax.random.key(0))
+    alone = dataclasses.replace(distilling(run), stages=distilling(run).stages[1:])
+    with pytest.raises(UserError, match="no model to start from"):
+        first_params(alone)
+
+
+def test_the_hooks_of_every_name_are_drawn(run: TrainConfig) -> None:
+    config = stage_model(run, 0).config
+    # A name that no draw covers would be a KeyError here.
+    ctx = StepContext(jnp.float32(0.0), jax.random.key(0))
+    assert ctx.at("a").uniform("b") != ctx.at("c").uniform("b")
+    drawn = ctx.replace(draws={"x/y": jnp.float32(0.25)}).at("x")
+    assert float(drawn.uniform("y")) == 0.25
+    with pytest.raises(KeyError):
+        drawn.uniform("z")
+    assert config.kind == "zipvoice"
