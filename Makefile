@@ -2,10 +2,12 @@
 # the first time and nothing afterwards.
 #   make test PYTHON=/path/to/python3.12 VENV=/tmp/env312   another interpreter, elsewhere
 #   make fast ARGS="-k layout -x"                           arguments for pytest (or for the demo)
+#   make test JOBS=8                                        processes of pytest
 
 VENV ?= .venv
 PYTHON ?=
 ARGS ?=
+JOBS ?= 2
 export VENV PYTHON
 
 BIN := $(VENV)/bin
@@ -28,10 +30,10 @@ demo: setup ## a spoken dialogue as a WAV, and its picture
 	@$(BIN)/python -m zipvoice_jax.cli.main demo $(ARGS)
 
 test: setup lint ## lint, then the whole test suite
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 fast: setup ## the tests that take seconds
-	@$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not slow' $(ARGS)
 
 lint: setup ## style, types, shell scripts
 	@$(BIN)/ruff check $(CODE)

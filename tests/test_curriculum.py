@@ -56,6 +56,7 @@ def test_three_stages_on_real_speech(
     # What was trained longest has learned to use what it is told.
     dialog = valid[STEPS["single"] + STEPS["dialog"]]
     assert dialog["flow"] < dialog["flow_unconditional"]
+    assert (run / "losses.png").read_bytes().startswith(b"\x89PNG")
     pictures = sorted((run / "samples").glob("*.png"))
     assert len(pictures) == len(valid) and (run / "tensorboard").is_dir()
     assert {int(p.name.split("-")[0]) for p in pictures} == set(valid)

@@ -14,7 +14,7 @@ from zipvoice_jax.data.utterance import Utterance
 RATE = 16_000
 TOKENS = Path(__file__).parent / "golden" / "tokens_dialog.txt"
 # Everything in a log entry but what depends on the machine's speed.
-TIMES = ("frames_per_second", "teraflops")
+TIMES = ("frames_per_second", "teraflops", "utilisation")
 
 CONFIG = """
 from zipvoice_jax.config import ModelConfig

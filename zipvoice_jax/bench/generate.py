@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from zipvoice_jax.checkpoint.loaded import Loaded
 from zipvoice_jax.config import SamplingConfig
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.peak import matmul_flops_per_second
 from zipvoice_jax.infer.buckets import Bucket, shape_of
 from zipvoice_jax.infer.engine import Engine
 from zipvoice_jax.infer.prepare import MAX_FRAMES, Job
@@ -52,18 +52,6 @@ def machine() -> str:
         f"{name}, {len(jax.devices())} {device.platform} device(s), {os.cpu_count()} cores, "
         f"Python {platform.python_version()}, jax {jax.__version__}"
     )
-
-
-def matmul_flops_per_second(dtype: str, size: int = 2048, repeats: int = 5) -> float:
-    """Operations per second of a square matrix product, the best of a few."""
-    x = jnp.ones((size, size), dtype)
-    product = jax.jit(jnp.matmul)
-    best = float("inf")
-    for _ in range(repeats + 1):  # the first compiles
-        start = time.perf_counter()
-        jax.block_until_ready(product(x, x))
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
 
 
 def peak_bytes() -> int:

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zipvoice_jax.bench.generate import matmul_flops_per_second
 from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.core.compiling import compile_for
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.peak import matmul_flops_per_second
 from zipvoice_jax.data.config import DataConfig, SourceConfig
 from zipvoice_jax.models.flops import training_flops
 from zipvoice_jax.models.zipvoice import init_params

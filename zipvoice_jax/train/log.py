@@ -31,6 +31,47 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return found
 
 
+def draw_losses(log: Path, picture: Path) -> None:
+    """Draws training and validation losses of a log over its steps, stage by stage.
+
+    Args:
+        log: written by `RunLog`.
+        picture: PNG to write.
+
+    Raises:
+        UserError: the picture cannot be written.
+    """
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    found = read_log(log)
+    train = [entry for entry in found if entry["kind"] == "train"]
+    valid = [entry for entry in found if entry["kind"] == "valid"]
+    figure, axis = plt.subplots(figsize=(9, 4))
+    # Losses of one and of two channels are of different size.
+    for stage, channels in dict.fromkeys((e["stage"], e["bucket"][-1]) for e in train):
+        part = [e for e in train if (e["stage"], e["bucket"][-1]) == (stage, channels)]
+        name = f"{stage}, {channels} channel{'s' if channels == '2' else ''}"
+        axis.plot([e["step"] for e in part], [e["loss"] for e in part], lw=0.7, label=name)
+    for name, style in (("loss", "k.-"), ("flow_unconditional", "k.:")):
+        shown = [e for e in valid if name in e]
+        steps, losses = [e["step"] for e in shown], [e[name] for e in shown]
+        axis.plot(steps, losses, style, label=f"valid {name}")
+    axis.set_xlabel("step")
+    axis.set_ylabel("loss")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    figure.tight_layout()
+    try:
+        figure.savefig(picture, dpi=90)
+    except OSError as error:
+        raise UserError(f"the picture {picture} cannot be written ({error.strerror}).") from None
+    finally:
+        plt.close(figure)
+
+
 class RunLog:
     """The log of a run.
 

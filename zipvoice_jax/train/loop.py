@@ -17,6 +17,7 @@ from zipvoice_jax.checkpoint.hub import load_model
 from zipvoice_jax.checkpoint.mapping import count_parameters
 from zipvoice_jax.checkpoint.native import is_native, save_native
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.peak import matmul_flops_per_second
 from zipvoice_jax.data.batches import Batch
 from zipvoice_jax.data.loader import Loader, validation_batches
 from zipvoice_jax.models.flops import training_flops
@@ -24,7 +25,7 @@ from zipvoice_jax.models.zipvoice import abstract_params
 from zipvoice_jax.train.checkpoints import Checkpoints
 from zipvoice_jax.train.config import TrainConfig, differences
 from zipvoice_jax.train.export import exported_params
-from zipvoice_jax.train.log import RunLog
+from zipvoice_jax.train.log import RunLog, draw_losses
 from zipvoice_jax.train.objectives import teacher_of
 from zipvoice_jax.train.programs import Programs
 from zipvoice_jax.train.scaled_adam import ScaledAdamState, grow_state
@@ -306,7 +307,8 @@ def _run_stage(
         f"{place.begin} to {place.end}, {devices} device(s)\n{loader.report()}"
     )
     step, pending = int(state.step), None
-    watch = _Watch(place, log)
+    peak = jax.device_count() * matmul_flops_per_second(model.config.dtype)
+    watch = _Watch(place, log, peak)
     with loader.iterate(step - place.begin) as batches:
         while step < place.end:
             batch = next(batches)
@@ -337,6 +339,8 @@ def _run_stage(
                             programs, recipe, valid, state,
                             folder=place.folder / "samples", step=step, log=log,
                         )  # fmt: skip
+                if due:
+                    draw_losses(log.path, place.folder / "losses.png")
                 meta = {
                     "stage": place.index,
                     "name": stage.name,
@@ -356,8 +360,8 @@ def _run_stage(
 class _Watch:
     """Reads metrics, tells progress, and stops a run whose loss has no value."""
 
-    def __init__(self, place: _Stage, log: RunLog) -> None:
-        self.place, self.log = place, log
+    def __init__(self, place: _Stage, log: RunLog, peak: float) -> None:
+        self.place, self.log, self.peak = place, log, peak
         self.restart()
 
     def restart(self) -> None:
@@ -385,11 +389,12 @@ class _Watch:
         speed = {
             "frames_per_second": self.frames / seconds,
             "teraflops": self.flops / seconds / 1e12,
+            "utilisation": self.flops / seconds / self.peak,
         }
         self.log.bar.update(step - self.log.bar.n)
         self.log.bar.set_postfix_str(
             f"{self.place.name} loss {values['loss']:.4f}, "
-            f"{speed['frames_per_second']:.0f} frames/s, {speed['teraflops']:.3f} TFLOP/s, "
+            f"{speed['frames_per_second']:.0f} frames/s, MFU {speed['utilisation']:.1%}, "
             f"padding {1.0 - self.frames / self.sizes:.1%}"
         )
         if step % run.log_every == 0 or values["bad_steps"] or step == self.place.end:

@@ -1,0 +1,24 @@
+"""What a device can do: the measure that a model's operations per second are held against."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+
+
+def matmul_flops_per_second(dtype: str, size: int = 2048, repeats: int = 5) -> float:
+    """Operations per second of a square matrix product on one device, the best of a few.
+
+    Args:
+        dtype: of the matrices, such as "bfloat16".
+        size: rows and columns.
+        repeats: timed products.
+    """
+    x = jnp.ones((size, size), dtype)
+    product = jax.jit(jnp.matmul)
+    best = float("inf")
+    for _ in range(repeats + 1):  # the first compiles
+        start = time.perf_counter()
+        jax.block_until_ready(product(x, x))
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
