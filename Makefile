@@ -30,10 +30,10 @@ demo: setup ## a spoken dialogue as a WAV, and its picture
 	@$(BIN)/python -m zipvoice_jax.cli.main demo $(ARGS)
 
 test: setup lint ## lint, then the whole test suite
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 fast: setup ## the tests that take seconds
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not slow' $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m 'not slow' $(ARGS)
 
 lint: setup ## style, types, shell scripts
 	@$(BIN)/ruff check $(CODE)

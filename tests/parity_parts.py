@@ -214,7 +214,7 @@ def layer(golden: Path) -> Iterator[Case]:
     }
     skip = LayerSkip(warmup_begin=0.0, warmup_end=1.0, num_layers=1, final_rate=0.0)
     values["y"], _ = Layer(config, kernel, skip).apply(
-        {"params": params}, x, jnp.int32(0), None, encoding, time_emb[:, None, :], mask, None
+        {"params": params}, x, jnp.int32(0), None, None, encoding, time_emb[:, None, :], mask, None
     )
     for name, ours in values.items():
         yield Case(f"layer {name}", relative_error(_time_first(ours), d[f"layer_{name}"]))

@@ -112,7 +112,7 @@ PATHS: dict[str, Case] = {
     "surrogate": (lambda d: with_wav("a\ud800b.wav"), "read"),
     "empty_name": (lambda d: with_wav(""), "is a directory"),
     "very_long": (lambda d: with_wav("x" * 300), "too long"),
-    "null_device": (lambda d: with_wav("/dev/null"), "empty"),
+    "null_device": (lambda d: with_wav("/dev/null"), "no regular file"),
     "zero_device": (lambda d: with_wav("/dev/zero"), "/dev/zero"),
 }
 

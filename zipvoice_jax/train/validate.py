@@ -108,7 +108,9 @@ def _continue(
     times = time_steps(sampling.num_step, sampling.t_shift)
     scale = jnp.full((1,), sampling.guidance_scale)
     out = programs.sample(recipe, batch.bucket, state.average, inputs, jnp.asarray(times), scale)
-    return np.asarray(out)[0, :frames] / np.float32(run.feat_scale), prompt
+    # What sampling makes of the prompt itself is of no use.
+    mel = np.asarray(out)[0, :frames] / np.float32(run.feat_scale)
+    return np.concatenate([one["features"][0, :prompt], mel[prompt:]]), prompt
 
 
 def _picture(
