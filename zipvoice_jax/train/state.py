@@ -56,13 +56,14 @@ def new_state(
         opt_state: carried over from the stage before.
         skipped: carried over from the stage before.
     """
-    params = jax.tree.map(jnp.asarray, params)
+    # Copies: the step donates its state, and what is given here stays the caller's.
+    params = jax.tree.map(jnp.array, params)
     return TrainState(
         step=jnp.asarray(step, jnp.int32),
         params=params,
         # Compiled, since one by one its many small arrays take longer.
         opt_state=jax.jit(optimizer.init)(params) if opt_state is None else opt_state,
-        # A copy: the step donates its input, and one buffer cannot be donated twice.
+        # One buffer cannot be donated twice.
         average=jax.tree.map(jnp.copy, params),
         teacher=jax.tree.map(jnp.array, teacher or {}),
         bad_steps=jnp.zeros((), jnp.int32),
