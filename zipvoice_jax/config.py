@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.errors import UserError, require
 
 ModelKind = Literal["zipvoice", "zipvoice_distill", "zipvoice_dialog", "zipvoice_dialog_stereo"]
 MODEL_KINDS: tuple[str, ...] = get_args(ModelKind)
@@ -38,20 +38,13 @@ _NOT_IN_MODEL_JSON = (
 )
 
 
-def _require(ok: bool, sentence: str) -> None:
-    if not ok:
-        raise UserError(sentence)
-
-
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     """The same fields with JSON's lists as tuples."""
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
 def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
-    _require(
-        value in choices, f"{name} is {value!r}; choose one of {', '.join(map(str, choices))}."
-    )
+    require(value in choices, f"{name} is {value!r}; choose one of {', '.join(map(str, choices))}.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,9 +95,9 @@ class ModelConfig:
                 good = isinstance(value, tuple) == (field.type is not int) and all(
                     isinstance(p, int) and not isinstance(p, bool) for p in parts
                 )
-                _require(good, f"{field.name} is {value!r}; it takes whole numbers.")
+                require(good, f"{field.name} is {value!r}; it takes whole numbers.")
                 low = 0 if field.name.endswith("_id") else 1
-                _require(
+                require(
                     all(p >= low for p in parts),
                     f"{field.name} is {value!r}; give numbers of {low} or more.",
                 )
@@ -119,33 +112,33 @@ class ModelConfig:
             factors[i] == (factors[i - 1] * 2 if i <= half else factors[i - 1] // 2)
             for i in range(1, len(factors))
         )
-        _require(
+        require(
             u_shaped,
             f"fm_decoder_downsampling_factor is {factors}; it must rise by twos from 1 and "
             "fall back to 1, such as (1, 2, 4, 2, 1).",
         )
         for name in ("fm_decoder_num_layers", "fm_decoder_cnn_module_kernel"):
-            _require(
+            require(
                 len(getattr(self, name)) == len(factors),
                 f"{name} has {len(getattr(self, name))} entries for {len(factors)} stacks; "
                 "give one per stack.",
             )
         kernels = (*self.fm_decoder_cnn_module_kernel, self.text_encoder_cnn_module_kernel)
-        _require(
+        require(
             all(k % 2 == 1 for k in kernels),
             f"cnn_module_kernel sizes {kernels} (fm_decoder, then text_encoder) must be odd, so "
             "that frames stay aligned.",
         )
-        _require(self.pos_dim % 2 == 0, f"pos_dim is {self.pos_dim}; it must be even.")
+        require(self.pos_dim % 2 == 0, f"pos_dim is {self.pos_dim}; it must be even.")
         for stack in ("fm_decoder", "text_encoder"):
             dim, heads = getattr(self, f"{stack}_dim"), getattr(self, f"{stack}_num_heads")
-            _require(
+            require(
                 dim % 4 == 0,
                 f"{stack}_dim is {dim}; it must be a multiple of 4, since the feed-forward and "
                 f"attention parts of its {heads} heads take three quarters of it.",
             )
         ids = (self.pad_id, *((self.spk_a_id, self.spk_b_id) if self.is_dialog else ()))
-        _require(
+        require(
             max(ids) < self.vocab_size and len(set(ids)) == len(ids),
             f"pad and speaker ids {ids} must differ and be below vocab_size {self.vocab_size}; "
             "check that the token table belongs to this model.",
@@ -185,12 +178,12 @@ class ModelConfig:
         """
         known = {f.name for f in dataclasses.fields(cls)} - set(_NOT_IN_MODEL_JSON)
         unknown, missing = sorted(set(model) - known), sorted(known - set(model))
-        _require(
+        require(
             not unknown,
             f"model.json has unknown keys {', '.join(unknown)}; remove them, or update "
             "zipvoice-jax.",
         )
-        _require(
+        require(
             not missing, f"model.json lacks {', '.join(missing)}; take it from the model's release."
         )
         return cls(**{"kind": kind, **_tuples(model), **rest})
@@ -211,7 +204,7 @@ class ModelConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> "ModelConfig":
         """Inverse of `to_dict`; an unknown key is an error that names it."""
         unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
-        _require(not unknown, f"the model config has unknown keys {', '.join(unknown)}.")
+        require(not unknown, f"the model config has unknown keys {', '.join(unknown)}.")
         return cls(**_tuples(values))
 
 
@@ -226,13 +219,13 @@ class FeatureConfig:
     hop_length: int = 256  # samples
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.type == "vocos",
             f"feature type is {self.type!r}; only 'vocos' features are known.",
         )
         for name in ("sampling_rate", "n_mels", "n_fft", "hop_length"):
             value = getattr(self, name)
-            _require(
+            require(
                 isinstance(value, int) and not isinstance(value, bool) and value > 0,
                 f"{name} is {value!r}; it takes a whole number above 0.",
             )
@@ -252,7 +245,7 @@ class SamplingConfig:
     seed: int = 666
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             isinstance(self.num_step, int) and 1 <= self.num_step <= 1000,
             f"num_step is {self.num_step!r}; give a whole number from 1 to 1000.",
         )
@@ -265,11 +258,11 @@ class SamplingConfig:
             ("max_duration", 1.0, 1e6),
         ):
             value = getattr(self, name)
-            _require(
+            require(
                 isinstance(value, int | float) and low <= value <= high,
                 f"{name} is {value!r}; give a number from {low:g} to {high:g}.",
             )
-        _require(
+        require(
             isinstance(self.seed, int) and 0 <= self.seed < 2**32,
             f"seed is {self.seed!r}; give a whole number from 0 to 2^32 - 1.",
         )

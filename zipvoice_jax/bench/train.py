@@ -1,6 +1,7 @@
 """Measures a training step: compiling, memory by remat policy, and seconds on this machine."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.peak import matmul_flops_per_second
 from zipvoice_jax.data.config import DataConfig, SourceConfig
 from zipvoice_jax.models.flops import training_flops
-from zipvoice_jax.models.zipvoice import init_params
+from zipvoice_jax.models.zipvoice import abstract_params, init_params
 from zipvoice_jax.train.config import Stage, TrainConfig
 from zipvoice_jax.train.curriculum import schedules_of
 from zipvoice_jax.train.objectives import SpeechBatch
@@ -91,11 +92,8 @@ def bench_train(
         def step(state: TrainState, batch: SpeechBatch) -> Any:
             return train_step(state, batch, recipe=recipe, schedules=schedules, optimizer=optimizer)  # noqa: B023 - called within this turn of the loop
 
-        def start() -> TrainState:
-            made = init_params(config, jax.random.key(0)) if params is None else params  # noqa: B023
-            return new_state(made, optimizer, seed=0)  # noqa: B023
-
-        state = jax.eval_shape(start)
+        start = functools.partial(new_state, optimizer=optimizer, seed=0)
+        state = jax.eval_shape(start, abstract_params(config))
         given = _batch(config, frames, tokens, batch)
         platform = jax.devices()[0].platform
         compiled, seconds = compile_for(step, platform, state, given, donate_argnums=(0,))
@@ -113,7 +111,7 @@ def bench_train(
             "share": float("nan"),
         }
         if repeats:
-            now, best = start(), float("inf")
+            now, best = start(params), float("inf")
             for _ in range(repeats + 1):
                 begin = time.perf_counter()
                 now, metrics = compiled(now, given)

@@ -7,3 +7,9 @@ class UserError(Exception):
     The command line prints it as a single line and exits non-zero; a traceback at a
     user is a bug.
     """
+
+
+def require(ok: bool, sentence: str) -> None:
+    """Raises a UserError with this sentence unless all is well."""
+    if not ok:
+        raise UserError(sentence)

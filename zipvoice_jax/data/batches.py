@@ -5,10 +5,7 @@ neither their number nor a restart can change what comes. The state of an iterat
 """
 
 import dataclasses
-import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +18,7 @@ from zipvoice_jax.data.config import DataConfig
 from zipvoice_jax.data.examples import Arrays, Example, ExampleReader, collate, misfit
 from zipvoice_jax.data.order import Order
 from zipvoice_jax.data.plan import Bucket
+from zipvoice_jax.data.workers import end_with_parent
 
 _NAMED = 5  # corrupt records that an error lists
 
@@ -231,7 +229,7 @@ def _start_worker(*_: int) -> None:
     _hold_blas_to_one_thread()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
 
 
 def _hold_blas_to_one_thread() -> None:
@@ -240,10 +238,3 @@ def _hold_blas_to_one_thread() -> None:
     The mel filterbank would otherwise differ in its last bit between processes.
     """
     threadpoolctl.threadpool_limits(1, "blas")
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

@@ -4,15 +4,10 @@ import dataclasses
 import math
 from typing import Literal, get_args
 
-from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.errors import require
 from zipvoice_jax.text.tokenizer import TOKENIZERS, TokenizerName
 
 Channels = Literal["mono", "stereo", "alternate"]
-
-
-def _require(ok: bool, sentence: str) -> None:
-    if not ok:
-        raise UserError(sentence)
 
 
 def _is_number(value: object) -> bool:
@@ -42,17 +37,17 @@ class SourceConfig:
     languages: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        _require(bool(self.path), "a source has an empty path; give a dataset directory.")
+        require(bool(self.path), "a source has an empty path; give a dataset directory.")
         for name, value in (("repeats", self.repeats), ("weight", self.weight)):
-            _require(
+            require(
                 value is None or (_is_number(value) and value > 0),
                 f"{name} of the source {self.path} is {value!r}; give a number above 0.",
             )
-        _require(
+        require(
             self.weight is None or self.repeats == 1.0,
             f"the source {self.path} has both repeats and weight; give one of them.",
         )
-        _require(
+        require(
             self.languages is None
             or (isinstance(self.languages, tuple) and all(self.languages) and self.languages != ()),
             f"languages of the source {self.path} is {self.languages!r}; give a tuple such as "
@@ -108,25 +103,25 @@ class DataConfig:
     max_corrupt: int = 100
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             isinstance(self.sources, tuple)
             and len(self.sources) > 0
             and all(isinstance(source, SourceConfig) for source in self.sources),
             "sources is not a tuple of SourceConfig; give one or more datasets.",
         )
         weighted = sum(source.weight is not None for source in self.sources)
-        _require(
+        require(
             weighted in (0, len(self.sources)),
             f"{weighted} of {len(self.sources)} sources have a weight; give all of them one, or "
             "none.",
         )
         for name in ("batch_seconds", "min_seconds", "max_seconds", "tokens_per_second"):
             value = getattr(self, name)
-            _require(
+            require(
                 _is_number(value) and value > 0,
                 f"{name} is {value!r}; give a number above 0.",
             )
-        _require(
+        require(
             self.min_seconds <= self.max_seconds,
             f"min_seconds {self.min_seconds:g} is above max_seconds {self.max_seconds:g}; "
             "exchange them.",
@@ -139,15 +134,15 @@ class DataConfig:
             ("max_corrupt", 0, 10**9),
         ):
             value = getattr(self, name)
-            _require(
+            require(
                 isinstance(value, int) and not isinstance(value, bool) and low <= value <= high,
                 f"{name} is {value!r}; give a whole number from {low} to {high}.",
             )
-        _require(
+        require(
             self.channels in get_args(Channels),
             f"channels is {self.channels!r}; choose one of {', '.join(get_args(Channels))}.",
         )
-        _require(
+        require(
             self.tokenizer is None or self.tokenizer in TOKENIZERS,
             f"tokenizer is {self.tokenizer!r}; choose one of {', '.join(TOKENIZERS)}, or None for "
             "stored tokens.",

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.prepare_shards import ShardJob, prepare_shard
+from zipvoice_jax.data.workers import end_with_parent
 
 BeamRunner = Literal["Direct", "Flink", "Spark", "Dataflow"]
 BEAM_RUNNERS: tuple[str, ...] = get_args(BeamRunner)
@@ -86,14 +86,7 @@ def run_here(jobs: Sequence[ShardJob], workers: int) -> None:
 def _start_worker() -> None:
     """Lets a worker end at Ctrl-C, and when its parent is gone, even by SIGKILL."""
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
-    parent = multiprocessing.parent_process()
-
-    def wait() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
+    end_with_parent()
 
 
 def run_on_beam(jobs: Sequence[ShardJob], runner: Any, options: Any) -> None:

@@ -43,6 +43,14 @@ class FlowBatch:
     keep_text: Float[Array, " batch"]
 
 
+def counted_frames(
+    speech_condition_mask: Bool[Array, "batch frames"], features_lens: Int[Array, " batch"]
+) -> Float[Array, "batch frames"]:
+    """1.0 for the frames that a loss is the mean of: to be generated, and no padding."""
+    mask = padding_mask(features_lens, speech_condition_mask.shape[1])
+    return (speech_condition_mask & ~mask).astype(jnp.float32)
+
+
 def exclusive_penalty(
     predicted: Float[Array, "batch frames two_feat"],
     features: Float[Array, "batch frames two_feat"],
@@ -107,8 +115,7 @@ def flow_matching_loss(
     t = batch.t[:, None, None]
     xt = batch.features * t + batch.noise * (1.0 - t)
     velocity = apply("velocity", batch.t, xt, text, speech, mask, None, ctx)
-    counted = batch.speech_condition_mask & ~mask
-    weight = counted.astype(jnp.float32)
+    weight = counted_frames(batch.speech_condition_mask, batch.features_lens)
     count = jnp.maximum(weight.sum(), 1.0)
     error = (velocity - (batch.features - batch.noise)) ** 2
     flow = jnp.sum(error.mean(axis=-1) * weight) / count
@@ -219,8 +226,7 @@ def distillation_loss(
     second = teach(batch.t_middle, xt + first) * (batch.t_end - batch.t_middle)
     target = (first + second) / jnp.maximum(batch.t_end - batch.t, 1e-6)
     predicted = _velocity(params, config, batch, ctx)(batch.t, xt)
-    mask = padding_mask(batch.features_lens, batch.features.shape[1])
-    weight = (batch.speech_condition_mask & ~mask).astype(jnp.float32)
+    weight = counted_frames(batch.speech_condition_mask, batch.features_lens)
     count = jnp.maximum(weight.sum(), 1.0)
 
     def distance(other: Array) -> Float[Array, ""]:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from zipvoice_jax.core.schedule import PiecewiseLinear
+from zipvoice_jax.nn import hooks
 from zipvoice_jax.nn.layers import Frames, Mask, linear
 from zipvoice_jax.nn.training import Balancer, StepContext, Whiten
 
@@ -56,12 +57,11 @@ def absolute_to_relative(
     """Turns numbers by source into numbers by offset, zero where an offset has no source."""
     batch, frames, _ = scores.shape
     offsets = 2 * frames - 1
-    flat = jnp.pad(scores, ((0, 0), (0, 0), (0, offsets - 1 - frames)) if frames > 1 else 0)
-    flat = flat.reshape(batch, -1)
-    missing = frames * offsets - flat.shape[1]
-    return jnp.pad(flat, ((0, 0), (frames - 1, missing - frames + 1))).reshape(
-        batch, frames, offsets
-    )
+    if frames == 1:
+        return scores
+    flat = jnp.pad(scores, ((0, 0), (0, 0), (0, offsets - 1 - frames))).reshape(batch, -1)
+    flat = jnp.pad(flat, ((0, 0), (frames - 1, 1)))
+    return flat.reshape(batch, frames, offsets)
 
 
 def _scores(
@@ -90,8 +90,8 @@ def head_weights(
 ) -> Float[Array, "batch frames frames"]:
     """One head's attention weights over the sources that are no padding.
 
-    Its own backward pass keeps the weights alone and is several times as fast as the derived
-    one. There, scores beyond 25 are pushed back (hooks.penalize_abs_values_gt).
+    Its own backward pass keeps the weights alone, where the derived one keeps much more. There,
+    scores beyond 25 are pushed back as by hooks.penalize_abs_values_gt.
 
     Args:
         q: queries.
@@ -118,7 +118,7 @@ def _head_weights_bwd(residuals: tuple[Any, ...], dy: Array) -> tuple[Any, ...]:
             scores = _scores(q, k, p, positions, keep_positions)
             if mask is not None:
                 scores = jnp.where(mask[:, None, :] | mask[:, :, None], 0.0, scores)
-            return ds + jnp.where(jnp.abs(scores) > _SCORE_LIMIT, _PENALTY * jnp.sign(scores), 0.0)
+            return ds + hooks.push_back(scores, _SCORE_LIMIT, _PENALTY)
 
         ds = jax.lax.cond(penalize > 0, pushed, lambda ds: ds, ds)
     content = ds.astype(q.dtype)
@@ -186,7 +186,7 @@ class AttentionWeights(nn.Module):
         if positions is None:
             assert encoding is not None
             positions = project_positions(encoding, kernel, heads)
-        keep_positions = penalize = jnp.float32(1.0)
+        keep_positions, penalize = jnp.float32(1.0), None
         if ctx is not None:
             skip = ctx.chance("pos_emb_skip", PiecewiseLinear(((0.0, 0.5), (4000.0, 0.0))))
             keep_positions, penalize = 1.0 - skip, ctx.chance("penalize", 0.1)
@@ -194,7 +194,7 @@ class AttentionWeights(nn.Module):
         # Head by head, so that scores are small enough to stay in cache and only the weights
         # are kept.
         return jax.lax.map(
-            lambda head: head_weights(*head, mask, keep_positions, penalize if ctx else None),
+            lambda head: head_weights(*head, mask, keep_positions, penalize),
             (q, k, p, positions.astype(p.dtype)),
         )
 

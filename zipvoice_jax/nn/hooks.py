@@ -187,9 +187,16 @@ def penalize_abs_values_gt(
     return x
 
 
+def push_back(
+    x: Float[Array, "*shape"], limit: Scalar | float, penalty: Scalar | float
+) -> Float[Array, "*shape"]:
+    """The gradient of `penalty * sum(relu(|x| - limit))`."""
+    return jnp.where(jnp.abs(x) > limit, penalty * jnp.sign(x), 0.0)
+
+
 def _penalize_abs_values_gt_bwd(residuals: tuple[Any, ...], dy: Array) -> tuple[Any, ...]:
     x, limit, penalty, apply = residuals
-    push = jnp.where(jnp.abs(x) > limit, apply * penalty * jnp.sign(x), 0.0)
+    push = push_back(x, limit, apply * penalty)
     return (dy + push.astype(dy.dtype), *(jnp.zeros_like(v) for v in (limit, penalty, apply)))
 
 

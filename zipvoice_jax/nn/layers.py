@@ -137,7 +137,7 @@ class DepthwiseConv(nn.Module):
 def shifted_products(
     x: Float[Array, "batch frames channels"], kernel: Float[Array, "size channels"]
 ) -> Float[Array, "batch frames channels"]:
-    """The convolution in float32; its own backward pass is three times as fast as the derived."""
+    """The convolution in float32; its backward pass is another one, not a sum of padded slices."""
     size, frames = kernel.shape[0], x.shape[1]
     padded = jnp.pad(x, ((0, 0), (size // 2, size // 2), (0, 0)))
     total = jnp.zeros(x.shape, jnp.float32)

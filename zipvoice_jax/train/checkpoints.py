@@ -6,7 +6,7 @@ seen; it is removed at the next start.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,14 +120,12 @@ class Checkpoints:
         """The JSON part of a checkpoint."""
         return self._load(step, {_META: None})[_META]
 
-    def restore(
-        self, step: int, make: Callable[[], TrainState], sharding: jax.sharding.Sharding
-    ) -> TrainState:
+    def restore(self, step: int, like: TrainState, sharding: jax.sharding.Sharding) -> TrainState:
         """The state of a checkpoint.
 
         Args:
             step: its step.
-            make: gives a state of the same shapes; it is only traced.
+            like: a state of `jax.ShapeDtypeStruct`s, as `jax.eval_shape` gives it.
             sharding: of every array.
 
         Raises:
@@ -135,7 +133,7 @@ class Checkpoints:
         """
         plain = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-            jax.eval_shape(lambda: _plain(make())),
+            jax.eval_shape(_plain, like),
         )
         loaded = self._load(step, {_STATE: plain})[_STATE]
 

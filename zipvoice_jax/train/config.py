@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import optax
 
 from zipvoice_jax.config import MODEL_KINDS, FeatureConfig, ModelConfig, ModelKind
-from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.errors import require
 from zipvoice_jax.core.schedule import PiecewiseLinear
 from zipvoice_jax.data.config import DataConfig
 from zipvoice_jax.train.schedules import eden
@@ -21,12 +21,6 @@ from zipvoice_jax.train.schedules import eden
 Objective = Literal["flow", "distill_first", "distill_second"]
 MaskKind = Literal["span", "suffix"]
 Average = Literal["running", "ema"]
-
-
-def require(ok: bool, sentence: str) -> None:
-    """Raises a UserError with this sentence unless all is well."""
-    if not ok:
-        raise UserError(sentence)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -262,16 +262,9 @@ def _restore(
 ) -> TrainState:
     """The state of a checkpoint, on the devices of this run."""
     objective = run.stages[index].objective
-
-    def like() -> TrainState:
-        params = jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), shapes)
-        teacher = jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), taught)
-        return new_state(params, programs.optimizer, seed=run.seed, teacher=teacher)
-
-    shapes = abstract_params(model.config)
-    taught: Any = {}
-    if objective != "flow":
-        taught = abstract_params(teacher_of(model.config, objective))
+    start = functools.partial(new_state, optimizer=programs.optimizer, seed=run.seed)
+    teacher = {} if objective == "flow" else abstract_params(teacher_of(model.config, objective))
+    like = jax.eval_shape(start, abstract_params(model.config), teacher=teacher)
     return checkpoints.restore(step, like, programs.everywhere)
 
 

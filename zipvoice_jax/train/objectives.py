@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from zipvoice_jax.config import ModelConfig
-from zipvoice_jax.core.masks import padding_mask
 from zipvoice_jax.core.rng import named_key
 from zipvoice_jax.flow.losses import (
     DistillBatch,
@@ -69,24 +68,34 @@ def condition_mask(
     return (frame >= start[:, None]) & (frame < (start + size)[:, None])
 
 
+def _drawn_for_all(
+    key: Key[Array, ""], batch: SpeechBatch, values: Values, feat_scale: float
+) -> dict[str, Array]:
+    """What every objective takes: the batch with scaled features, noise and infilling mask."""
+    frames = batch.features.shape[1]
+    low, high, suffix = (values[f"mask_{name}"] for name in ("low", "high", "suffix"))
+    mask_key = named_key(key, "speech_condition_mask")
+    return {
+        "tokens": batch.tokens,
+        "tokens_lens": batch.tokens_lens,
+        "features": batch.features * feat_scale,
+        "features_lens": batch.features_lens,
+        "noise": jax.random.normal(named_key(key, "noise"), batch.features.shape),
+        "speech_condition_mask": condition_mask(
+            mask_key, batch.features_lens, frames, low, high, suffix
+        ),
+    }
+
+
 def flow_batch(
     key: Key[Array, ""], batch: SpeechBatch, values: Values, feat_scale: float
 ) -> FlowBatch:
     """Noise, times, infilling mask and dropped conditions of a step."""
-    size, frames = batch.features.shape[:2]
-    mask_key = named_key(key, "speech_condition_mask")
-    low, high, suffix = (values[f"mask_{name}"] for name in ("low", "high", "suffix"))
+    size = batch.features.shape[0]
     kept = jax.random.uniform(named_key(key, "keep_text"), (size,)) >= values["condition_drop"]
     return FlowBatch(
-        tokens=batch.tokens,
-        tokens_lens=batch.tokens_lens,
-        features=batch.features * feat_scale,
-        features_lens=batch.features_lens,
-        noise=jax.random.normal(named_key(key, "noise"), batch.features.shape),
+        **_drawn_for_all(key, batch, values, feat_scale),
         t=jax.random.uniform(named_key(key, "t"), (size,)),
-        speech_condition_mask=condition_mask(
-            mask_key, batch.features_lens, frames, low, high, suffix
-        ),
         keep_text=kept.astype(jnp.float32),
     )
 
@@ -102,23 +111,13 @@ def distill_batch(
 
     Officially the guidance scale is from [0, 2) in the first stage and [1, 3) in the second.
     """
-    size, frames = batch.features.shape[:2]
     draws = jax.random.uniform(named_key(key, "t"), (3,))
     t = draws[0]
     middle = t + draws[1] * jnp.minimum(_LONGEST_STEP, 1.0 - t)
     end = middle + draws[2] * jnp.minimum(_LONGEST_STEP, 1.0 - middle)
-    scale = jax.random.uniform(named_key(key, "guidance_scale"), (size,))
-    mask_key = named_key(key, "speech_condition_mask")
-    low, high, suffix = (values[f"mask_{name}"] for name in ("low", "high", "suffix"))
+    scale = jax.random.uniform(named_key(key, "guidance_scale"), batch.features_lens.shape)
     return DistillBatch(
-        tokens=batch.tokens,
-        tokens_lens=batch.tokens_lens,
-        features=batch.features * feat_scale,
-        features_lens=batch.features_lens,
-        noise=jax.random.normal(named_key(key, "noise"), batch.features.shape),
-        speech_condition_mask=condition_mask(
-            mask_key, batch.features_lens, frames, low, high, suffix
-        ),
+        **_drawn_for_all(key, batch, values, feat_scale),
         guidance_scale=_GUIDANCE_RANGE * scale + least_guidance,
         t=t,
         t_middle=middle,
@@ -175,12 +174,6 @@ def objective_loss(
         return flow_matching_loss(params, config, given, exclusive_weight=weight, ctx=ctx)
     teacher_config = teacher_of(config, objective)
     return distillation_loss(params, config, teacher, teacher_config, given, ctx=ctx)
-
-
-def frames_counted(given: FlowBatch | DistillBatch) -> Float[Array, ""]:
-    """Frames that a loss is the mean of: to be generated, and no padding."""
-    mask = padding_mask(given.features_lens, given.features.shape[1])
-    return (given.speech_condition_mask & ~mask).sum().astype(jnp.float32)
 
 
 def teacher_of(config: ModelConfig, objective: Objective) -> ModelConfig:

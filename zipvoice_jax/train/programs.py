@@ -32,6 +32,7 @@ class Programs:
 
     Attributes:
         compilations: every program compiled, in order.
+        schedules: of the run.
         everywhere: the sharding of what every device holds whole.
         optimizer: of the run.
     """
@@ -40,7 +41,7 @@ class Programs:
         self.run = run
         self.optimizer = make_optimizer(run.optimizer)
         self.compilations: list[Compilation] = []
-        self._schedules = schedules_of(run)
+        self.schedules = schedules_of(run)
         mesh = Mesh(np.array(jax.devices()), ("data",))
         self.everywhere = NamedSharding(mesh, PartitionSpec())
         self._over_batch = NamedSharding(mesh, PartitionSpec("data"))
@@ -64,7 +65,7 @@ class Programs:
     ) -> tuple[TrainState, Metrics]:
         """One training step; the state that goes in is given up."""
         step = functools.partial(
-            train_step, recipe=recipe, schedules=self._schedules, optimizer=self.optimizer
+            train_step, recipe=recipe, schedules=self.schedules, optimizer=self.optimizer
         )
         return self._call(
             "train", step, recipe, batch.bucket, (state, self.put(batch)), donate=(0,)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.core.rng import named_key
-from zipvoice_jax.flow.losses import FlowBatch, flow_matching_loss
+from zipvoice_jax.flow.losses import FlowBatch, counted_frames, flow_matching_loss
 from zipvoice_jax.nn.training import StepContext
 from zipvoice_jax.train.averaging import ema, running_average
 from zipvoice_jax.train.config import Objective, TrainConfig
@@ -19,7 +19,6 @@ from zipvoice_jax.train.curriculum import Clock, Schedules, values_at
 from zipvoice_jax.train.objectives import (
     SpeechBatch,
     draw_batch,
-    frames_counted,
     objective_loss,
 )
 from zipvoice_jax.train.state import TrainState
@@ -71,7 +70,7 @@ def loss_and_gradients(
         loss, parts = objective_loss(
             params, state.teacher, given, values, ctx, config=recipe.config, objective=objective
         )
-        count = frames_counted(given)
+        count = counted_frames(given.speech_condition_mask, given.features_lens).sum()
         sums = jax.tree.map(lambda x: x * count, {"loss": loss, **parts})
         return loss * count, {**sums, "count": count}
 
@@ -195,5 +194,5 @@ def valid_step(
         losses["flow_without_text"] = flow_matching_loss(params, config, textless)[1]["flow"]
         alone = flow_matching_loss(params, config, given, unconditional=True)
         losses["flow_unconditional"] = alone[1]["flow"]
-    count = frames_counted(given)
+    count = counted_frames(given.speech_condition_mask, given.features_lens).sum()
     return {**{name: value * count for name, value in losses.items()}, "count": count}

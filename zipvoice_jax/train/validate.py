@@ -15,7 +15,7 @@ from zipvoice_jax.core.rng import named_key
 from zipvoice_jax.data.batches import Batch
 from zipvoice_jax.data.loader import Validation
 from zipvoice_jax.flow.sampling import SampleInputs, item_noise, time_steps
-from zipvoice_jax.train.curriculum import schedules_of, values_at
+from zipvoice_jax.train.curriculum import values_at
 from zipvoice_jax.train.log import RunLog
 from zipvoice_jax.train.programs import Programs
 from zipvoice_jax.train.state import TrainState
@@ -36,9 +36,8 @@ def validation_losses(
         state: whose parameters are judged.
         end: the stage's last step, whose scheduled numbers count throughout.
     """
-    run = recipe.run
-    values = values_at(schedules_of(run), jnp.asarray(end - 1, jnp.int32))
-    root = named_key(jax.random.key(run.seed), "valid")
+    values = values_at(programs.schedules, jnp.asarray(end - 1, jnp.int32))
+    root = named_key(jax.random.key(recipe.run.seed), "valid")
     sums: dict[str, float] = {}
     with iter(batches) as iterator:
         for batch in iterator:
