@@ -12,7 +12,7 @@ from conftest import ROOT, RunCli
 TOKENS = ROOT / "tests" / "golden" / "tokens_dialog.txt"
 DATA = ROOT / "tests" / "data"
 CORPORA = (("single", "emilia"), ("dialogue", "dialog"), ("stereo", "dialog"))
-STEPS = {"single": 100, "dialog": 50, "stereo": 30}
+STEPS = {"single": 90, "dialog": 36, "stereo": 24}
 
 
 def entries(log: Path, kind: str) -> list[dict[str, Any]]:
@@ -35,7 +35,7 @@ def test_three_stages_on_real_speech(
             "--language", "en", "--dev-share", "0.25",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-    settings = [f"data={tmp_path / 'data'}", "save_every=1000"]
+    settings = [f"data={tmp_path / 'data'}", "save_every=1000", "batch_seconds=16"]
     settings += [f"{name}={count}" for name, count in STEPS.items()]
     sets = [part for setting in settings for part in ("--set", setting)]
     run = tmp_path / "run"
