@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from zipvoice_jax import __version__
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.supervise import STOPPED, is_in_cluster, is_supervised, supervise
 
 COMMANDS = ("generate", "convert", "init", "bench", "demo", "prepare", "train")
 
@@ -32,17 +33,43 @@ def _fail(message: str, status: int = 1) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command and returns the exit status: 0 done, 1 bad input, 2 bad usage."""
+    """Runs a command; returns 0 done, 1 bad input, 2 bad usage, 75 to be started again."""
     args = parser().parse_args(argv)
-    import jax
-
-    from zipvoice_jax.core.compiling import use_persistent_cache
-
-    use_persistent_cache()
+    coordinator = _coordinator(args)
+    if coordinator and not is_supervised():
+        who = "this process" if args.process_id is None else f"process {args.process_id}"
+        return supervise(who, args.peer_timeout)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files may hold any bytes
             stream.reconfigure(errors="backslashreplace")
+    if not coordinator:
+        return _run(args)
+    status = _run(args, coordinator)
+    if status:
+        # Leaving in the usual way would wait for peers that may be gone.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def _coordinator(args: argparse.Namespace) -> str | None:
+    """What joins the processes of a command that can be run by several; None for one alone."""
+    if not hasattr(args, "coordinator") or args.coordinator == "none":
+        return None
+    return args.coordinator or ("auto" if is_in_cluster() else None)
+
+
+def _run(args: argparse.Namespace, coordinator: str | None = None) -> int:
+    import jax
+
+    from zipvoice_jax.core.compiling import use_persistent_cache
+    from zipvoice_jax.core.processes import join
+
+    use_persistent_cache()
     try:
+        if coordinator:
+            join(coordinator, args.num_processes, args.process_id, timeout=args.peer_timeout)
         return args.run(args)
     except UserError as error:
         return _fail(str(error))
@@ -56,9 +83,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("an input file is nested too deeply to be read; check its JSON or YAML")
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         text = str(error)
-        if "RESOURCE_EXHAUSTED" not in text and not isinstance(error, MemoryError):
+        if "RESOURCE_EXHAUSTED" in text or isinstance(error, MemoryError):
+            return _fail("out of memory; lower --max-duration, or shorten the prompt or the text")
+        if not coordinator:
             raise
-        return _fail("out of memory; lower --max-duration, or shorten the prompt or the text")
+        return _fail(
+            f"the peers of process {jax.process_index()} are gone ({text}); start every process "
+            "again, and the run goes on from its last checkpoint",
+            STOPPED,
+        )
 
 
 if __name__ == "__main__":

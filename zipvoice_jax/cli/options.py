@@ -70,3 +70,19 @@ SAMPLING = (
 def sampling_values(args: argparse.Namespace) -> dict[str, object]:
     """What `add_sampling` read, for `SamplingConfig.for_kind`."""
     return {name: getattr(args, name) for name in SAMPLING}
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """The options by which several processes act as one."""
+    add = parser.add_argument
+    add(
+        "--coordinator", metavar="HOST:PORT",
+        help="of process 0, where several processes act as one; `auto` asks the cluster, `none` "
+        "stays alone (default: auto on Slurm, Open MPI and GKE)",
+    )  # fmt: skip
+    add("--num-processes", type=int, metavar="N", help="of them, unless the cluster tells")
+    add("--process-id", type=int, metavar="I", help="0 to N - 1, unless the cluster tells")
+    add(
+        "--peer-timeout", type=float, default=900.0, metavar="SECONDS",
+        help="without progress, after which a process gives its peers up (default: 900)",
+    )  # fmt: skip

@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zipvoice_jax.cli.options import add_processes
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.supervise import STOPPED, beat
 
 if TYPE_CHECKING:
     from zipvoice_jax.train.config import TrainConfig
 
-STOPPED = 75  # exit status (EX_TEMPFAIL) on which launchers start the command again
 _KINDS = (int, float, str)
 
 
@@ -45,6 +46,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--average-since", type=int, metavar="M",
         help="--export the average over the steps after this one",
     )  # fmt: skip
+    add_processes(parser)
     parser.set_defaults(run=run)
 
 
@@ -122,12 +124,17 @@ def run(args: argparse.Namespace) -> int:
         print(f"{args.export}: the model of step {args.step}")
         return 0
     asked: list[int] = []
+
+    def stop() -> bool:
+        beat()  # asked after every step
+        return bool(asked)
+
     before = signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
     try:
         outcome = train(
             config,
             args.folder,
-            stop=lambda: bool(asked),
+            stop=stop,
             allow_config_change=args.allow_config_change,
         )
     finally:
