@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from zipvoice_jax.checkpoint.loaded import (
@@ -79,7 +80,8 @@ def save_native(
     with new_directory(model_dir, overwrite=overwrite) as made:
         arrays = made / NATIVE_PARAMS
         try:
-            ocp.save_checkpointables(str(arrays), {NATIVE_PARAMS: unflatten(leaves)})
+            with ocp.Context(multiprocessing_options=_alone()):
+                ocp.save_checkpointables(str(arrays), {NATIVE_PARAMS: unflatten(leaves)})
         except Exception as error:  # Orbax and TensorStore raise types of every kind
             raise UserError(
                 f"{model_dir} cannot be written ({type(error).__name__}: {shown(error)}); "
@@ -91,6 +93,18 @@ def save_native(
             json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
         )
     return Path(model_dir)
+
+
+def _alone() -> Any:
+    """Options by which Orbax waits for no other process: one writes, each reads for itself."""
+    from orbax.checkpoint import v1 as ocp
+
+    index, count = jax.process_index(), jax.process_count()
+    if count == 1:
+        return ocp.options.MultiprocessingOptions()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"alone{index}"
+    )
 
 
 def _digest(path: Path) -> str:

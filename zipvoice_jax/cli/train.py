@@ -46,6 +46,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--average-since", type=int, metavar="M",
         help="--export the average over the steps after this one",
     )  # fmt: skip
+    add("--checkpoints", metavar="DIR", help="where they go, also gs://... (default: in --to)")
+    add(
+        "--fsdp", type=int, default=1, metavar="N",
+        help="devices that share one copy of parameters and optimiser state (default: 1)",
+    )  # fmt: skip
     add_processes(parser)
     parser.set_defaults(run=run)
 
@@ -120,7 +125,10 @@ def run(args: argparse.Namespace) -> int:
     if args.export is not None:
         if args.step is None:
             raise UserError("--export needs the checkpoint; give --step N.")
-        export_step(config, args.folder, args.step, args.export, average_since=args.average_since)
+        export_step(
+            config, args.folder, args.step, args.export,
+            average_since=args.average_since, checkpoints=args.checkpoints,
+        )  # fmt: skip
         print(f"{args.export}: the model of step {args.step}")
         return 0
     asked: list[int] = []
@@ -136,6 +144,8 @@ def run(args: argparse.Namespace) -> int:
             args.folder,
             stop=stop,
             allow_config_change=args.allow_config_change,
+            checkpoints=args.checkpoints,
+            fsdp=args.fsdp,
         )
     finally:
         signal.signal(signal.SIGTERM, before)

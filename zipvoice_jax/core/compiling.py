@@ -51,9 +51,13 @@ def compile_for(
     Returns:
         The compiled program and the seconds it took.
     """
+    return compile_lowered(lambda: jax.jit(function, **jit_options).lower(*args), platform)
+
+
+def compile_lowered(lower: Callable[[], Any], platform: str) -> tuple[Any, float]:
+    """Compiles what `lower` gives; the program, and the seconds that both took."""
     start = time.perf_counter()
-    lowered = jax.jit(function, **jit_options).lower(*args)
-    compiled = lowered.compile(compiler_options=compiler_options(platform))
+    compiled = lower().compile(compiler_options=compiler_options(platform))
     return compiled, time.perf_counter() - start
 
 

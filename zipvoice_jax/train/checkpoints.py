@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from zipvoice_jax.checkpoint.pickle_vm import shown
 from zipvoice_jax.core.errors import UserError
@@ -34,7 +35,7 @@ class Checkpoints:
     """The checkpoints of a run, named by their steps.
 
     Args:
-        folder: of the run's checkpoints; made if missing.
+        folder: of the run's checkpoints, made if missing; a path or a gs:// address.
         keep_last: newest ones to keep.
         keep_every: keep those at multiples of this; None for none.
         keep_best: those with the lowest validation loss to keep.
@@ -46,7 +47,7 @@ class Checkpoints:
 
     def __init__(
         self,
-        folder: Path,
+        folder: str | Path,
         *,
         keep_last: int,
         keep_every: int | None = None,
@@ -68,7 +69,7 @@ class Checkpoints:
                     keep_checkpoints_without_metrics=False,
                 )
             )
-        self.folder = Path(folder).absolute()
+        self.folder = epath.Path(folder) if "://" in str(folder) else epath.Path(folder).absolute()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             options: dict[str, Any] = {
@@ -120,20 +121,20 @@ class Checkpoints:
         """The JSON part of a checkpoint."""
         return self._load(step, {_META: None})[_META]
 
-    def restore(self, step: int, like: TrainState, sharding: jax.sharding.Sharding) -> TrainState:
+    def restore(self, step: int, like: TrainState) -> TrainState:
         """The state of a checkpoint.
 
         Args:
             step: its step.
-            like: a state of `jax.ShapeDtypeStruct`s, as `jax.eval_shape` gives it.
-            sharding: of every array.
+            like: a state of `jax.ShapeDtypeStruct`s with the shardings of its arrays.
 
         Raises:
             UserError: the checkpoint is damaged or holds something else.
         """
         plain = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            lambda x, given: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=given.sharding),
             jax.eval_shape(_plain, like),
+            {field.name: getattr(like, field.name) for field in dataclasses.fields(like)},
         )
         loaded = self._load(step, {_STATE: plain})[_STATE]
 

@@ -16,6 +16,7 @@ def exported_params(
     state: TrainState,
     since: int | None,
     before: Callable[[int], TrainState],
+    fetch: Callable[[Any], Any] = jax.device_get,
 ) -> dict[str, Any]:
     """Parameters averaged over the steps after `since`.
 
@@ -30,15 +31,16 @@ def exported_params(
         state: after its last step.
         since: a step of the stage; None takes the parameters as they are.
         before: reads the state of an earlier step.
+        fetch: brings arrays to the host.
 
     Raises:
         UserError: no mean was taken between the steps.
     """
     begin, end = run.boundaries[index], int(state.step)
     if since is None or (end - begin < run.average_period and run.average == "running"):
-        return jax.device_get(state.params)
-    average = jax.device_get(state.average)
+        return fetch(state.params)
+    average = fetch(state.average)
     if run.average == "ema" or since <= begin:
         return average
-    earlier = jax.device_get(before(since).average)
+    earlier = fetch(before(since).average)
     return between(earlier, since - begin, average, end - begin, run.average_period)

@@ -80,15 +80,30 @@ class RunLog:
         start: step from which the run goes on; later entries of an earlier attempt go.
         total: steps of the run.
         config: of the run, for W&B.
+        silent: tells and writes nothing, in a process beside the one that does.
 
     Raises:
         UserError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, *, start: int, total: int, config: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        start: int,
+        total: int,
+        config: dict[str, Any],
+        silent: bool = False,
+    ) -> None:
         from tensorboardX import SummaryWriter
 
-        self.path = folder / LOG
+        self.path, self.silent = folder / LOG, silent
+        self.bar = tqdm(
+            total=total, initial=start, unit="step", file=sys.stderr, mininterval=0.5,
+            dynamic_ncols=True, disable=silent,
+        )  # fmt: skip
+        if silent:
+            return
         kept = [entry for entry in read_log(self.path) if entry.get("step", 0) <= start]
         try:
             text = "".join(json.dumps(entry) + "\n" for entry in kept)
@@ -100,13 +115,11 @@ class RunLog:
             raise UserError(f"{self.path} cannot be written ({error.strerror}).") from None
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
         self._wandb = _start_wandb(folder, config)
-        self.bar = tqdm(
-            total=total, initial=start, unit="step", file=sys.stderr, mininterval=0.5,
-            dynamic_ncols=True,
-        )  # fmt: skip
 
     def say(self, line: str) -> None:
         """A line for the user, above the bar."""
+        if self.silent:
+            return
         self.bar.clear()
         print(line, file=sys.stderr, flush=True)
         self.bar.refresh()
@@ -117,6 +130,8 @@ class RunLog:
         Raises:
             UserError: the file cannot be written.
         """
+        if self.silent:
+            return
         try:
             self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
             self._file.flush()
@@ -138,6 +153,8 @@ class RunLog:
     def close(self) -> None:
         """Ends the bar and the writers."""
         self.bar.close()
+        if self.silent:
+            return
         self._file.close()
         self._board.close()
         if self._wandb is not None:

@@ -21,6 +21,7 @@ from zipvoice_jax.train.objectives import (
     draw_batch,
     objective_loss,
 )
+from zipvoice_jax.train.sharding import Layout
 from zipvoice_jax.train.state import TrainState
 
 Metrics = dict[str, Float[Array, ""]]
@@ -104,6 +105,7 @@ def train_step(
     recipe: StepRecipe,
     schedules: Schedules,
     optimizer: optax.GradientTransformationExtraArgs,
+    layout: Layout | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One update; a loss or gradient that is not finite changes nothing but the counts.
 
@@ -113,13 +115,20 @@ def train_step(
         recipe: what to compute.
         schedules: of the whole run.
         optimizer: takes `learning_rate` as an extra argument.
+        layout: of the arrays on several devices.
 
     Returns:
         The next state, and what to log about this step.
     """
     run, clock = recipe.run, Clock(recipe.run.boundaries)
     values = values_at(schedules, state.step)
-    metrics, grads = loss_and_gradients(state, batch, values, recipe)
+    whole = state
+    if layout is not None:
+        params, teacher = layout.whole((state.params, state.teacher))
+        whole = state.replace(params=params, teacher=teacher)  # type: ignore[attr-defined]
+    metrics, grads = loss_and_gradients(whole, batch, values, recipe)
+    if layout is not None:
+        grads = layout.apart(grads)
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from zipvoice_jax.audio.griffin_lim import griffin_lim
 from zipvoice_jax.audio.io import write_audio
 from zipvoice_jax.config import SamplingConfig
+from zipvoice_jax.core.processes import is_lead
 from zipvoice_jax.core.rng import named_key
 from zipvoice_jax.data.batches import Batch
 from zipvoice_jax.data.loader import Validation
@@ -48,10 +49,16 @@ def validation_losses(
     return {name: value / count for name, value in sums.items()}
 
 
+def first_batch(batches: Validation) -> Batch:
+    """The batch whose items are sampled."""
+    with iter(batches) as iterator:
+        return next(iterator)
+
+
 def sample_items(
     programs: Programs,
     recipe: StepRecipe,
-    batches: Validation,
+    batch: Batch,
     state: TrainState,
     *,
     folder: Path,
@@ -64,11 +71,11 @@ def sample_items(
     """
     run, config = recipe.run, recipe.config
     sampling = SamplingConfig.for_kind(config.kind)
-    with iter(batches) as iterator:
-        batch = next(iterator)
     rows = [i for i, name in enumerate(batch.ids) if name][: run.samples]
     for row in rows:
         mel, prompt = _continue(programs, recipe, batch, row, state, sampling)
+        if not is_lead():
+            continue
         frames = int(batch.arrays["features_lens"][row])
         true = batch.arrays["features"][row, :frames]
         name = f"{step:07d}-{''.join(c if c.isalnum() else '_' for c in batch.ids[row])[:80]}"

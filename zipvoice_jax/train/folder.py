@@ -1,0 +1,64 @@
+"""What a run's folder holds beside checkpoints: its lock and its config."""
+
+import contextlib
+import fcntl
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.processes import on_lead
+from zipvoice_jax.train.config import TrainConfig, differences
+
+CONFIG = "config.json"
+LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keeps a second run of this machine out of a run's folder; process 0 holds the lock.
+
+    Raises:
+        UserError: the folder cannot be written, or a run is at work in it.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def lock() -> None:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context((folder / LOCK).open("w"))
+            except OSError as error:
+                raise UserError(f"{folder} cannot be written ({error.strerror}).") from None
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(
+                    f"another process is training in {folder}; wait for it, or give another folder."
+                ) from None
+
+        on_lead(lock)
+        yield
+
+
+def keep_config(run: TrainConfig, folder: Path, allow_change: bool) -> None:
+    """Writes the config beside the checkpoints, and refuses one that is not theirs.
+
+    Raises:
+        UserError: it is another one and that is not allowed, or the file cannot be used.
+    """
+    path, values = folder / CONFIG, run.to_dict()
+    try:
+        old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else values
+        changed = differences(old, values)
+        if changed and not allow_change:
+            raise UserError(
+                f"{folder} holds a run with another config ({'; '.join(changed)}); give "
+                "another folder, or --allow-config-change to go on with this one."
+            )
+        partial = path.with_suffix(".tmp")
+        partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}).") from None
+    except ValueError:
+        raise UserError(f"{path} is not readable JSON; remove it to go on.") from None

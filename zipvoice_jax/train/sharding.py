@@ -1,0 +1,93 @@
+"""Where the arrays of a run lie: one mesh of devices and one short table of rules.
+
+The batch is split over every device. Parameters, averages and moments are split over the axis
+`fsdp` alone and come together once a step: the whole family is small (the base model has 0.5 GB of
+parameters), so each device holds them whole while it computes, and an axis `tensor`, which would
+split the products of 512 channels, has nothing to gain.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import mesh_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.train.tensors import in_layers
+
+# What the axes of a leaf are, by the end of its path; an axis over layers comes before these.
+# All other leaves are small.
+LEAVES = (
+    ("kernel", ("inputs", "outputs")),
+    ("embedding", ("rows", "channels")),
+)
+# Which mesh axis an axis is split over, if its size can be divided.
+RULES = {"layers": None, "inputs": None, "outputs": "fsdp", "rows": None, "channels": "fsdp"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """A mesh with the axes `data` and `fsdp`, and the shardings on it."""
+
+    mesh: Mesh
+
+    @classmethod
+    def of(cls, devices: Sequence[Any], fsdp: int = 1) -> "Layout":
+        """The layout of a run.
+
+        Args:
+            devices: of all processes.
+            fsdp: devices that share one copy of the state.
+
+        Raises:
+            UserError: the devices cannot be grouped like that.
+        """
+        if fsdp < 1 or len(devices) % fsdp:
+            raise UserError(
+                f"--fsdp {fsdp} does not divide the {len(devices)} devices; give a divisor."
+            )
+        shape = (len(devices) // fsdp, fsdp)
+        if devices[0].platform == "tpu":  # neighbours in the mesh are neighbours on the torus
+            grid = mesh_utils.create_device_mesh(shape, devices)
+        else:
+            grid = np.array(devices).reshape(shape)
+        return cls(Mesh(grid, ("data", "fsdp")))
+
+    @property
+    def everywhere(self) -> NamedSharding:
+        """Of what every device holds whole."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    @property
+    def over_batch(self) -> NamedSharding:
+        """Of arrays whose first axis is the batch."""
+        return NamedSharding(self.mesh, PartitionSpec(("data", "fsdp")))
+
+    def of_state(self, tree: Any) -> Any:
+        """The shardings of parameters, or of a state that holds several trees like them."""
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: NamedSharding(self.mesh, self._spec(path, leaf.shape)), tree
+        )
+
+    def _spec(self, path: tuple[Any, ...], shape: tuple[int, ...]) -> PartitionSpec:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        for end, axes in LEAVES:
+            axes = ("layers", *axes) if in_layers(path) else axes
+            if re.search(rf"(^|/){end}$", name) and len(axes) == len(shape):
+                names = [RULES[axis] for axis in axes]
+                sizes = [1 if n is None else self.mesh.shape[n] for n in names]
+                if all(size % parts == 0 for size, parts in zip(shape, sizes, strict=True)):
+                    return PartitionSpec(*names)
+        return PartitionSpec()
+
+    def whole(self, params: Any) -> Any:
+        """Within a program: parameters brought together on every device."""
+        return jax.lax.with_sharding_constraint(params, self.everywhere)
+
+    def apart(self, grads: Any) -> Any:
+        """Within a program: gradients split like the parameters they belong to."""
+        return jax.lax.with_sharding_constraint(grads, self.of_state(grads))

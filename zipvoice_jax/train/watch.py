@@ -1,0 +1,78 @@
+"""Progress of a stage: metrics read and logged, speed and utilisation, a loss without a value."""
+
+import time
+from typing import Any
+
+import jax
+
+from zipvoice_jax.config import ModelConfig
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.peak import matmul_flops_per_second
+from zipvoice_jax.data.batches import Batch
+from zipvoice_jax.models.flops import training_flops
+from zipvoice_jax.train.config import TrainConfig
+from zipvoice_jax.train.log import RunLog
+
+
+class Watch:
+    """Reads metrics, tells progress, and stops a run whose loss has no value."""
+
+    def __init__(
+        self, run: TrainConfig, stage: str, end: int, config: ModelConfig, log: RunLog
+    ) -> None:
+        """Measures what a device can do, to hold the work done against it.
+
+        Args:
+            run: the config.
+            stage: its name.
+            end: its last step.
+            config: of its model.
+            log: of the run.
+        """
+        self.run, self.stage, self.end, self.config, self.log = run, stage, end, config, log
+        self.peak = jax.device_count() * matmul_flops_per_second(config.dtype)
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets the time so far, which went into something else than steps."""
+        self.since, self.frames, self.flops, self.sizes = time.perf_counter(), 0.0, 0.0, 0.0
+
+    def note(self, step: int, batch: Batch, metrics: dict[str, Any]) -> bool:
+        """Takes in the metrics of a step, and tells whether any process is asked to stop.
+
+        Raises:
+            UserError: too many steps in a row had no finite loss or gradient.
+        """
+        run, config = self.run, self.config
+        values = {name: float(value) for name, value in metrics.items()}
+        asked = values.pop("asked", 0.0) > 0.0
+        bucket = batch.bucket
+        self.frames += values["frames"]
+        self.sizes += bucket.batch * bucket.frames
+        # Padding is no work that anyone wanted.
+        self.flops += (
+            (1.0 - values["padding"])
+            * bucket.batch
+            * training_flops(config, bucket.frames, bucket.tokens, channels=bucket.channels)
+        )
+        seconds = max(time.perf_counter() - self.since, 1e-9)
+        speed = {
+            "frames_per_second": self.frames / seconds,
+            "teraflops": self.flops / seconds / 1e12,
+            "utilisation": self.flops / seconds / self.peak,
+        }
+        self.log.bar.update(step - self.log.bar.n)
+        self.log.bar.set_postfix_str(
+            f"{self.stage} loss {values['loss']:.4f}, "
+            f"{speed['frames_per_second']:.0f} frames/s, MFU {speed['utilisation']:.1%}, "
+            f"padding {1.0 - self.frames / self.sizes:.1%}"
+        )
+        if step % run.log_every == 0 or values["bad_steps"] or step == self.end:
+            about = {"stage": self.stage, "bucket": str(bucket)}
+            self.log.write("train", step, {**about, **values, **speed})
+        if values["bad_steps"] >= run.max_bad_steps:
+            raise UserError(
+                f"the loss or its gradient was not finite in {run.max_bad_steps} steps in a row, "
+                f"the last of them {step}; lower the learning rate, or look for bad data."
+            )
+        return asked
