@@ -186,7 +186,9 @@ def test_gradients_that_stay_broken_end_the_run(
 ) -> None:
     steps: list[float] = []
 
-    def broken(self: Programs, recipe: StepRecipe, batch: Batch, state: TrainState) -> Any:
+    def broken(
+        self: Programs, recipe: StepRecipe, batch: Batch, state: TrainState, *, asked: bool
+    ) -> Any:
         steps.append(len(steps) + 1.0)
         values = {"loss": np.nan, "frames": 9.0, "padding": 0.5, "bad_steps": steps[-1]}
         return state, values

@@ -190,7 +190,8 @@ def _restore(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise UserError(f"{path} does not exist; convert the model again.")
     try:
-        params = ocp.load_checkpointables(str(path.absolute()))[NATIVE_PARAMS]
+        with ocp.Context(multiprocessing_options=_alone()):
+            params = ocp.load_checkpointables(str(path.absolute()))[NATIVE_PARAMS]
     except Exception as error:  # Orbax and TensorStore raise types of every kind
         raise UserError(
             f"{path} is damaged ({type(error).__name__}: {shown(error)}); convert the model again."

@@ -5,9 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
+from jax._src.distributed import global_state  # the only way to the coordinator's key-value store
 
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.supervise import beat
+
+_LOOK_UP_MS = 5_000
 
 
 def join(
@@ -48,25 +51,42 @@ def is_lead() -> bool:
     return jax.process_index() == 0
 
 
-def on_lead(work: Callable[[], Any]) -> Any:
+def on_lead(name: str, work: Callable[[], Any]) -> Any:
     """Runs `work` on process 0 alone; every process waits, and gets its JSON value.
+
+    The value travels through the coordinator and not through the devices, so `work` may take
+    its time and use devices itself.
+
+    Args:
+        name: of the work; another one for each call of a run.
+        work: takes nothing and returns a JSON value.
 
     Raises:
         UserError: `work` raised it; then every process does.
     """
     if jax.process_count() == 1:
         return work()
-    from jax.experimental import multihost_utils
-
-    told = b""
+    client, key = global_state.client, f"zipvoice_jax/{name}"
+    assert client is not None  # there are several processes only after `join`
     if is_lead():
         try:
-            told = json.dumps({"value": work()}).encode()
+            told = {"value": work()}
         except UserError as error:
-            told = json.dumps({"error": str(error)}).encode()
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(told))))
-    buffer = np.frombuffer(told, np.uint8) if is_lead() else np.zeros(size, np.uint8)
-    answer = json.loads(np.asarray(multihost_utils.broadcast_one_to_all(buffer)).tobytes())
-    if "error" in answer:
-        raise UserError(answer["error"])
-    return answer["value"]
+            told = {"error": str(error)}
+        client.key_value_set(key, json.dumps(told))
+    else:
+        while (told := _look_up(client, key)) is None:
+            beat()
+    if "error" in told:
+        raise UserError(told["error"])
+    return told["value"]
+
+
+def _look_up(client: Any, key: str) -> dict[str, Any] | None:
+    """What process 0 has set; None after a while. A process 0 that is gone ends this one."""
+    try:
+        return json.loads(client.blocking_key_value_get(key, _LOOK_UP_MS))
+    except jax.errors.JaxRuntimeError as error:
+        if "DEADLINE_EXCEEDED" in str(error):
+            return None
+        raise

@@ -36,7 +36,7 @@ def alone_in(folder: Path) -> Iterator[None]:
                     f"another process is training in {folder}; wait for it, or give another folder."
                 ) from None
 
-        on_lead(lock)
+        on_lead("lock", lock)
         yield
 
 

@@ -70,9 +70,9 @@ def train(
     """
     folder = Path(folder).absolute()
     with alone_in(folder):
-        on_lead(lambda: keep_config(run, folder, allow_config_change))
+        on_lead("config", lambda: keep_config(run, folder, allow_config_change))
         kept = _open_checkpoints(run, folder, checkpoints)
-        latest = on_lead(lambda: kept.steps[-1] if kept.steps else None)
+        latest = on_lead("latest", lambda: kept.steps[-1] if kept.steps else None)
         total, values = run.boundaries[-1], run.to_dict()
         log = RunLog(folder, start=latest or 0, total=total, config=values, silent=not is_lead())
         try:
@@ -109,11 +109,11 @@ def _train(
             return Outcome(False, int(state.step), model_folder)
         checkpoints.wait()
         model_folder = folder / place.name
-        if not on_lead(functools.partial(is_native, model_folder)):
+        if not on_lead(f"has {place.name}", functools.partial(is_native, model_folder)):
             since = None if run.export_window == 0 else run.window_starts[index]
             params = exported_params(run, index, state, since, before, programs.fetch)
             save = functools.partial(save_native, model_folder, model.config, run.features)
-            on_lead(functools.partial(save, model.table, params))
+            on_lead(f"export {place.name}", functools.partial(save, model.table, params))
         log.say(f"stage {place.name} is done; its model is in {model_folder}")
     assert state is not None
     return Outcome(True, int(state.step), model_folder)
