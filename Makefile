@@ -39,7 +39,7 @@ lint: setup ## style, types, shell scripts
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/ruff format --check $(CODE)
 	@$(BIN)/basedpyright --pythonpath $(BIN)/python
-	@if command -v shellcheck >/dev/null; then shellcheck $(SCRIPTS); else echo 'shellcheck is not installed: shell scripts unchecked'; fi
+	@$(BIN)/shellcheck $(SCRIPTS)
 
 format: setup ## rewrite the code in the project's style
 	@$(BIN)/ruff check --fix $(CODE)

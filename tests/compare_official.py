@@ -343,7 +343,7 @@ def our_speech(config: Any, params: Any, job: Any, sampling: Any, fps: float) ->
 
     def call() -> tuple[float, Any]:
         start = time.perf_counter()
-        ((_, ((_, mel, _),)),) = engine.run([job], sampling, fps)
+        ((_, ((_, mel, _),)),) = engine.run(engine.pack([job], sampling, fps), sampling)
         return time.perf_counter() - start, mel
 
     return call, engine.compilations[0]

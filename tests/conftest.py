@@ -3,11 +3,13 @@
 - JAX on the CPU; broadcasting between ranks and between dtypes must be asked for.
 - Arrays are checked against their jaxtyping annotations by beartype
   (`ZIPVOICE_JAX_TYPECHECK=0` turns that off, to time something).
+- Programs are compiled fast rather than to be fast: most of the time goes into compiling.
 - Compiled programs are kept in pytest's cache folder, so that a second run, and the commands
   that tests start as processes of their own, need not compile again.
 """
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -24,6 +26,10 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**30))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the network must fail
 os.environ.setdefault("MPLBACKEND", "agg")
 
+# What LLVM does for speed does not change what XLA computes.
+_XLA_FLAGS = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}".strip()
+os.environ["XLA_FLAGS"] = _XLA_FLAGS
+
 import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -35,6 +41,18 @@ if os.environ.get("ZIPVOICE_JAX_TYPECHECK", "1") != "0":
     jaxtyping.install_import_hook("zipvoice_jax", "typechecking.check")
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def devices(count: int) -> dict[str, str]:
+    """Environment of a command that shall see several devices."""
+    return {"XLA_FLAGS": f"{_XLA_FLAGS} --xla_force_host_platform_device_count={count}"}
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens to."""
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

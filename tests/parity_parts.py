@@ -196,15 +196,15 @@ def layer(golden: Path) -> Iterator[Case]:
         *(x, encoding, None, mask, None),
     )
     official = d["layer_attn_weights"]
-    yield Case("attention weights", relative_error(weights, official))
-    official_weights = jnp.asarray(official)
+    yield Case("attention weights", relative_error(jnp.swapaxes(weights, 0, 1), official))
+    official_weights = jnp.swapaxes(jnp.asarray(official), 0, 1)
     f32 = jnp.float32
     hidden = config.feedforward_dim
     values = {
         "conv1": part("conv_module1", Convolution(kernel, f32), x, mask, None),
         "ff1": part("feed_forward1", FeedForward(hidden * 3 // 4, f32), x, mask, None),
         "nonlin": part(
-            "nonlin_attention", NonlinAttention(f32), x, official_weights[:1], mask, None
+            "nonlin_attention", NonlinAttention(f32), x, official_weights[:, :1], mask, None
         ),
         "attn1": part(
             "self_attn1",

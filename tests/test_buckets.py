@@ -86,7 +86,7 @@ def features(
     with monkeypatch.context() as patch:
         if bucket is not None:
             patch.setattr(engine, "pack", lambda *args, **kwargs: [(bucket, list(jobs))])
-        for _, batch in model.engine.run(jobs, sampling, FPS):
+        for _, batch in model.engine.run(model.engine.pack(jobs, sampling, FPS), sampling):
             for job, mel, seconds in batch:
                 assert mel.shape == (job.new_frames, 100 * model.config.channels)
                 assert seconds >= 0
@@ -160,7 +160,10 @@ def test_one_compilation_per_bucket_and_none_for_other_settings() -> None:
     def buckets_of(**given: float) -> set[Bucket]:
         sampling = SamplingConfig.for_kind("zipvoice", num_step=2, **given)
         jobs = jobs_of(model, texts, sampling)
-        return {bucket for bucket, _ in model.engine.run(jobs, sampling, FPS)}
+        return {
+            bucket
+            for bucket, _ in model.engine.run(model.engine.pack(jobs, sampling, FPS), sampling)
+        }
 
     used = buckets_of()
     assert len(used) > 1

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import devices
 from generation import (
     DIALOGUE,
     RELEASE,
@@ -185,7 +186,9 @@ def test_a_rerun_does_what_is_missing_and_nothing_else(tmp_path: Path) -> None:
     first = read_wav(res / "a.wav")
     (res / "a.wav").unlink()
     assert counts() == (0, "1 done, 2 skipped, 0 failed")
-    np.testing.assert_array_equal(read_wav(res / "a.wav"), first)
+    # Batched with b now, which could not be read at first: the last bits of its features differ.
+    again = read_wav(res / "a.wav")
+    assert distance(again.astype(np.float64), first.astype(np.float64)) < 0.02
     write_list(listed, [("a", TEXT1, WAV1, "Yes!"), rows[1]])
     assert counts() == (0, "1 done, 1 skipped, 0 failed")
     assert counts("--seed", "7") == (0, "2 done, 0 skipped, 0 failed")
@@ -237,9 +240,7 @@ def test_a_killed_run_goes_on_to_the_same_waves(tmp_path: Path) -> None:
     assert list(read_report(cut)) == [row[0] for row in rows]
     for row in rows:
         a, b = (read_wav(folder / f"{row[0]}.wav") for folder in (whole, cut))
-        # What was left went in batches of another size, which changes the last bits of the
-        # features; Griffin-Lim makes more of that here and there.
-        assert distance(b.astype(np.float64), a.astype(np.float64)) < 0.02
+        np.testing.assert_array_equal(a, b)
 
 
 # --- devices and the compilation cache -------------------------------------------------------
@@ -254,8 +255,7 @@ def test_one_and_eight_devices_give_the_same_waves(kind: str, run_cli, tmp_path:
     listed = write_list(tmp_path / "list.tsv", rows)
     for count in (1, 8):
         run = command(RELEASE / kind, "--test-list", listed, "--res-dir", tmp_path / str(count))
-        flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
-        done = run_cli(*run, env=flags)
+        done = run_cli(*run, env=devices(count))
         assert done.returncode == 0, done.stderr
         assert f"on {count} cpu device(s)" in done.stderr
     for name, *_ in rows:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import devices
 
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.train import averaging, schedules
@@ -183,7 +184,7 @@ print("equal")
 def test_eight_devices_do_what_one_does() -> None:
     here = Path(__file__).resolve().parent
     code = f"import sys; sys.path[:0] = [{str(here)!r}, {str(here.parent)!r}]\n{SHARDED}"
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    flags = {**devices(8), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", code], env=flags, capture_output=True, text=True, check=False
     )

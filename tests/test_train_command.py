@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, RunCli
+from conftest import ROOT, RunCli, devices
 from training import entries, make_data, write_config
 
 from zipvoice_jax.checkpoint.mapping import flatten
@@ -107,9 +107,8 @@ def test_another_config_is_shown_and_refused(place: Path, run_cli: RunCli) -> No
 def test_eight_devices_learn_what_one_does(place: Path, run_cli: RunCli) -> None:
     found: list[dict[str, Any]] = []
     for count in (1, 8):
-        flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
         run = f"devices{count}"
-        done = run_cli(*arguments(place, run, "batch_multiple=8", "stages=1"), env=flags)
+        done = run_cli(*arguments(place, run, "batch_multiple=8", "stages=1"), env=devices(count))
         assert done.returncode == 0, done.stderr
         assert f"{count} device(s)" in done.stderr
         found.append(weights(place / run / "one"))

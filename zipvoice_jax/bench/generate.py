@@ -110,7 +110,7 @@ def bench_generate(
         best, batches = float("inf"), []
         for _ in range(repeats + 1):
             start = time.perf_counter()
-            batches = list(engine.run(jobs, sampling, fps))
+            batches = list(engine.run(engine.pack(jobs, sampling, fps), sampling))
             best = min(best, time.perf_counter() - start)
         peak = peak_bytes()
         features = [mel for _, batch in batches for _, mel, _ in batch]

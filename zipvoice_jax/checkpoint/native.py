@@ -63,7 +63,7 @@ def save_native(
     Raises:
         UserError: parameters or table do not fit the config, or the place cannot be written.
     """
-    from orbax.checkpoint import v1 as ocp
+    import orbax.checkpoint as ocp
 
     check_table(config, table)
     check_params(params, config, source="the parameter tree")
@@ -80,8 +80,14 @@ def save_native(
     with new_directory(model_dir, overwrite=overwrite) as made:
         arrays = made / NATIVE_PARAMS
         try:
-            with ocp.Context(multiprocessing_options=_alone()):
-                ocp.save_checkpointables(str(arrays), {NATIVE_PARAMS: unflatten(leaves)})
+            # Orbax's v1 calls broadcast over the devices of all processes; v0 can write alone.
+            alone = ocp.options.MultiprocessingOptions(**_alone())
+            handler = ocp.CompositeCheckpointHandler(
+                NATIVE_PARAMS, composite_options=ocp.CompositeOptions(multiprocessing_options=alone)
+            )
+            with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+                item = ocp.args.StandardSave(unflatten(leaves))
+                checkpointer.save(str(arrays), ocp.args.Composite(**{NATIVE_PARAMS: item}))
         except Exception as error:  # Orbax and TensorStore raise types of every kind
             raise UserError(
                 f"{model_dir} cannot be written ({type(error).__name__}: {shown(error)}); "
@@ -95,16 +101,16 @@ def save_native(
     return Path(model_dir)
 
 
-def _alone() -> Any:
+def _alone() -> dict[str, Any]:
     """Options by which Orbax waits for no other process: one writes, each reads for itself."""
-    from orbax.checkpoint import v1 as ocp
-
     index, count = jax.process_index(), jax.process_count()
     if count == 1:
-        return ocp.options.MultiprocessingOptions()
-    return ocp.options.MultiprocessingOptions(
-        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"alone{index}"
-    )
+        return {}
+    return {
+        "primary_host": index,
+        "active_processes": {index},
+        "barrier_sync_key_prefix": f"alone{index}",
+    }
 
 
 def _digest(path: Path) -> str:
@@ -190,7 +196,10 @@ def _restore(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise UserError(f"{path} does not exist; convert the model again.")
     try:
-        with ocp.Context(multiprocessing_options=_alone()):
+        context = ocp.Context()
+        for name, value in _alone().items():
+            setattr(context.multiprocessing, name, value)
+        with context:
             params = ocp.load_checkpointables(str(path.absolute()))[NATIVE_PARAMS]
     except Exception as error:  # Orbax and TensorStore raise types of every kind
         raise UserError(

@@ -1,11 +1,18 @@
 """`zipvoice-jax generate`: speech for one text, or for a list."""
 
 import argparse
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from zipvoice_jax.cli.options import add_flag, add_model, add_sampling, sampling_values
+from zipvoice_jax.cli.options import (
+    add_flag,
+    add_model,
+    add_processes,
+    add_sampling,
+    sampling_values,
+)
 from zipvoice_jax.core.compiling import Compilation
 from zipvoice_jax.core.errors import UserError
 
@@ -38,6 +45,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add_flag(parser, "--raw-evaluation", "feed prompts and texts to the model as they are")
     add_flag(parser, "--plot", "draw mel, wave and turns beside each wave")
     add_flag(parser, "--overwrite", "generate finished items of a list again")
+    add_processes(parser)
     parser.set_defaults(run=run)
 
 
@@ -48,6 +56,8 @@ def _check(args: argparse.Namespace) -> None:
             raise UserError("give --test-list, or --text with --prompt-wav and --prompt-text.")
     elif any(value is None for value in single):
         raise UserError("give --text, --prompt-wav and --prompt-text, or a --test-list.")
+    if args.test_list is None and (args.num_processes or 1) > 1:
+        raise UserError("--num-processes shares out a list; give --test-list.")
     if args.model_dir is None and args.model_name is None:
         raise UserError("give --model-dir, or --model-name to take a model from the hub.")
 
@@ -59,8 +69,11 @@ def run(args: argparse.Namespace) -> int:
         UserError: the model, the list or the one text cannot be used.
     """
     _check(args)
+    import jax
+
     from zipvoice_jax.checkpoint.hub import find_model, load_model
     from zipvoice_jax.config import SamplingConfig
+    from zipvoice_jax.core.processes import is_lead
     from zipvoice_jax.infer import vocoder as vocoders
     from zipvoice_jax.infer.requests import Request, read_requests
     from zipvoice_jax.infer.run import RunOptions, fingerprint, run_list, stamps_of, write_speech
@@ -82,11 +95,13 @@ def run(args: argparse.Namespace) -> int:
         print(f"note: {told}", file=sys.stderr)
     synthesizer = Synthesizer(loaded, vocoder=vocoder, tokenizer=args.tokenizer, lang=args.lang)
     devices = synthesizer.engine.devices
-    print(
+    say = functools.partial(print, file=sys.stderr)
+    if not is_lead():
+        say = functools.partial(print, f"process {jax.process_index()}:", file=sys.stderr)
+    say(
         f"{loaded.config.kind} on {len(devices)} {devices[0].platform} device(s), "
         f"{loaded.config.dtype}, {sampling.num_step} steps, guidance "
-        f"{sampling.guidance_scale:g}, vocoder {vocoder.name}",
-        file=sys.stderr,
+        f"{sampling.guidance_scale:g}, vocoder {vocoder.name}"
     )
     if args.test_list is None:
         prepare = synthesizer.preparation(
@@ -124,15 +139,15 @@ def run(args: argparse.Namespace) -> int:
         sampling,
         options,
         model_id,
-        lambda line: print(line, file=sys.stderr),
+        say,
     )
     spent = totals.model_seconds + totals.vocoder_seconds
-    duration = max(totals.wave_seconds, 1e-9)
-    print(
-        f"{args.res_dir}: {totals.done} done, {totals.skipped} skipped, {totals.failed} failed; "
-        f"{totals.wave_seconds:.1f} s of speech in {spent:.1f} s (RTF {spent / duration:.3f}, "
-        f"without vocoder {totals.model_seconds / duration:.3f})"
-    )
+    if is_lead():
+        print(
+            f"{args.res_dir}: {totals.done} done, {totals.skipped} skipped, {totals.failed} "
+            f"failed; {totals.wave_seconds:.1f} s of speech in {spent:.1f} s (RTF "
+            f"{totals.rtf:.3f}, without vocoder {totals.rtf_no_vocoder:.3f})"
+        )
     _tell_compilations(synthesizer.compilations)
     return 1 if totals.failed else 0
 

@@ -5,13 +5,21 @@ import importlib
 import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from typing import NoReturn
 
 from zipvoice_jax import __version__
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.core.supervise import STOPPED, is_in_cluster, is_supervised, supervise
+from zipvoice_jax.core.supervise import (
+    STOPPED,
+    end_with_parent,
+    is_in_cluster,
+    is_supervised,
+    supervise,
+)
 
-COMMANDS = ("generate", "convert", "init", "bench", "demo", "prepare", "train")
+COMMANDS = ("generate", "convert", "init", "bench", "demo", "prepare", "train", "compile")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,13 +52,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     if not coordinator:
         return _run(args)
-    status = _run(args, coordinator)
-    if status:
-        # Leaving in the usual way would wait for peers that may be gone.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    return status
+    end_with_parent()
+    try:
+        return _run(args, coordinator)
+    except Exception:
+        traceback.print_exc()
+        _leave(1)
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends a process that has failed; the usual way out would wait for peers that may be gone."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _coordinator(args: argparse.Namespace) -> str | None:
@@ -61,6 +75,10 @@ def _coordinator(args: argparse.Namespace) -> str | None:
 
 
 def _run(args: argparse.Namespace, coordinator: str | None = None) -> int:
+    """Runs a command; as one of several processes, it returns only if the command has not failed.
+
+    Every process of a command that ends by itself does so, with whatever status.
+    """
     import jax
 
     from zipvoice_jax.core.compiling import use_persistent_cache
@@ -72,26 +90,30 @@ def _run(args: argparse.Namespace, coordinator: str | None = None) -> int:
             join(coordinator, args.num_processes, args.process_id, timeout=args.peer_timeout)
         return args.run(args)
     except UserError as error:
-        return _fail(str(error))
+        status = _fail(str(error))
     except KeyboardInterrupt:
-        return _fail("stopped; what was finished is kept, run the command again to go on", 130)
+        status = _fail("stopped; what was finished is kept, run the command again to go on", 130)
     except BrokenPipeError:
         # The reader has gone; keep Python from complaining about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        status = 141
     except RecursionError:
-        return _fail("an input file is nested too deeply to be read; check its JSON or YAML")
+        status = _fail("an input file is nested too deeply to be read; check its JSON or YAML")
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         text = str(error)
         if "RESOURCE_EXHAUSTED" in text or isinstance(error, MemoryError):
-            return _fail("out of memory; lower --max-duration, or shorten the prompt or the text")
-        if not coordinator:
+            status = _fail("out of memory; lower --max-duration, or shorten the prompt or the text")
+        elif not coordinator:
             raise
-        return _fail(
-            f"the peers of process {jax.process_index()} are gone ({text}); start every process "
-            "again, and the run goes on from its last checkpoint",
-            STOPPED,
-        )
+        else:
+            status = _fail(
+                f"the peers of process {jax.process_index()} are gone ({text}); start every "
+                "process again, and the run goes on from its last checkpoint",
+                STOPPED,
+            )
+    if coordinator:
+        _leave(status)
+    return status
 
 
 if __name__ == "__main__":

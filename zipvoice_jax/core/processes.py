@@ -82,7 +82,28 @@ def on_lead(name: str, work: Callable[[], Any]) -> Any:
     return told["value"]
 
 
-def _look_up(client: Any, key: str) -> dict[str, Any] | None:
+def exchange(name: str, value: Any) -> list[Any]:
+    """Gives every process the JSON value of each, by number; waits until all are there.
+
+    Args:
+        name: of the exchange; another one for each call of a run.
+        value: this process's.
+    """
+    count = jax.process_count()
+    if count == 1:
+        return [value]
+    client = global_state.client
+    assert client is not None  # there are several processes only after `join`
+    client.key_value_set(f"zipvoice_jax/{name}/{jax.process_index()}", json.dumps([value]))
+    values = []
+    for index in range(count):
+        while (told := _look_up(client, f"zipvoice_jax/{name}/{index}")) is None:
+            beat()
+        values += told
+    return values
+
+
+def _look_up(client: Any, key: str) -> Any:
     """What process 0 has set; None after a while. A process 0 that is gone ends this one."""
     try:
         return json.loads(client.blocking_key_value_get(key, _LOOK_UP_MS))

@@ -5,6 +5,7 @@ no chance for Python, or a collective operation waits for ever. So the work is d
 and its parent, which imports no JAX, waits for the child's signs of life and has the last word.
 """
 
+import ctypes
 import os
 import selectors
 import signal
@@ -32,6 +33,12 @@ def is_in_cluster(env: Mapping[str, str] = os.environ) -> bool:
 def is_supervised() -> bool:
     """Whether this process is the child of one that watches it."""
     return _PIPE in os.environ
+
+
+def end_with_parent() -> None:
+    """Has the system end this child when its parent is killed, so that none is left behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def beat() -> None:

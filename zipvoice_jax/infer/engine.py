@@ -53,7 +53,7 @@ class Engine:
         devices: Sequence[jax.Device] | None = None,  # type: ignore[valid-type]
     ) -> None:
         self.config = inference_config(config)
-        self.devices = list(devices or jax.devices())
+        self.devices = list(devices or jax.local_devices())
         mesh = Mesh(np.array(self.devices), ("data",))
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         self._over_batch = NamedSharding(mesh, PartitionSpec("data"))
@@ -62,22 +62,33 @@ class Engine:
         self.compilations: list[Compilation] = []
         self._programs: dict[tuple[Bucket, int, bool], Any] = {}
 
-    def run(
+    def pack(
         self, jobs: Sequence[Job], sampling: SamplingConfig, fps: float
-    ) -> Iterator[tuple[Bucket, list[tuple[Job, Mel, float]]]]:
-        """Samples jobs, batch by batch.
+    ) -> list[tuple[Bucket, list[Job]]]:
+        """Groups jobs into batches.
 
         Args:
             jobs: in any order.
-            sampling: steps, guidance, seed and so on.
+            sampling: how many seconds fit into a batch.
             fps: frames per second of the features.
+        """
+        most = int(sampling.max_duration * fps)
+        return list(pack(jobs, max_frames=most, devices=len(self.devices)))
+
+    def run(
+        self, batches: Sequence[tuple[Bucket, Sequence[Job]]], sampling: SamplingConfig
+    ) -> Iterator[tuple[Bucket, list[tuple[Job, Mel, float]]]]:
+        """Samples batch by batch.
+
+        Args:
+            batches: from `pack`.
+            sampling: steps, guidance, seed and so on.
 
         Yields:
             Each batch as it is done: its bucket and, for each job, its scaled features without
             the prompt and its share of the batch's seconds (compilation not counted).
         """
-        most = int(sampling.max_duration * fps)
-        for bucket, members in pack(jobs, max_frames=most, devices=len(self.devices)):
+        for bucket, members in batches:
             compiled = self.compiled(bucket, sampling)
             start = time.perf_counter()
             features = np.asarray(compiled(*self._arguments(bucket, members, sampling)))

@@ -1,4 +1,4 @@
-"""A list of requests to a folder of waves, with a report that makes the run restartable."""
+"""A list of requests to a folder of waves, by one or more processes, restartable at any point."""
 
 import contextlib
 import dataclasses
@@ -6,26 +6,28 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from tqdm import tqdm
 
 from zipvoice_jax.audio.io import write_audio
 from zipvoice_jax.config import SamplingConfig
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.processes import exchange, is_lead, on_lead
+from zipvoice_jax.core.supervise import beat
 from zipvoice_jax.infer.plot import plot
 from zipvoice_jax.infer.prepare import Item
+from zipvoice_jax.infer.report import Report
 from zipvoice_jax.infer.requests import BadLine, Request, wave_path
 from zipvoice_jax.infer.synthesizer import Speech, Synthesizer
 
-REPORT = "report.jsonl"
-# Requests that are prepared and packed together: enough to fill batches, few enough that
-# finished waves appear early and little is lost when a run is stopped.
+# Requests that are prepared and packed together, by one process: enough to fill batches, few
+# enough that finished waves appear early. Windows are those of the whole list, so that neither
+# the number of processes nor what was finished before changes what is batched with what.
 WINDOW = 32
-# Names of files may hold bytes that are no Unicode; JSON has the same escapes for them.
-_SURROGATES = "backslashreplace"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,23 @@ class Totals:
     wave_seconds: float = 0.0
     model_seconds: float = 0.0
     vocoder_seconds: float = 0.0
+
+    def add(self, speech: Speech) -> None:
+        """Counts an item that is done."""
+        self.done += 1
+        self.wave_seconds += speech.duration
+        self.model_seconds += speech.seconds_model
+        self.vocoder_seconds += speech.seconds_vocoder
+
+    @property
+    def rtf(self) -> float:
+        """Seconds spent for a second of speech."""
+        return (self.model_seconds + self.vocoder_seconds) / max(self.wave_seconds, 1e-9)
+
+    @property
+    def rtf_no_vocoder(self) -> float:
+        """The same without the vocoder."""
+        return self.model_seconds / max(self.wave_seconds, 1e-9)
 
 
 def fingerprint(*parts: Any) -> str:
@@ -119,6 +138,8 @@ def run_list(
 ) -> Totals:
     """Generates a list; a bad line costs that line only, and finished items are skipped.
 
+    Of several processes, each takes every so-manieth window of the list; `res_dir` is one for all.
+
     Args:
         synthesizer: the model.
         requests: from `read_requests`.
@@ -128,63 +149,83 @@ def run_list(
         model_id: tells models apart; a change of model regenerates.
         say: prints a line for the user.
 
+    Returns:
+        What all processes did.
+
     Raises:
         UserError: `res_dir` cannot be written.
     """
-    try:
-        res_dir.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"the folder {res_dir} cannot be made ({reason}); choose a writable place."
-        ) from None
-    report = res_dir / REPORT
-    records = _read_report(report)
+    index, count = jax.process_index(), jax.process_count()
+    report = Report(res_dir, [request.item_id for request in requests], index, count)
+    paths = {r.item_id: wave_path(res_dir, r.item_id) for r in requests if isinstance(r, Request)}
+
+    def begin() -> None:
+        _make(res_dir)
+        report.gather()  # a kill may have left parts, or half a line at the end
+        _remove_strays(set(paths.values()))
+
+    on_lead("report before", begin)
+    records = report.read()
     common = fingerprint(
         model_id, dataclasses.asdict(sampling), options.min_duration, options.raw_evaluation,
         options.remove_long_sil, synthesizer.vocoder.name, synthesizer.config.to_dict(),
     )  # fmt: skip
-    totals, todo, keys = Totals(), [], {}
-    waves: set[Path] = set()
+    keys = {}
     for request in requests:
-        item_id = request.item_id
         if isinstance(request, Request):
             stamps = [_stamp(path) for path in request.prompt_wavs]
-            keys[item_id] = fingerprint(common, dataclasses.asdict(request), stamps)
-            old = records.get(item_id, {})
-            finished = "error" not in old and old.get("key") == keys[item_id]
-            if finished and wave_path(res_dir, item_id).is_file() and not options.overwrite:
-                totals.skipped += 1
-                continue
-            waves.add(wave_path(res_dir, item_id))
-        todo.append(request)
-    _remove_strays(waves)
-    if records:
-        _rewrite(report, requests, records)  # a kill may have left half a line at its end
+            keys[request.item_id] = fingerprint(common, dataclasses.asdict(request), stamps)
+
+    def finished(request: Request | BadLine) -> bool:
+        old = records.get(request.item_id, {})
+        if options.overwrite or request.item_id not in keys or "error" in old:
+            return False
+        return old.get("key") == keys[request.item_id] and paths[request.item_id].is_file()
+
+    # Before any process writes, so that all see the same.
+    windows = [requests[i : i + WINDOW] for i in range(0, len(requests), WINDOW)][index::count]
+    todo = {r.item_id for window in windows for r in window if not finished(r)}
+    exchange("begun", None)
+    totals = Totals(skipped=sum(len(window) for window in windows) - len(todo))
     if totals.skipped:
         say(f"{totals.skipped} items were finished before and are skipped")
-
-    def note(record: dict[str, Any]) -> None:
-        records[record["id"]] = record
-        try:
-            with report.open("a", encoding="utf-8", errors=_SURROGATES) as file:
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        except OSError as error:
-            raise UserError(f"{report} cannot be written ({error.strerror}).") from None
+    prepare = synthesizer.preparation(
+        sampling, min_duration=options.min_duration, raw_evaluation=options.raw_evaluation
+    )
+    bar = tqdm(
+        total=len(todo), unit="item", file=sys.stderr, mininterval=0.5, dynamic_ncols=True,
+        disable=not is_lead(),
+    )  # fmt: skip
 
     def fail(item_id: str, error: str) -> None:
+        if item_id not in todo:
+            return
         totals.failed += 1
         bar.update()
         bar.clear()
         say(f"{item_id}: {error}")
-        note({"id": item_id, "error": error})
+        report.add({"id": item_id, "error": error})
 
-    prepare = synthesizer.preparation(
-        sampling, min_duration=options.min_duration, raw_evaluation=options.raw_evaluation
-    )
-    bar = tqdm(total=len(todo), unit="item", file=sys.stderr, mininterval=0.5, dynamic_ncols=True)
+    def write(speech: Speech) -> None:
+        path = paths[speech.item_id]
+        try:
+            write_speech(speech, path, with_plot=options.plot)
+        except UserError as error:
+            fail(speech.item_id, str(error))
+            return
+        for told in speech.notes:
+            bar.clear()
+            say(f"{speech.item_id}: note: {told}")
+        record = record_of(speech, path, sampling, synthesizer.vocoder.name)
+        report.add({**record, "key": keys[speech.item_id]})
+        totals.add(speech)
+        bar.set_postfix_str(f"RTF {totals.rtf:.3f}")
+        bar.update()
+
     with bar:
-        for window in _windows(todo):
+        for window in windows:
+            if todo.isdisjoint(request.item_id for request in window):
+                continue
             items: list[Item] = []
             for request in window:
                 if isinstance(request, BadLine):
@@ -198,66 +239,22 @@ def run_list(
                 items,
                 sampling,
                 prepare,
+                wanted=todo,
                 remove_long_sil=options.remove_long_sil,
                 failed=lambda item, error: fail(item.request.item_id, str(error)),
             ):
-                path = wave_path(res_dir, speech.item_id)
-                try:
-                    write_speech(speech, path, with_plot=options.plot)
-                except UserError as error:
-                    fail(speech.item_id, str(error))
-                    continue
-                for told in speech.notes:
-                    bar.clear()
-                    say(f"{speech.item_id}: note: {told}")
-                record = record_of(speech, path, sampling, synthesizer.vocoder.name)
-                note({**record, "key": keys[speech.item_id]})
-                totals.done += 1
-                totals.wave_seconds += speech.duration
-                totals.model_seconds += speech.seconds_model
-                totals.vocoder_seconds += speech.seconds_vocoder
-                spent = totals.model_seconds + totals.vocoder_seconds
-                bar.set_postfix_str(f"RTF {spent / max(totals.wave_seconds, 1e-9):.3f}")
-                bar.update()
-    _rewrite(report, requests, records)
-    return totals
+                write(speech)
+                beat()
+    shares = exchange("totals", dataclasses.asdict(totals))
+    on_lead("report after", report.gather)
+    return Totals(**{name: sum(share[name] for share in shares) for name in shares[0]})
 
 
-def _windows(requests: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for begin in range(0, len(requests), WINDOW):
-        yield requests[begin : begin + WINDOW]
-
-
-def _read_report(path: Path) -> dict[str, dict[str, Any]]:
-    """Lines of an earlier run by id, the last one of each; a line cut by a kill is dropped."""
-    records: dict[str, dict[str, Any]] = {}
+def _make(res_dir: Path) -> None:
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return records
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}).") from None
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("id"), str):
-            records[record["id"]] = record
-    return records
-
-
-def _rewrite(
-    path: Path, requests: Sequence[Request | BadLine], records: dict[str, dict[str, Any]]
-) -> None:
-    """Leaves one line per item, in the list's order, then the waves of other lists."""
-    order = [request.item_id for request in requests]
-    listed = set(order)
-    order += [i for i, record in records.items() if i not in listed and "error" not in record]
-    lines = [json.dumps(records[i], ensure_ascii=False) + "\n" for i in order if i in records]
-    temporary = path.with_suffix(".tmp")
-    try:
-        temporary.write_text("".join(lines), encoding="utf-8", errors=_SURROGATES)
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}).") from None
+        res_dir.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"the folder {res_dir} cannot be made ({reason}); choose a writable place."
+        ) from None

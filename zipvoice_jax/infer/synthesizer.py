@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.infer import vocoder as vocoders
 from zipvoice_jax.infer.buckets import Bucket
 from zipvoice_jax.infer.engine import Engine
-from zipvoice_jax.infer.prepare import Item, Preparation
+from zipvoice_jax.infer.prepare import Item, Job, Preparation
 from zipvoice_jax.infer.requests import Request
 from zipvoice_jax.infer.turns import Turn, turns_of
 from zipvoice_jax.text.tokenizer import make_tokenizer
@@ -165,6 +165,7 @@ class Synthesizer:
         sampling: SamplingConfig,
         prepare: Preparation,
         *,
+        wanted: Collection[str] | None = None,
         remove_long_sil: bool = False,
         failed: Callable[[Item, UserError], None] | None = None,
     ) -> Iterator[Speech]:
@@ -174,6 +175,7 @@ class Synthesizer:
             items: from `preparation`.
             sampling: how to solve the ODE.
             prepare: with which the items were made.
+            wanted: ids of the items to generate, which sound as if all were; None for all.
             remove_long_sil: shorten long silences within the speech too.
             failed: called with an item that gave no usable wave, and why; the others go on.
 
@@ -188,16 +190,21 @@ class Synthesizer:
         owners = {job.item_id: item for item in items for job in item.jobs}
         parts: dict[str, dict[int, _Part]] = {item_id: {} for item_id in owners}
         jobs = [job for item in items for job in item.jobs]
-        for bucket, batch in self.engine.run(jobs, sampling, fps):
+        batches = self.engine.pack(jobs, sampling, fps)
+        chosen = owners.keys() if wanted is None else owners.keys() & set(wanted)
+        batches, involved = _involved(batches, chosen)
+        for bucket, batch in self.engine.run(batches, sampling):
             for job, mel, seconds in batch:
                 parts[job.item_id][job.chunk] = _Part(mel / sampling.feat_scale, bucket, seconds)
             ready = [
                 owners[item_id]
                 for item_id in dict.fromkeys(job.item_id for job, _, _ in batch)
-                if len(parts[item_id]) == len(owners[item_id].jobs)
+                if item_id in involved and len(parts[item_id]) == len(owners[item_id].jobs)
             ]
             chunks = [[parts[i.request.item_id].pop(job.chunk) for job in i.jobs] for i in ready]
             for item, of_item, rows, seconds in self._waves(ready, chunks):
+                if item.request.item_id not in chosen:
+                    continue
                 try:
                     wave, turns = self._join(item, rows, sampling, prepare, remove_long_sil)
                 except UserError as error:
@@ -264,6 +271,21 @@ class Synthesizer:
         duration = wave.shape[1] / rate
         turns = turns_of(item.jobs, self.features, FADE_SECONDS, trimmed, duration) if timed else ()
         return wave, turns
+
+
+def _involved(
+    batches: Sequence[tuple[Bucket, list[Job]]], wanted: Collection[str]
+) -> tuple[list[tuple[Bucket, list[Job]]], set[str]]:
+    """The batches to run for some items, and the items that the vocoder gets with them.
+
+    What is batched together, for the model and for the vocoder, stays so, since the shape of a
+    batch shows in the last bits of a wave.
+    """
+    last = {job.item_id: index for index, (_, jobs) in enumerate(batches) for job in jobs}
+    ends = {last[item_id] for item_id in wanted}
+    involved = {item_id for item_id, index in last.items() if index in ends}
+    needed = [b for b in batches if any(job.item_id in involved for job in b[1])]
+    return needed, involved
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,7 +54,7 @@ class VocosVocoder:
     name = "vocos"
 
     def __init__(self, config: VocosConfig, params: dict[str, Any]) -> None:
-        self.config, self.params = config, jax.device_put(params, jax.devices()[0])
+        self.config, self.params = config, jax.device_put(params, jax.local_devices()[0])
         self.compilations: list[Compilation] = []
         self._programs: dict[tuple[int, int], Any] = {}
 
@@ -75,7 +75,7 @@ class VocosVocoder:
             padded[row, : len(mel)], lengths[row] = mel, len(mel)
         if (size, frames) not in self._programs:
             function = functools.partial(decode, self.config)
-            platform = jax.devices()[0].platform
+            platform = jax.local_devices()[0].platform
             compiled, seconds = compile_for(function, platform, self.params, padded, lengths)
             name = f"vocoder, batch {size}, {frames} frames"
             self.compilations.append(Compilation(name, seconds))

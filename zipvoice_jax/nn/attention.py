@@ -7,37 +7,13 @@ zipvoice/models/modules/zipformer.py. Layout is (batch, frames, channels).
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from zipvoice_jax.core.schedule import PiecewiseLinear
-from zipvoice_jax.nn import hooks
 from zipvoice_jax.nn.layers import Frames, Mask, linear
+from zipvoice_jax.nn.scores import Weights, attention_weights
 from zipvoice_jax.nn.training import Balancer, StepContext, Whiten
-
-Weights = Float[Array, "heads batch targets sources"]
-
-# Exactly zero after softmax, and no NaN where every source is padding.
-_MASKED = -1e30
-# Scores are kept from growing beyond this, with this strength (officially the same).
-_SCORE_LIMIT, _PENALTY = 25.0, 1e-4
-
-
-def relative_to_absolute(
-    scores: Float[Array, "batch frames offsets"],
-) -> Float[Array, "batch frames frames"]:
-    """Turns scores by offset (source - target + frames - 1) into scores by source.
-
-    A reshape, not a gather: in a row-major buffer, moving one row down and reading one
-    offset earlier is a constant stride of (offsets - 1).
-    """
-    batch, frames, offsets = scores.shape
-    if frames == 1:
-        return scores
-    flat = scores.reshape(batch, frames * offsets)
-    flat = flat[:, frames - 1 : frames - 1 + frames * (offsets - 1)]
-    return flat.reshape(batch, frames, offsets - 1)[:, :, :frames]
 
 
 def project_positions(
@@ -49,98 +25,6 @@ def project_positions(
     projected = jnp.matmul(encoding.astype(kernel.dtype), kernel)
     projected = jnp.swapaxes(projected, -1, -2)
     return projected.reshape(*projected.shape[:-2], num_heads, -1, projected.shape[-1])
-
-
-def absolute_to_relative(
-    scores: Float[Array, "batch frames frames"],
-) -> Float[Array, "batch frames offsets"]:
-    """Turns numbers by source into numbers by offset, zero where an offset has no source."""
-    batch, frames, _ = scores.shape
-    offsets = 2 * frames - 1
-    if frames == 1:
-        return scores
-    flat = jnp.pad(scores, ((0, 0), (0, 0), (0, offsets - 1 - frames))).reshape(batch, -1)
-    flat = jnp.pad(flat, ((0, 0), (frames - 1, 1)))
-    return flat.reshape(batch, frames, offsets)
-
-
-def _scores(
-    q: Float[Array, "batch frames query"],
-    k: Float[Array, "batch frames query"],
-    p: Float[Array, "batch frames pos"],
-    positions: Float[Array, "pos offsets"],
-    keep_positions: Float[Array, ""],
-) -> Float[Array, "batch frames frames"]:
-    # In bfloat16 both products are rounded as they are stored, which halves the memory traffic;
-    # their sum and the softmax are float32.
-    content = jnp.einsum("btd,bsd->bts", q, k).astype(jnp.float32)
-    by_offset = jnp.einsum("btp,pr->btr", p, positions)
-    return content + relative_to_absolute(by_offset).astype(jnp.float32) * keep_positions
-
-
-@jax.custom_vjp
-def head_weights(
-    q: Float[Array, "batch frames query"],
-    k: Float[Array, "batch frames query"],
-    p: Float[Array, "batch frames pos"],
-    positions: Float[Array, "pos offsets"],
-    mask: Mask | None,
-    keep_positions: Float[Array, ""],
-    penalize: Float[Array, ""] | None,
-) -> Float[Array, "batch frames frames"]:
-    """One head's attention weights over the sources that are no padding.
-
-    Its own backward pass keeps the weights alone, where the derived one keeps much more. There,
-    scores beyond 25 are pushed back as by hooks.penalize_abs_values_gt.
-
-    Args:
-        q: queries.
-        k: keys.
-        p: queries of the positions.
-        positions: projected positions, by offset.
-        mask: True for padding.
-        keep_positions: 0.0 leaves the positions out.
-        penalize: 1.0 where the hook acts; None outside training.
-    """
-    scores = _scores(q, k, p, positions, keep_positions)
-    if mask is not None:
-        scores = jnp.where(mask[:, None, :], _MASKED, scores)
-    return jax.nn.softmax(scores, axis=-1).astype(q.dtype)
-
-
-def _head_weights_bwd(residuals: tuple[Any, ...], dy: Array) -> tuple[Any, ...]:
-    q, k, p, positions, mask, keep_positions, penalize, weights = residuals
-    wide, dw = weights.astype(jnp.float32), dy.astype(jnp.float32)
-    ds = wide * (dw - jnp.sum(dw * wide, axis=-1, keepdims=True))
-    if penalize is not None:
-
-        def pushed(ds: Array) -> Array:
-            scores = _scores(q, k, p, positions, keep_positions)
-            if mask is not None:
-                scores = jnp.where(mask[:, None, :] | mask[:, :, None], 0.0, scores)
-            return ds + hooks.push_back(scores, _SCORE_LIMIT, _PENALTY)
-
-        ds = jax.lax.cond(penalize > 0, pushed, lambda ds: ds, ds)
-    content = ds.astype(q.dtype)
-    by_offset = absolute_to_relative((ds * keep_positions).astype(p.dtype))
-    return (
-        jnp.einsum("bts,bsd->btd", content, k),
-        jnp.einsum("bts,btd->bsd", content, q),
-        jnp.einsum("btr,pr->btp", by_offset, positions),
-        jnp.einsum("btr,btp->pr", by_offset, p),
-        None,
-        # Random choices of the step: nothing asks for their gradients.
-        jnp.zeros_like(keep_positions),
-        None if penalize is None else jnp.zeros_like(penalize),
-    )
-
-
-def _head_weights_fwd(*args: Any) -> tuple[Array, tuple[Any, ...]]:
-    weights = head_weights(*args)
-    return weights, (*args, weights)
-
-
-head_weights.defvjp(_head_weights_fwd, _head_weights_bwd)
 
 
 class AttentionWeights(nn.Module):
@@ -181,7 +65,7 @@ class AttentionWeights(nn.Module):
         )
         k = Whiten(3.0, groups=heads, grad_scale=0.025)(k, ctx, "whiten_keys", mask)
 
-        q, k, p = (jnp.moveaxis(y.reshape(batch, frames, heads, -1), 2, 0) for y in (q, k, p))
+        q, k, p = (jnp.swapaxes(y.reshape(batch, frames, heads, -1), 1, 2) for y in (q, k, p))
         kernel = _PositionKernel(heads * pos_dim, name="linear_pos")(self.pos_dim)
         if positions is None:
             assert encoding is not None
@@ -191,12 +75,7 @@ class AttentionWeights(nn.Module):
             skip = ctx.chance("pos_emb_skip", PiecewiseLinear(((0.0, 0.5), (4000.0, 0.0))))
             keep_positions, penalize = 1.0 - skip, ctx.chance("penalize", 0.1)
 
-        # Head by head, so that scores are small enough to stay in cache and only the weights
-        # are kept.
-        return jax.lax.map(
-            lambda head: head_weights(*head, mask, keep_positions, penalize),
-            (q, k, p, positions.astype(p.dtype)),
-        )
+        return attention_weights(q, k, p, positions.astype(p.dtype), mask, keep_positions, penalize)
 
 
 class _PositionKernel(nn.Module):
@@ -225,10 +104,11 @@ class SelfAttention(nn.Module):
         batch, frames, dim = x.shape
         inner = self.num_heads * self.value_head_dim
         v = linear(dim, inner, dtype=self.dtype, name="in_proj")(x)
-        v = jnp.moveaxis(v.reshape(batch, frames, self.num_heads, -1), 2, 0)
-        # Products with one batch axis: with two, the CPU backend widens bfloat16 to float32.
-        mixed = jax.lax.map(lambda head: jnp.matmul(head[0], head[1]), (weights, v))
-        x = jnp.moveaxis(mixed, 0, 2).reshape(batch, frames, inner)
+        v = jnp.swapaxes(v.reshape(batch, frames, self.num_heads, -1), 1, 2)
+        # A product with one batch axis: with two, the CPU backend widens bfloat16 to float32.
+        mixed = jnp.matmul(*(y.reshape(batch * self.num_heads, frames, -1) for y in (weights, v)))
+        mixed = mixed.reshape(batch, self.num_heads, frames, -1)
+        x = jnp.swapaxes(mixed, 1, 2).reshape(batch, frames, inner)
         x = linear(inner, dim, dtype=self.dtype, name="out_proj", scale=0.05)(x)
         return Whiten(7.5, ratio=3.0)(x, ctx, "whiten", mask)
 
@@ -254,7 +134,7 @@ class NonlinAttention(nn.Module):
             max_abs=5.0,
         )(s, ctx, "balancer", mask)
         x = Whiten(5.0)(x, ctx, "whiten1", mask) * jnp.tanh(s)
-        x = jnp.einsum("bts,bsc->btc", weights[0], x) * y
+        x = jnp.einsum("bts,bsc->btc", weights[:, 0], x) * y
         x = linear(hidden, dim, dtype=self.dtype, name="out_proj", scale=0.05)(x)
         return Whiten(5.0, ratio=3.0)(x, ctx, "whiten2", mask)
 

@@ -5,6 +5,7 @@ and 0.0 where it doesn't; a hook that doesn't act costs nothing but the branch.
 Official: zipvoice/models/modules/scaling.py.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -92,6 +93,18 @@ def _balancer_push(
     return ((a * unit)[None, :] + (b * unit)[None, :] * centred) * weight
 
 
+def when(apply: Scalar, act: Callable[[Array], Array], dy: Array) -> Array:
+    """A hook's gradient in the steps in which it acts, and `dy` itself in the others.
+
+    Args:
+        apply: 1.0 to act, 0.0 not to.
+        act: gives the gradient from the incoming one.
+        dy: the incoming gradient.
+    """
+    with jax.named_scope("hook"):  # so that a forecast can tell these branches by their rarity
+        return jax.lax.cond(apply > 0, act, lambda dy: dy, dy)
+
+
 def _balancer_bwd(residuals: tuple[Any, ...], dy: Array) -> tuple[Any, ...]:
     x, mask, *limits, grad_scale, apply = residuals
 
@@ -100,7 +113,7 @@ def _balancer_bwd(residuals: tuple[Any, ...], dy: Array) -> tuple[Any, ...]:
         wide = dy.astype(jnp.float32)
         return (wide + jnp.abs(wide) * push).astype(dy.dtype)
 
-    dx = jax.lax.cond(apply > 0, pushed, lambda dy: dy, dy)
+    dx = when(apply, pushed, dy)
     return (dx, None, *(jnp.zeros_like(v) for v in (*limits, grad_scale, apply)))
 
 
@@ -153,7 +166,7 @@ def _whiten_bwd(residuals: tuple[Any, ...], dy: Array) -> tuple[Any, ...]:
         scale = jnp.where(metric >= limit, scale / (jnp.linalg.norm(push.ravel()) + 1e-20), 0.0)
         return (wide + (push * scale).reshape(x.shape)).astype(dy.dtype)
 
-    dx = jax.lax.cond(apply > 0, pushed, lambda dy: dy, dy)
+    dx = when(apply, pushed, dy)
     return (dx, None, *(jnp.zeros_like(v) for v in (groups, limit, grad_scale, apply)))
 
 

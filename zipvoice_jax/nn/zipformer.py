@@ -150,7 +150,7 @@ class Layer(nn.Module):
         hidden = feedforward_dims(c.feedforward_dim)
         x = x + FeedForward(hidden[0], dtype, name="feed_forward1")(x, mask, part("feed_forward1"))
 
-        first_head = weights[:1]
+        first_head = weights[:, :1]
         if ctx is not None:
             constant = ctx.chance("const_attention", _CONST_ATTENTION) > 0
             first_head = jnp.where(constant, constant_weights(first_head), first_head)

@@ -5,6 +5,7 @@ import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -112,11 +113,15 @@ def _train(
         if not on_lead(f"has {place.name}", functools.partial(is_native, model_folder)):
             since = None if run.export_window == 0 else run.window_starts[index]
             params = exported_params(run, index, state, since, before, programs.fetch)
-            save = functools.partial(save_native, model_folder, model.config, run.features)
-            on_lead(f"export {place.name}", functools.partial(save, model.table, params))
+            save = functools.partial(_export, model_folder, model, run, params)
+            on_lead(f"export {place.name}", save)
         log.say(f"stage {place.name} is done; its model is in {model_folder}")
     assert state is not None
     return Outcome(True, int(state.step), model_folder)
+
+
+def _export(folder: Path, model: StageModel, run: TrainConfig, params: Any) -> None:
+    save_native(folder, model.config, run.features, model.table, params)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ import optax
 
 from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.core.compiling import Compilation, compile_lowered
+from zipvoice_jax.core.supervise import beat
 from zipvoice_jax.data.batches import Batch
 from zipvoice_jax.data.plan import Bucket
 from zipvoice_jax.flow.sampling import SampleInputs, sample
@@ -211,6 +212,7 @@ class Programs:
             told = f"{name} {recipe.config.kind} {recipe.objective}, {bucket}"
             self.compilations.append(Compilation(told, seconds))
             self._programs[name, recipe, bucket] = compiled
+        beat()
         return self._programs[name, recipe, bucket](*args)
 
 
