@@ -169,6 +169,7 @@ HOSTILE: dict[str, bytes] = {
     "byte order unknown": archive(GOOD, {"m/byteorder": b"middle"}),
     "entry twice": archive(GOOD).replace(b"m/data/0", b"m/data.p").replace(b"data.pkl", b"data.p"),
     "flipped number": archive(GOOD).replace(b"\0\0\x40\x40", b"\0\0\x41\x40"),
+    "text of a bad escape": archive(b"S'\\ '\n."),
     "empty file": b"",
     "text file": b"hello\n",
     "git lfs pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",

@@ -8,7 +8,8 @@ this one knows only the opcodes that torch.save emits, keeps every imported name
 import dataclasses
 import pickletools
 import re
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from zipvoice_jax.core.errors import UserError
@@ -291,14 +292,26 @@ def load_pickle(
     """
     machine = _Machine(source, load_storage, make_tensor)
     try:
-        for op, arg, _ in pickletools.genops(data):
-            if op.name == "STOP":
+        for op, arg in _instructions(data):
+            if op == "STOP":
                 result = machine.pop()
                 if machine.stack:
                     raise MalformedError("values left over at its end")
                 return result
-            machine.step(op.name, arg)
+            machine.step(op, arg)
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, RecursionError) as error:
         # pickletools and the stack report broken data by many types.
         raise MalformedError(f"a broken pickle ({type(error).__name__}: {shown(error)})") from None
     raise MalformedError("it ends early")
+
+
+def _instructions(data: bytes) -> Iterator[tuple[str, Any]]:
+    """Names and arguments, as far as there are."""
+    operations = pickletools.genops(data)
+    while True:
+        # Of broken text in it, Python warns before it raises; a warning is no answer to a user.
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+            found = next(operations, None)
+        if found is None:
+            return
+        yield found[0].name, found[1]

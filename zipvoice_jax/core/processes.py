@@ -1,6 +1,7 @@
 """Several processes as one: how they find each other, and what one of them does for all."""
 
 import json
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,9 @@ def join(
     Raises:
         UserError: the coordinator cannot be used, or no cluster is found.
     """
+    # Orbax logs what its threads run into with a traceback, and raises it again where it is waited
+    # for; said there, in one line.
+    logging.getLogger("absl").addFilter(_without_traceback)
     address = None if coordinator == "auto" else coordinator
     seconds = max(int(timeout), 1)
     try:
@@ -44,6 +48,11 @@ def join(
             f"the processes cannot be joined by --coordinator {coordinator} ({error}); give "
             "--coordinator HOST:PORT, --num-processes and --process-id."
         ) from None
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    record.exc_info = None
+    return True
 
 
 def is_lead() -> bool:
