@@ -35,10 +35,7 @@ need name
 
 prepare() {
   need topology bucket config
-  [ -f "$ROOT/$CONFIG" ] || fail "--config $CONFIG is not in $ROOT."
-  read_topology
-  read_settings
-  MOUNT=/mnt/$BUCKET
+  read_run
   case $CHIP in
     v5e) ACCELERATOR=tpu-v5-lite-podslice ;;
     v6e) ACCELERATOR=tpu-v6e-slice ;;
@@ -47,11 +44,8 @@ prepare() {
 }
 
 manifest() { # manifest CODE: that is the archive's name in the bucket
-  local command
-  command=$(quoted bash "$MOUNT/code/worker.sh" "$MOUNT/code/$1" tpu \
-    zipvoice-jax train --config "$CONFIG" --to "$MOUNT/runs/$NAME" \
-    --checkpoints "gs://$BUCKET/runs/$NAME/checkpoints" --fsdp "$FSDP" --coordinator auto \
-    "${TRAIN[@]}")
+  local worker
+  worker=$(quoted bash "$MOUNT/code/worker.sh" "$MOUNT/code/$1" tpu)
   # The controller starts all pods anew when one fails (75: stopped or lost its peers; above 127:
   # killed), but not when the command cannot work (1, 2). So a worker itself starts nothing anew.
   cat <<YAML
@@ -100,7 +94,7 @@ spec:
                   command: [bash, -c]
                   args:
                     - |
-                      exec $command
+                      exec $worker $COMMAND
                   env:
                     - name: ZIPVOICE_MAX_RESTARTS
                       value: "-1"

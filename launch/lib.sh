@@ -117,6 +117,19 @@ need() {
   done
 }
 
+# What a run on a slice needs of the options: CHIP, CHIPS and HOSTS; SETTINGS for the preflight; MOUNT,
+# where workers see the bucket; and the COMMAND that all of them run.
+read_run() {
+  [ -f "$ROOT/$CONFIG" ] || fail "--config $CONFIG is not in $ROOT."
+  read_topology
+  read_settings
+  MOUNT=/mnt/$BUCKET
+  # shellcheck disable=SC2034  # gke.sh and tpu_vm.sh read it
+  COMMAND=$(quoted zipvoice-jax train --config "$CONFIG" --to "$MOUNT/runs/$NAME" \
+    --checkpoints "gs://$BUCKET/runs/$NAME/checkpoints" --fsdp "$FSDP" --coordinator auto \
+    "${TRAIN[@]}")
+}
+
 # Sets CHIP, CHIPS and HOSTS from TOPOLOGY, such as v5e:16x16.
 read_topology() {
   local sizes size

@@ -34,9 +34,7 @@ FSDP=1 STEP_SECONDS=4000 SPOT=yes PREFLIGHT=yes POLL=60
 parse_options "$@"
 [ ${#WORDS[@]} -eq 1 ] || fail "give one action; see --help."
 need name project zone topology bucket config
-[ -f "$ROOT/$CONFIG" ] || fail "--config $CONFIG is not in $ROOT."
-read_topology
-read_settings
+read_run
 # An accelerator type counts the chips of a v5e and v6e, but the cores of a v5p.
 case $CHIP in
   v5e) ACCELERATOR=v5litepod-$CHIPS RUNTIME=v2-alpha-tpuv5-lite ;;
@@ -44,7 +42,6 @@ case $CHIP in
   v5p) ACCELERATOR=v5p-$((2 * CHIPS)) RUNTIME=v2-alpha-tpuv5 ;;
 esac
 WHERE=(--project "$PROJECT" --zone "$ZONE")
-MOUNT=/mnt/$BUCKET
 
 on() { # on WORKER COMMAND: in a shell of that worker, or of all
   run gcloud compute tpus tpu-vm ssh "$NAME" "${WHERE[@]}" --worker "$1" --command "$2"
@@ -70,18 +67,15 @@ create() {
 }
 
 start() {
-  local archive code words
+  local archive code
   archive=$(pack_code)
   code=gs://$BUCKET/code/$(basename "$archive")
   run gcloud storage cp "$archive" "$code"
   run gcloud compute tpus tpu-vm scp "$ROOT/launch/worker.sh" "$ROOT/launch/mount.sh" "$NAME:" \
     "${WHERE[@]}" --worker all
   on all "bash mount.sh $BUCKET $MOUNT"
-  words=(zipvoice-jax train --config "$CONFIG" --to "$MOUNT/runs/$NAME"
-    --checkpoints "gs://$BUCKET/runs/$NAME/checkpoints" --fsdp "$FSDP" --coordinator auto
-    "${TRAIN[@]}")
   # nohup and setsid: the run goes on when this connection ends.
-  on all "JAX_COMPILATION_CACHE_DIR=$MOUNT/cache nohup setsid bash worker.sh $code tpu $(quoted "${words[@]}") > train.log 2>&1 < /dev/null & echo \$! > train.pid"
+  on all "JAX_COMPILATION_CACHE_DIR=$MOUNT/cache nohup setsid bash worker.sh $code tpu $COMMAND > train.log 2>&1 < /dev/null & echo \$! > train.pid"
 }
 
 logs() { on 0 'tail -n 100 -F train.log'; }

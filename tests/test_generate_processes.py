@@ -1,40 +1,14 @@
 """A list that several processes generate: the same waves, one report, whatever is killed."""
 
 import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, free_port
 from generation import RELEASE, TEXT1, WAV1, command, made, read_report, run_main, write_list
+from processes import finish, start_several
 
 COUNT = 70  # three windows
-
-
-def begin(run: list[str], count: int) -> list[subprocess.Popen[str]]:
-    base = [sys.executable, "-m", "zipvoice_jax.cli.main", *run, "--peer-timeout", "100"]
-    base += ["--coordinator", f"localhost:{free_port()}", "--num-processes", str(count)]
-    return [
-        subprocess.Popen(
-            [*base, "--process-id", str(index)],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for index in range(count)
-    ]  # fmt: skip
-
-
-def finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
-    """Status, stdout and stderr of each."""
-    try:
-        said = [process.communicate(timeout=300) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [(p.returncode, *texts) for p, texts in zip(processes, said, strict=True)]
 
 
 @pytest.mark.slow
@@ -46,20 +20,20 @@ def test_neither_their_number_nor_a_kill_changes_a_bit(tmp_path: Path) -> None:
 
     def run(folder: str) -> list[str]:
         flags = ("--num-step", "1", "--test-list", listed, "--res-dir", tmp_path / folder)
-        return command(RELEASE / "zipvoice", *flags)
+        return command(RELEASE / "zipvoice", "--peer-timeout", "100", *flags)
 
     assert run_main(*run("one"))[0] == 1
-    processes = begin(run("many"), 3)
+    processes = start_several(run("many"), 3)
     while len(list((tmp_path / "many").glob("*.wav"))) < 5:
-        assert all(process.poll() is None for process in processes), finish(processes)
+        assert all(process.poll() is None for process in processes), finish(*processes)
         time.sleep(0.02)
     for process in processes:
         process.kill()
-    finish(processes)
+    finish(*processes)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "many").glob("*.wav")}
     assert 5 <= len(before) < COUNT - 1
 
-    (status, out, _), (other, nothing, told) = finish(begin(run("many"), 2))
+    (status, out, _), (other, nothing, told) = finish(*start_several(run("many"), 2))
     assert (status, other, nothing) == (1, 1, "")
     assert f"{COUNT - 1 - len(before)} done, {len(before)} skipped, 1 failed" in out
     assert "process 1: item50: " in told and "nowhere.wav" in told

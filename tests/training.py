@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from zipvoice_jax.checkpoint.mapping import flatten
+from zipvoice_jax.checkpoint.native import read_native
 from zipvoice_jax.data.records import write_dataset
 from zipvoice_jax.data.utterance import Utterance
 
@@ -86,6 +88,24 @@ def write_config(folder: Path) -> Path:
     path = folder / "small.py"
     path.write_text(CONFIG, encoding="utf-8")
     return path
+
+
+def make_place(folder: Path) -> Path:
+    """A folder with data and config, where runs go."""
+    make_data(folder)
+    write_config(folder)
+    return folder
+
+
+def command(place: Path, run: str, *settings: str) -> list[str]:
+    """`train` into PLACE/RUN, with settings of the config beside its data."""
+    sets = [part for setting in (f"data={place}", *settings) for part in ("--set", setting)]
+    return ["train", "--config", str(place / "small.py"), "--to", str(place / run), *sets]
+
+
+def weights(folder: Path) -> dict[tuple[str, ...], np.ndarray]:
+    """Parameters of an exported model."""
+    return flatten(read_native(folder).params)
 
 
 def entries(run: Path) -> list[dict[str, Any]]:

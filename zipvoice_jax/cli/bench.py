@@ -1,10 +1,9 @@
 """`zipvoice-jax bench`: measurements, on this machine and nowhere else."""
 
 import argparse
-import json
 from pathlib import Path
 
-from zipvoice_jax.cli.options import add_model, add_sampling, sampling_values
+from zipvoice_jax.cli.options import add_model, add_sampling, sampling_values, write_json
 from zipvoice_jax.config import MODEL_KINDS
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.text.tokenizer import TOKENIZERS
@@ -111,7 +110,7 @@ def run_train(args: argparse.Namespace) -> int:
     ):
         rows.append(row)
         print(table([row], COLUMNS, header=len(rows) == 1), flush=True)
-    _write_json(args.json, {"machine": about, "rows": rows})
+    write_json(args.json, {"machine": about, "rows": rows})
     return 0
 
 
@@ -146,7 +145,7 @@ def run(args: argparse.Namespace) -> int:
     ):
         rows.append(row)
         print(table([row], header=len(rows) == 1), flush=True)
-    _write_json(args.json, {"machine": about, "rows": rows})
+    write_json(args.json, {"machine": about, "rows": rows})
     return 0
 
 
@@ -189,15 +188,5 @@ def run_data(args: argparse.Namespace) -> int:
     told = ", ".join(f"{count} cores {name}" for name, count in cores.items())
     print(f"a v5e-8 that trains on {consumption:g} audio seconds per second needs {told}")
     report = {"machine": about, "rows": rows, "consumption": consumption, "cores": cores}
-    _write_json(args.json, report)
+    write_json(args.json, report)
     return 0
-
-
-def _write_json(path: Path | None, content: object) -> None:
-    if path is None:
-        return
-    try:
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path} cannot be written ({reason}).") from None

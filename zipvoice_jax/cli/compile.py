@@ -1,13 +1,13 @@
 """`zipvoice-jax compile`: compiles steps ahead of time, for chips that need not be there."""
 
 import argparse
-import json
 import os
 import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zipvoice_jax.cli.options import add_config, add_fsdp, write_json
 from zipvoice_jax.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,11 +36,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "Reads neither data nor weights. Exits with 1 if a case does not fit.",
     )
     add = parser.add_argument
-    add("--config", type=Path, required=True, metavar="FILE", help="a file of configs/")
-    add(
-        "--set", dest="settings", action="append", default=[], metavar="NAME=VALUE",
-        help="argument of the config file's get_config; may be repeated",
-    )  # fmt: skip
+    add_config(parser)
     add(
         "--topology", nargs="+", required=True, metavar="NAME",
         help="v5e:2x4 ... v6e:16x16, v5p:8x8x16, or cpu or gpu for the devices of this machine",
@@ -65,10 +61,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--seconds", type=float, default=30.0, metavar="S",
         help="of an item (default: 30); it has 0.18 tokens per frame, rounded up to 64",
     )  # fmt: skip
-    add(
-        "--fsdp", type=int, default=1, metavar="N",
-        help="devices that share one copy of parameters and optimiser state (default: 1)",
-    )  # fmt: skip
+    add_fsdp(parser)
     add("--parts", type=int, default=0, metavar="N", help="tell the N costliest parts of the model")
     add("--json", type=Path, metavar="FILE", help="write the rows here, after each")
     add("--plot", type=Path, metavar="PNG", help="draw the scaling of the training steps")
@@ -111,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
             print(line(row, header=True))
         rows.append(row)
         print("\n  ".join([line(row), *details(row, args.parts)]), flush=True)
-        _write(args.json, {"config": str(args.config), "settings": args.settings, "rows": rows})
+        write_json(args.json, {"config": str(args.config), "settings": args.settings, "rows": rows})
     if args.plot is not None:
         plot_scaling(rows, args.plot)
         print(f"{args.plot}: the picture")
@@ -152,17 +145,3 @@ def _bucket(text: str) -> tuple[int, int, int]:
         raise UserError(f"the bucket {text!r} is no BATCHxFRAMESxTOKENS, such as 16x1024x192.")
     batch, frames, tokens = map(int, text.split("x"))
     return batch, frames, tokens
-
-
-def _write(path: Path | None, content: object) -> None:
-    if path is None:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Renamed into place: whoever reads it meanwhile finds it whole.
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        part.replace(path)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path} cannot be written ({reason}).") from None

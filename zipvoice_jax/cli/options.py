@@ -1,8 +1,11 @@
 """Options that several commands share."""
 
 import argparse
+import json
+from pathlib import Path
 
 from zipvoice_jax.config import MODEL_KINDS
+from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.text.tokenizer import TOKENIZERS
 
 
@@ -72,6 +75,24 @@ def sampling_values(args: argparse.Namespace) -> dict[str, object]:
     return {name: getattr(args, name) for name in SAMPLING}
 
 
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """The options that choose a config of training."""
+    add = parser.add_argument
+    add("--config", type=Path, required=True, metavar="FILE", help="a file of configs/")
+    add(
+        "--set", dest="settings", action="append", default=[], metavar="NAME=VALUE",
+        help="argument of the config file's get_config, such as data=DIR; may be repeated",
+    )  # fmt: skip
+
+
+def add_fsdp(parser: argparse.ArgumentParser) -> None:
+    """The option that splits the state over devices."""
+    parser.add_argument(
+        "--fsdp", type=int, default=1, metavar="N",
+        help="devices that share one copy of parameters and optimiser state (default: 1)",
+    )  # fmt: skip
+
+
 def add_processes(parser: argparse.ArgumentParser) -> None:
     """The options by which several processes act as one."""
     add = parser.add_argument
@@ -86,3 +107,21 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
         "--peer-timeout", type=float, default=900.0, metavar="SECONDS",
         help="without progress, after which a process gives its peers up (default: 900)",
     )  # fmt: skip
+
+
+def write_json(path: Path | None, content: object) -> None:
+    """Writes a report as --json asks; whoever reads it meanwhile finds it whole.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        part.replace(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be written ({reason}).") from None

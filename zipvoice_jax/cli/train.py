@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zipvoice_jax.cli.options import add_processes
+from zipvoice_jax.cli.options import add_config, add_fsdp, add_processes
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.supervise import STOPPED, beat
 
@@ -29,12 +29,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         f"status {STOPPED}, for a launcher to start it again.",
     )
     add = parser.add_argument
-    add("--config", type=Path, required=True, metavar="FILE", help="a file of configs/")
+    add_config(parser)
     add("--to", dest="folder", type=Path, metavar="DIR", help="folder of the run")
-    add(
-        "--set", dest="settings", action="append", default=[], metavar="NAME=VALUE",
-        help="argument of the config file's get_config, such as data=DIR; may be repeated",
-    )  # fmt: skip
     add("--allow-config-change", action="store_true", help="resume with another config")
     add(
         "--show-schedule", type=Path, metavar="PNG",
@@ -47,10 +43,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="--export the average over the steps after this one",
     )  # fmt: skip
     add("--checkpoints", metavar="DIR", help="where they go, also gs://... (default: in --to)")
-    add(
-        "--fsdp", type=int, default=1, metavar="N",
-        help="devices that share one copy of parameters and optimiser state (default: 1)",
-    )  # fmt: skip
+    add_fsdp(parser)
     add_processes(parser)
     parser.set_defaults(run=run)
 

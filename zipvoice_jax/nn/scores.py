@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from zipvoice_jax.nn import hooks
+from zipvoice_jax.nn.hooks import Scalar
 
-Scalar = Float[Array, ""]
 Queries = Float[Array, "batch heads frames query"]
 Weights = Float[Array, "batch heads frames frames"]
 
