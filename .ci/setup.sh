@@ -92,7 +92,7 @@ say "installing the pinned packages (a minute or two; pip's words go to $LOG)"
 # variable for that, newer ones the second. Both are relative, since pip splits them at blanks.
 if ! PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
   PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PYTHONWARNINGS=ignore \
-  "$VENV/bin/python" -m pip install --progress-bar off --editable '.[bpe,dev,libritts]' \
+  "$VENV/bin/python" -m pip install --progress-bar off --editable '.[bpe,dev,evaluate,libritts]' \
   >"$LOG" 2>&1 </dev/null; then
   printf '%s\n' "pip's last lines (all of them: $LOG):" >&2
   grep -v '^WARNING: Location' "$LOG" | tail -n 20 >&2

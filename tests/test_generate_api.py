@@ -30,8 +30,8 @@ from generation import (
 import zipvoice_jax
 from zipvoice_jax.config import MODEL_KINDS
 from zipvoice_jax.core.compiling import Compilation
+from zipvoice_jax.data.requests import Request
 from zipvoice_jax.infer import prepare as preparing
-from zipvoice_jax.infer.requests import Request
 from zipvoice_jax.infer.run import RunOptions, run_list, stamps_of
 from zipvoice_jax.infer.synthesizer import Synthesizer
 

@@ -4,11 +4,10 @@ import random
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from conftest import RunCli, devices
+from conftest import RunCli
 from processes import finish, start
 from training import command, entries, make_place, weights
 
@@ -73,20 +72,6 @@ def test_another_config_is_shown_and_refused(place: Path, run_cli: RunCli) -> No
         done = run_cli(*command(place, "whole", setting))
         assert done.returncode == 1 and told in done.stderr
         assert done.stderr.count("\n") == 1 and "--allow-config-change" in done.stderr
-
-
-@pytest.mark.slow
-def test_eight_devices_learn_what_one_does(place: Path, run_cli: RunCli) -> None:
-    found: list[dict[str, Any]] = []
-    for count in (1, 8):
-        run = f"devices{count}"
-        done = run_cli(*command(place, run, "batch_multiple=8", "stages=1"), env=devices(count))
-        assert done.returncode == 0, done.stderr
-        assert f"{count} device(s)" in done.stderr
-        found.append(weights(place / run / "one"))
-    for path, one in found[0].items():
-        eight = found[1][path]
-        assert np.linalg.norm(eight - one) <= 1e-5 * np.linalg.norm(one) + 1e-7, path
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,10 @@
 import argparse
 from pathlib import Path
 
-from zipvoice_jax.cli.options import add_model, add_sampling, sampling_values, write_json
+from zipvoice_jax.cli.options import add_model, add_sampling, sampling_values
 from zipvoice_jax.config import MODEL_KINDS
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.files import write_json
 from zipvoice_jax.text.tokenizer import TOKENIZERS
 
 
@@ -110,7 +111,8 @@ def run_train(args: argparse.Namespace) -> int:
     ):
         rows.append(row)
         print(table([row], COLUMNS, header=len(rows) == 1), flush=True)
-    write_json(args.json, {"machine": about, "rows": rows})
+    if args.json is not None:
+        write_json(args.json, {"machine": about, "rows": rows})
     return 0
 
 
@@ -145,7 +147,8 @@ def run(args: argparse.Namespace) -> int:
     ):
         rows.append(row)
         print(table([row], header=len(rows) == 1), flush=True)
-    write_json(args.json, {"machine": about, "rows": rows})
+    if args.json is not None:
+        write_json(args.json, {"machine": about, "rows": rows})
     return 0
 
 
@@ -188,5 +191,6 @@ def run_data(args: argparse.Namespace) -> int:
     told = ", ".join(f"{count} cores {name}" for name, count in cores.items())
     print(f"a v5e-8 that trains on {consumption:g} audio seconds per second needs {told}")
     report = {"machine": about, "rows": rows, "consumption": consumption, "cores": cores}
-    write_json(args.json, report)
+    if args.json is not None:
+        write_json(args.json, report)
     return 0

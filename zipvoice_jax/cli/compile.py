@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zipvoice_jax.cli.options import add_config, add_fsdp, write_json
+from zipvoice_jax.cli.options import add_config, add_fsdp
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.files import write_json
 
 if TYPE_CHECKING:
     from zipvoice_jax.train.config import TrainConfig
@@ -104,7 +105,10 @@ def run(args: argparse.Namespace) -> int:
             print(line(row, header=True))
         rows.append(row)
         print("\n  ".join([line(row), *details(row, args.parts)]), flush=True)
-        write_json(args.json, {"config": str(args.config), "settings": args.settings, "rows": rows})
+        if args.json is not None:
+            write_json(
+                args.json, {"config": str(args.config), "settings": args.settings, "rows": rows}
+            )
     if args.plot is not None:
         plot_scaling(rows, args.plot)
         print(f"{args.plot}: the picture")

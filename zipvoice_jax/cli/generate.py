@@ -74,8 +74,8 @@ def run(args: argparse.Namespace) -> int:
     from zipvoice_jax.checkpoint.hub import find_model, load_model
     from zipvoice_jax.config import SamplingConfig
     from zipvoice_jax.core.processes import is_lead
+    from zipvoice_jax.data.requests import Request, read_requests
     from zipvoice_jax.infer import vocoder as vocoders
-    from zipvoice_jax.infer.requests import Request, read_requests
     from zipvoice_jax.infer.run import RunOptions, fingerprint, run_list, stamps_of, write_speech
     from zipvoice_jax.infer.synthesizer import Synthesizer
 

@@ -19,7 +19,17 @@ from zipvoice_jax.core.supervise import (
     supervise,
 )
 
-COMMANDS = ("generate", "convert", "init", "bench", "demo", "prepare", "train", "compile")
+COMMANDS = (
+    "generate",
+    "convert",
+    "init",
+    "bench",
+    "demo",
+    "prepare",
+    "train",
+    "compile",
+    "evaluate",
+)
 
 
 def parser() -> argparse.ArgumentParser:

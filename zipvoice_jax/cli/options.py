@@ -1,11 +1,9 @@
 """Options that several commands share."""
 
 import argparse
-import json
 from pathlib import Path
 
 from zipvoice_jax.config import MODEL_KINDS
-from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.text.tokenizer import TOKENIZERS
 
 
@@ -107,21 +105,3 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
         "--peer-timeout", type=float, default=900.0, metavar="SECONDS",
         help="without progress, after which a process gives its peers up (default: 900)",
     )  # fmt: skip
-
-
-def write_json(path: Path | None, content: object) -> None:
-    """Writes a report as --json asks; whoever reads it meanwhile finds it whole.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    if path is None:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        part.replace(path)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path} cannot be written ({reason}).") from None

@@ -14,8 +14,8 @@ from zipvoice_jax.audio.mel import log_mel_host
 from zipvoice_jax.audio.ops import check_prompt, remove_silence, rms_norm, stereo_prompt, to_mono
 from zipvoice_jax.config import FeatureConfig, ModelConfig, SamplingConfig
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.data.requests import Request
 from zipvoice_jax.flow.sampling import predicted_frames
-from zipvoice_jax.infer.requests import Request
 from zipvoice_jax.text.chunking import (
     add_punctuation,
     chunk_tokens_dialog,

@@ -5,18 +5,13 @@ when they begin, since they may have been killed, and when all are done.
 """
 
 import contextlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.files import Records, append_record, json_line, read_records, write_text
 
 _NAME = "report.jsonl"
-# Names of files may hold bytes that are no Unicode; JSON has the same escapes for them.
-_SURROGATES = "backslashreplace"
-
-Records = dict[str, dict[str, Any]]
 
 
 class Report:
@@ -44,26 +39,20 @@ class Report:
         parts = sorted(self._whole.parent.glob("report-*-of-*.jsonl"))
         records = self.read()
         for part in parts:
-            records.update(_read(part))
+            records.update(read_records(part))
         if not records:
             return
         listed = set(self._order)
         others = [i for i, one in records.items() if i not in listed and "error" not in one]
         order = [i for i in self._order if i in records] + others
-        lines = [json.dumps(records[i], ensure_ascii=False) + "\n" for i in order]
-        temporary = self._whole.with_suffix(".tmp")
-        try:
-            temporary.write_text("".join(lines), encoding="utf-8", errors=_SURROGATES)
-            temporary.replace(self._whole)
-        except OSError as error:
-            raise UserError(f"{self._whole} cannot be written ({error.strerror}).") from None
+        write_text(self._whole, "".join(json_line(records[i]) for i in order))
         for part in parts:
             with contextlib.suppress(OSError):
                 part.unlink()
 
     def read(self) -> Records:
         """What is known of each item, by id."""
-        return _read(self._whole)
+        return read_records(self._whole)
 
     def add(self, record: dict[str, Any]) -> None:
         """Notes an item that is done or has failed.
@@ -71,27 +60,4 @@ class Report:
         Raises:
             UserError: it cannot be written.
         """
-        try:
-            with self._own.open("a", encoding="utf-8", errors=_SURROGATES) as file:
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        except OSError as error:
-            raise UserError(f"{self._own} cannot be written ({error.strerror}).") from None
-
-
-def _read(path: Path) -> Records:
-    """The last line of each id; a line that was cut by a kill is dropped."""
-    records: Records = {}
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return records
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}).") from None
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("id"), str):
-            records[record["id"]] = record
-    return records
+        append_record(self._own, record)

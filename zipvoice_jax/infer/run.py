@@ -18,10 +18,10 @@ from zipvoice_jax.config import SamplingConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.processes import exchange, is_lead, on_lead
 from zipvoice_jax.core.supervise import beat
+from zipvoice_jax.data.requests import BadLine, Request, wave_path
 from zipvoice_jax.infer.plot import plot
 from zipvoice_jax.infer.prepare import Item
 from zipvoice_jax.infer.report import Report
-from zipvoice_jax.infer.requests import BadLine, Request, wave_path
 from zipvoice_jax.infer.synthesizer import Speech, Synthesizer
 
 # Requests that are prepared and packed together, by one process: enough to fill batches, few

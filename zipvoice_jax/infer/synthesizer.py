@@ -17,11 +17,11 @@ from zipvoice_jax.checkpoint.loaded import Loaded
 from zipvoice_jax.config import FeatureConfig, ModelConfig, SamplingConfig
 from zipvoice_jax.core.compiling import Compilation
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.data.requests import Request
 from zipvoice_jax.infer import vocoder as vocoders
 from zipvoice_jax.infer.buckets import Bucket
 from zipvoice_jax.infer.engine import Engine
 from zipvoice_jax.infer.prepare import Item, Job, Preparation
-from zipvoice_jax.infer.requests import Request
 from zipvoice_jax.infer.turns import Turn, turns_of
 from zipvoice_jax.text.tokenizer import make_tokenizer
 

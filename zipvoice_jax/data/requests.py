@@ -1,4 +1,4 @@
-"""What to generate: requests from flags, from the official TSV lists, or from JSONL."""
+"""What to generate or to judge: requests from flags, from the official TSV lists, or from JSONL."""
 
 import dataclasses
 import json

@@ -1,0 +1,104 @@
+"""Intervals of a report, differences between reports, and when somebody speaks."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from zipvoice_jax.evaluate.attribution import phrases, two_groups
+from zipvoice_jax.evaluate.backends import RATE, Word
+from zipvoice_jax.evaluate.summary import difference, estimate, summarise, summary_table
+from zipvoice_jax.evaluate.timing import Region, Turn, changes, leakage, turns_of
+
+
+def records(pairs: list[tuple[float, float]], name: str = "wer") -> list[dict[str, Any]]:
+    return [{"id": f"item{i}", "metrics": {name: list(pair)}} for i, pair in enumerate(pairs)]
+
+
+def test_a_number_is_a_sum_by_a_sum() -> None:
+    found = estimate(records([(1, 10), (0, 30)]), "wer")
+    assert found is not None
+    assert found.value == pytest.approx(2.5)
+    assert 0.0 <= found.low <= 2.5 <= found.high <= 10.0
+    assert found.items == 2
+
+
+def test_an_interval_covers_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(200):
+        values = [(float(x), 1.0) for x in rng.normal(3.0, 1.0, size=40)]
+        found = estimate(records(values, "mos"), "mos")
+        assert found is not None
+        hits += found.low <= 3.0 <= found.high
+    assert 0.90 <= hits / 200 <= 0.99
+
+
+def test_differences_are_paired() -> None:
+    rng = np.random.default_rng(1)
+    base = rng.normal(3.0, 1.0, size=50)
+    ours = records([(float(x) + 0.1, 1.0) for x in base], "mos")
+    theirs = records([(float(x), 1.0) for x in base], "mos")
+    delta = difference(ours, theirs, "mos")
+    assert delta is not None
+    # Each item is better by the same, however much items differ among themselves.
+    assert delta.value == pytest.approx(0.1)
+    assert delta.high - delta.low < 1e-9
+    only = difference(ours[:7], theirs, "mos")
+    assert only is not None and only.items == 7
+    assert difference(ours, records([(1, 1)], "wer"), "mos") is None
+
+
+def test_what_no_item_has_is_left_out() -> None:
+    assert estimate([], "wer") is None
+    assert estimate(records([(0, 0)]), "wer") is None
+    assert list(summarise(records([(1, 4)]))) == ["wer"]
+    table = summary_table(records([(1, 4), (3, 4)]), {"other": records([(2, 4), (3, 4)])})
+    assert "less other" in table and "50.0" in table and "-12.5" in table
+
+
+def test_turns_change_and_overlap() -> None:
+    speech = {
+        "S1": [Region(0.0, 1.0), Region(1.1, 2.0), Region(4.0, 5.0)],
+        # Within the first turn a word of the listener, which is no turn.
+        "S2": [Region(0.5, 0.7), Region(2.5, 4.2)],
+    }
+    turns = turns_of(speech)
+    assert turns == [Turn("S1", 0.0, 2.0), Turn("S2", 2.5, 4.2), Turn("S1", 4.0, 5.0)]
+    assert changes(turns) == pytest.approx([0.5, -0.2])
+
+
+def test_leakage_is_what_a_channel_has_of_the_other() -> None:
+    rng = np.random.default_rng(0)
+    left, right = rng.standard_normal((2, 2 * RATE)).astype(np.float32)
+    left[RATE:] = 0
+    right[:RATE] = 0
+    speech = {"S1": [Region(0.0, 1.0)], "S2": [Region(1.0, 2.0)]}
+    assert leakage(np.stack([left, right]), speech) == pytest.approx([-100.0, -100.0], abs=1.0)
+    mixed = np.stack([left + 0.1 * right, right])
+    found = leakage(mixed, speech)
+    assert found[0] == pytest.approx(-20.0, abs=0.5) and found[1] < -99.0
+    assert leakage(mixed, {"S1": [Region(0.0, 1.0)], "S2": []}) == []
+
+
+def test_phrases_end_at_pauses_and_sentences() -> None:
+    words = [
+        Word(" Good", 0.0, 0.3), Word(" morning.", 0.3, 0.6), Word(" Hello", 0.65, 0.9),
+        Word(" you", 1.4, 1.6), Word(" there", 1.7, 2.0),
+    ]  # fmt: skip
+    assert [phrase.text.strip() for phrase in phrases(words)] == [
+        "Good morning.", "Hello", "you there"
+    ]  # fmt: skip
+    assert phrases([]) == []
+
+
+def test_two_groups_are_found_in_spite_of_an_odd_one() -> None:
+    rng = np.random.default_rng(0)
+    centres = np.linalg.qr(rng.standard_normal((32, 3)))[0].T
+    truth = [0, 1, 1, 0, 1, 0, 0, 1]
+    vectors = [centres[k] + 0.1 * rng.standard_normal(32) for k in truth]
+    vectors.append(centres[2])  # short, and like nobody
+    vectors = [v / np.linalg.norm(v) for v in vectors]
+    labels = two_groups(vectors, [1.0] * 8 + [0.05])
+    assert labels[:8] == truth
+    assert two_groups(vectors[:1], [1.0]) == [0]

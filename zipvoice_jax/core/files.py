@@ -1,0 +1,78 @@
+"""Small files: written whole or not at all, and reports of a line of JSON for each item."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from zipvoice_jax.core.errors import UserError
+
+# Names of files may hold bytes that are no Unicode; JSON has the same escapes for them.
+_SURROGATES = "backslashreplace"
+
+Records = dict[str, dict[str, Any]]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text, by rename: whoever reads it meanwhile finds it whole.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".part")
+        partial.write_text(text, encoding="utf-8", errors=_SURROGATES)
+        partial.replace(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be written ({reason}).") from None
+
+
+def write_json(path: Path, content: object) -> None:
+    """Writes JSON that a person can read, by rename.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def json_line(record: dict[str, Any]) -> str:
+    """A record as a line of a report."""
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def append_record(path: Path, record: dict[str, Any]) -> None:
+    """Adds a record to a report.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        with path.open("a", encoding="utf-8", errors=_SURROGATES) as file:
+            file.write(json_line(record))
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}).") from None
+
+
+def read_records(path: Path) -> Records:
+    """The last record of each id; a line that was cut by a kill is dropped, a missing file empty.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    records: Records = {}
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return records
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from None
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("id"), str):
+            records[record["id"]] = record
+    return records

@@ -1,0 +1,138 @@
+"""Who says what in a recording of two: by channel, by voice, or by a recogniser's tags."""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from zipvoice_jax.evaluate.backends import RATE, Recogniser, SpeakerEncoder, Wave, Word
+from zipvoice_jax.evaluate.speakers import unit
+from zipvoice_jax.evaluate.timing import Region, Turn, speech_regions, turns_of
+from zipvoice_jax.evaluate.words import by_speaker
+
+_PAUSE = 0.3  # seconds between words that part phrases
+_SHORTEST = 0.8  # seconds that a voice is listened to at least
+_STARTS = 24  # phrases of which any two may begin the groups
+_ENDS = tuple(".?!\u3002\uff1f\uff01")
+
+
+@dataclasses.dataclass(frozen=True)
+class Voices:
+    """What each speaker of a recording says.
+
+    Attributes:
+        words: of each speaker, as recognised.
+        turns: in order; empty where nothing tells their times.
+        sound: of each speaker alone, at 16 kHz.
+    """
+
+    words: dict[str, str]
+    turns: list[Turn]
+    sound: dict[str, Wave]
+
+
+def phrases(words: Sequence[Word]) -> list[Word]:
+    """Words put together up to a pause or the end of a sentence, where speakers may change."""
+    found: list[list[Word]] = []
+    for word in words:
+        ended = found and (
+            word.start - found[-1][-1].end > _PAUSE or found[-1][-1].text.rstrip().endswith(_ENDS)
+        )
+        if not found or ended:
+            found.append([word])
+        else:
+            found[-1].append(word)
+    return [Word("".join(w.text for w in part), part[0].start, part[-1].end) for part in found]
+
+
+def by_channel(stereo: Float[np.ndarray, "2 samples"], recogniser: Recogniser, lang: str) -> Voices:
+    """Speaker 1 is what the left channel has, speaker 2 the right."""
+    channels = dict(zip(("S1", "S2"), stereo, strict=True))
+    regions = {name: speech_regions(wave) for name, wave in channels.items()}
+    return Voices(
+        {name: heard(recogniser.words(wave, lang)) for name, wave in channels.items()},
+        turns_of(regions),
+        {name: _join(wave, regions[name]) for name, wave in channels.items()},
+    )
+
+
+def by_tags(words: Sequence[Word]) -> Voices:
+    """Speakers are what the recogniser's tags say; it knows neither times nor voices."""
+    return Voices(by_speaker(heard(words)), [], {})
+
+
+def by_voice(
+    wave: Wave,
+    words: Sequence[Word],
+    encoder: SpeakerEncoder,
+    prompts: Sequence[Float[np.ndarray, " dim"]] | None,
+) -> Voices:
+    """Phrases go to the more similar prompt, or without prompts into two groups of like voices."""
+    parts = phrases(words)
+    vectors = [encoder.embed(_around(wave, part)) for part in parts]
+    if prompts is not None:
+        labels = [int(vector @ prompts[1] > vector @ prompts[0]) for vector in vectors]
+    else:
+        labels = two_groups(vectors, [part.end - part.start for part in parts])
+    names = [("S1", "S2")[label] for label in labels]
+    said = {
+        name: heard([p for p, n in zip(parts, names, strict=True) if n == name])
+        for name in ("S1", "S2")
+    }
+    regions = {
+        name: [Region(p.start, p.end) for p, n in zip(parts, names, strict=True) if n == name]
+        for name in ("S1", "S2")
+    }
+    sound = {name: _join(wave, regions[name]) for name in regions}
+    return Voices(said, turns_of(regions), sound)
+
+
+def two_groups(vectors: Sequence[Float[np.ndarray, " dim"]], weights: Sequence[float]) -> list[int]:
+    """Labels 0 and 1 of unit vectors, by two means on the sphere; the first vector has 0.
+
+    The best of the starts from any two of the longest phrases, so that one that is short and odd
+    does not stand against all others; all have 0 where there is only one.
+
+    Args:
+        vectors: at least one.
+        weights: how much each counts, such as seconds.
+    """
+    if len(vectors) < 2:
+        return [0] * len(vectors)
+    x, w = np.stack(vectors), np.asarray(weights, np.float64)
+    longest = np.argsort(-w, kind="stable")[:_STARTS]
+    fits = [_two_means(x, w, x[[i, j]]) for i, j in itertools.combinations(longest, 2)]
+    labels = max(fits, key=lambda fit: fit[0])[1]
+    return [int(label != labels[0]) for label in labels]
+
+
+def _two_means(
+    x: Float[np.ndarray, "n dim"], w: Float[np.ndarray, " n"], centres: Float[np.ndarray, "2 dim"]
+) -> tuple[float, Int[np.ndarray, " n"]]:
+    """Weighted likeness to the own centre, and labels."""
+    labels = np.full(len(x), -1)
+    for _ in range(100):
+        found = (x @ centres.T).argmax(axis=1)
+        if (found == labels).all():
+            break
+        labels = found
+        centres = np.stack([unit((x * w[:, None])[labels == k].sum(axis=0)) for k in (0, 1)])
+    return float((w * (x @ centres.T).max(axis=1)).sum()), labels
+
+
+def heard(words: Sequence[Word]) -> str:
+    """Recognised words as a text."""
+    return " ".join(" ".join(word.text for word in words).split())
+
+
+def _around(wave: Wave, part: Word) -> Wave:
+    more = max(_SHORTEST - (part.end - part.start), 0.0) / 2.0
+    begin, end = max(part.start - more, 0.0), part.end + more
+    return wave[round(begin * RATE) : max(round(end * RATE), round(begin * RATE) + RATE // 10)]
+
+
+def _join(wave: Wave, regions: Sequence[Region]) -> Wave:
+    parts = [wave[round(r.start * RATE) : round(r.end * RATE)] for r in regions]
+    return np.concatenate(parts) if parts else wave[:0]

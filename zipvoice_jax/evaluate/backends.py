@@ -1,0 +1,129 @@
+"""What judges speech: recognisers, speaker encoders and quality predictors, each by a name.
+
+A name is `KIND` or `KIND:PATH`. Every backend takes mono float32 samples at 16 kHz and says what
+it is, to the version of the library and the fingerprint of its weights, for the report.
+"""
+
+import dataclasses
+import importlib
+import importlib.metadata
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+
+from zipvoice_jax.core.errors import UserError
+
+RATE = 16_000  # Hz
+
+Wave = Float[np.ndarray, "_samples"]
+Backend = TypeVar("Backend")
+
+
+@dataclasses.dataclass(frozen=True)
+class Word:
+    """A recognised word, with its time in seconds."""
+
+    text: str
+    start: float
+    end: float
+
+
+@runtime_checkable
+class Recogniser(Protocol):
+    """Speech to text."""
+
+    @property
+    def about(self) -> Mapping[str, str]:
+        """What it is, to version and weights."""
+        ...
+
+    def words(self, wave: Wave, language: str) -> Sequence[Word]:
+        """Words of speech of any length.
+
+        A backend that knows no times gives what it recognised as one `Word` over all of it.
+        """
+        ...
+
+
+@runtime_checkable
+class SpeakerEncoder(Protocol):
+    """Speech to a vector of its voice."""
+
+    @property
+    def about(self) -> Mapping[str, str]:
+        """What it is, to version and weights."""
+        ...
+
+    def embed(self, wave: Wave) -> Float[np.ndarray, " dim"]:
+        """A vector of length 1."""
+        ...
+
+
+@runtime_checkable
+class QualityPredictor(Protocol):
+    """Speech to a predicted mean opinion score, 1 to 5."""
+
+    @property
+    def about(self) -> Mapping[str, str]:
+        """What it is, to version and weights."""
+        ...
+
+    def score(self, wave: Wave) -> float:
+        """The score."""
+        ...
+
+
+def versions(*packages: str) -> str:
+    """Names and versions of installed packages.
+
+    Raises:
+        UserError: one is not installed.
+    """
+    try:
+        return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise UserError(
+            f"{error.name} is not installed; it comes with pip install 'zipvoice-jax[evaluate]', "
+            "or, if it is torch, transformers or funasr, by itself."
+        ) from None
+
+
+def library(name: str) -> Any:
+    """A library that is no dependency of the package, imported.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise UserError(f"{name} is not installed; pip install it beside zipvoice-jax.") from None
+
+
+def choose(role: str, name: str, makers: Mapping[str, Callable[[Path | None], Backend]]) -> Backend:
+    """The backend of a name.
+
+    Raises:
+        UserError: it is unknown, or what it needs is missing.
+    """
+    kind, colon, path = name.partition(":")
+    if kind not in makers or (colon and not path):
+        raise UserError(f"the {role} {name} is unknown; choose one of {', '.join(makers)}.")
+    given = Path(path) if path else None
+    if given is not None and not given.exists():
+        raise UserError(f"{role} {name}: {given} does not exist; place the model there.")
+    return makers[kind](given)
+
+
+def needs(role: str, kind: str, path: Path | None) -> Path:
+    """The path of a backend that cannot be without.
+
+    Raises:
+        UserError: it is missing.
+    """
+    if path is None:
+        raise UserError(f"the {role} {kind} needs its model; give {kind}:PATH.")
+    return path

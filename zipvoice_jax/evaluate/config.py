@@ -1,0 +1,100 @@
+"""What is judged and by whom; checked on construction."""
+
+import dataclasses
+from typing import Literal, get_args
+
+from zipvoice_jax.core.errors import require
+from zipvoice_jax.evaluate.words import LANGUAGES, NORMALISERS
+
+Attribution = Literal["auto", "channel", "cluster", "prompt", "tags"]
+ATTRIBUTIONS: tuple[str, ...] = get_args(Attribution)
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A number of a report: a sum over items by another sum.
+
+    Attributes:
+        title: for a table.
+        unit: of the number.
+        scale: from the ratio to the unit.
+        better: "lower", "higher", or "" where neither is.
+        needs: roles of the backends that it takes.
+    """
+
+    title: str
+    unit: str
+    scale: float = 1.0
+    better: str = ""
+    needs: tuple[str, ...] = ()
+
+
+_HEAR = ("recogniser",)
+_WHO = ("recogniser", "speaker_encoder")
+# Which numbers belong to a name that can be asked for.
+METRICS: dict[str, dict[str, Metric]] = {
+    "wer": {"wer": Metric("WER", "%", 100.0, "lower", _HEAR)},
+    "cpwer": {"cpwer": Metric("cpWER", "%", 100.0, "lower", _WHO)},
+    "sim": {"sim": Metric("SIM", "", 1.0, "higher", ("speaker_encoder",))},
+    "cpsim": {"cpsim": Metric("cpSIM", "", 1.0, "higher", _WHO)},
+    "mos": {"mos": Metric("MOS", "", 1.0, "higher", ("quality_predictor",))},
+    "rate": {"rate": Metric("speaking rate", "words/s")},
+    "silence": {
+        "silence": Metric("silence", "%", 100.0),
+        "pause": Metric("mean pause", "s"),
+        "longest_pause": Metric("longest pause", "s"),
+    },
+    "turns": {
+        "turns": Metric("turns, of those written", "%", 100.0, "", _WHO),
+        "gap": Metric("mean gap at a change", "s", 1.0, "", _WHO),
+        "overlaps": Metric("changes that overlap", "%", 100.0, "", _WHO),
+        "overlap": Metric("mean overlap", "s", 1.0, "", _WHO),
+    },
+    "leakage": {"leakage": Metric("leakage", "dB", 1.0, "lower")},
+    "rtf": {"rtf": Metric("RTF", "", 1.0, "lower")},
+}
+ALL_METRICS = {name: metric for group in METRICS.values() for name, metric in group.items()}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JudgeConfig:
+    """A judge.
+
+    Attributes:
+        metrics: names in `METRICS`.
+        language: of the speech.
+        recogniser: name of the backend that hears words.
+        speaker_encoder: name of the backend that knows voices.
+        quality_predictor: name of the backend that predicts opinions.
+        normaliser: of texts before words are counted.
+        attribution: who is taken to have said what. "channel": speaker 1 left, 2 right;
+            "cluster": two groups of phrases by voice; "prompt": the prompt with the more similar
+            voice; "tags": what the recogniser writes, as WhisperD does; "auto": "channel" for two
+            channels and else "cluster".
+    """
+
+    metrics: tuple[str, ...] = tuple(METRICS)
+    language: str = "en"
+    recogniser: str = "whisper-tiny"
+    speaker_encoder: str = "resemblyzer"
+    quality_predictor: str = "dnsmos"
+    normaliser: str = "whisper"
+    attribution: Attribution = "auto"
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.metrics if name not in METRICS]
+        require(
+            len(self.metrics) > 0 and not unknown,
+            f"the metrics {', '.join(unknown) or 'are none'}; choose some of {', '.join(METRICS)}.",
+        )
+        for name, value, choices in (
+            ("language", self.language, LANGUAGES),
+            ("normaliser", self.normaliser, NORMALISERS),
+            ("attribution", self.attribution, ATTRIBUTIONS),
+        ):
+            require(value in choices, f"{name} is {value!r}; choose one of {', '.join(choices)}.")
+
+    def roles(self) -> set[str]:
+        """Backends that the metrics take."""
+        wanted = (METRICS[name].values() for name in self.metrics)
+        return {role for group in wanted for metric in group for role in metric.needs}

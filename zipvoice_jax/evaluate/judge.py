@@ -1,0 +1,259 @@
+"""Judges one recording: every metric as a numerator and a denominator, and what was heard."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from zipvoice_jax.audio.io import read_audio
+from zipvoice_jax.data.requests import Request
+from zipvoice_jax.evaluate.attribution import Voices, by_channel, by_tags, by_voice, heard
+from zipvoice_jax.evaluate.backends import (
+    RATE,
+    QualityPredictor,
+    Recogniser,
+    SpeakerEncoder,
+    Wave,
+    Word,
+)
+from zipvoice_jax.evaluate.config import JudgeConfig
+from zipvoice_jax.evaluate.quality import open_quality_predictor
+from zipvoice_jax.evaluate.recognisers import open_recogniser
+from zipvoice_jax.evaluate.speakers import open_speaker_encoder
+from zipvoice_jax.evaluate.timing import changes, leakage, pauses, speech_regions
+from zipvoice_jax.evaluate.words import (
+    align,
+    by_speaker,
+    count_cp_errors,
+    count_errors,
+    normaliser,
+    without_tags,
+)
+
+# A metric of an item: what is summed over items, and what that is divided by.
+Ratios = dict[str, tuple[float, float]]
+
+_LONGEST = 3600.0  # seconds
+_SHORTEST_VOICE = 0.3  # seconds of a speaker from which a voice can be told
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """Backends and what is asked of them; those that no metric takes are None."""
+
+    config: JudgeConfig
+    recogniser: Recogniser | None
+    speaker_encoder: SpeakerEncoder | None
+    quality_predictor: QualityPredictor | None
+
+    @staticmethod
+    def open(config: JudgeConfig) -> "Judge":
+        """Loads what the metrics take.
+
+        Raises:
+            UserError: a backend is unknown, or its library or weights are missing.
+        """
+        roles = config.roles()
+        return Judge(
+            config,
+            open_recogniser(config.recogniser) if "recogniser" in roles else None,
+            open_speaker_encoder(config.speaker_encoder) if "speaker_encoder" in roles else None,
+            open_quality_predictor(config.quality_predictor)
+            if "quality_predictor" in roles
+            else None,
+        )
+
+    def about(self) -> dict[str, Any]:
+        """All that decides what it finds, for a report."""
+        backends = (self.recogniser, self.speaker_encoder, self.quality_predictor)
+        names = ("recogniser", "speaker_encoder", "quality_predictor")
+        told = {
+            name: dict(backend.about)
+            for name, backend in zip(names, backends, strict=True)
+            if backend is not None
+        }
+        return {**dataclasses.asdict(self.config), **told}
+
+    def attribution(self, channels: int) -> str:
+        """Who is taken to have said what, for so many channels."""
+        if self.config.attribution != "auto":
+            return self.config.attribution
+        return "channel" if channels == 2 else "cluster"
+
+    def judge(self, request: Request, path: Path, made: Mapping[str, Any]) -> dict[str, Any]:
+        """The record of one item.
+
+        Args:
+            request: what was to be said, and by whom.
+            path: the recording.
+            made: the item's line in the report of `generate`, if there is one.
+
+        Raises:
+            UserError: a recording cannot be read.
+        """
+        wave = read_audio(path, RATE, max_duration=_LONGEST)
+        mono = wave.mean(axis=0)
+        ratios: Ratios = {}
+        record: dict[str, Any] = {
+            "id": request.item_id,
+            "wav": str(path),
+            "seconds": round(len(mono) / RATE, 3),
+            "channels": len(wave),
+            "text": request.text,
+        }
+        wanted = set(self.config.metrics)
+        if self.recogniser is not None:
+            words = self.recogniser.words(mono, self.config.language)
+            self._count_words(request, words, ratios, record)
+            if "[S1]" in request.text or "[S2]" in request.text:
+                self._two_voices(request, wave, words, ratios, record)
+        if "sim" in wanted and self.speaker_encoder is not None and not _is_dialogue(request):
+            prompt = self.speaker_encoder.embed(_mono(request.prompt_wavs[0]))
+            ratios["sim"] = (float(prompt @ self.speaker_encoder.embed(mono)), 1.0)
+        if self.quality_predictor is not None:
+            scores = [self.quality_predictor.score(channel) for channel in wave]
+            ratios["mos"] = (float(np.mean(scores)), 1.0)
+        self._times(request, wave, ratios)
+        if "rtf" in wanted and made.get("rtf") is not None:
+            ratios["rtf"] = (made["rtf"] * len(mono) / RATE, len(mono) / RATE)
+        record["metrics"] = {name: [round(x, 6) for x in pair] for name, pair in ratios.items()}
+        return record
+
+    def _count_words(
+        self, request: Request, words: Sequence[Word], ratios: Ratios, record: dict[str, Any]
+    ) -> None:
+        clean = normaliser(self.config.normaliser, self.config.language)
+        reference, hypothesis = clean(without_tags(request.text)), clean(heard(words))
+        errors = count_errors(reference, hypothesis)
+        record["heard"] = heard(words)
+        record["errors"] = dataclasses.asdict(errors)
+        record["alignment"] = [
+            [piece.kind, piece.reference, piece.hypothesis]
+            for piece in align(reference, hypothesis)
+        ]
+        if "wer" in self.config.metrics and errors.words:
+            ratios["wer"] = (errors.total, errors.words)
+
+    def _two_voices(
+        self,
+        request: Request,
+        wave: Float[np.ndarray, "channels samples"],
+        words: Sequence[Word],
+        ratios: Ratios,
+        record: dict[str, Any],
+    ) -> None:
+        config, encoder = self.config, self.speaker_encoder
+        if encoder is None:
+            return
+        how = self.attribution(len(wave))
+        record["attribution"] = how
+        prompts = self._prompts(request) if how == "prompt" or "cpsim" in config.metrics else None
+        if how == "channel" and len(wave) == 2:
+            assert self.recogniser is not None
+            voices = by_channel(wave, self.recogniser, config.language)
+        elif how == "tags":
+            voices = by_tags(words)
+        else:
+            voices = by_voice(
+                wave.mean(axis=0), words, encoder, prompts if how == "prompt" else None
+            )
+        clean = normaliser(config.normaliser, config.language)
+        reference = {name: clean(text) for name, text in by_speaker(request.text).items()}
+        hypothesis = {name: clean(text) for name, text in voices.words.items()}
+        errors, assigned = count_cp_errors(reference, hypothesis)
+        record["speakers"] = {
+            name: {"label": label, "heard": voices.words.get(label or "", "")}
+            for name, label in ((name, assigned.get(name)) for name in reference)
+        }
+        record["cp_errors"] = dataclasses.asdict(errors)
+        record["turns"] = [[t.speaker, round(t.start, 2), round(t.end, 2)] for t in voices.turns]
+        if "cpwer" in config.metrics and errors.words:
+            ratios["cpwer"] = (errors.total, errors.words)
+        if "cpsim" in config.metrics and prompts is not None:
+            likeness = self._likeness(prompts, voices)
+            if likeness is not None:
+                ratios["cpsim"] = (likeness, 1.0)
+        if "turns" in config.metrics and voices.turns:
+            _count_turns(request, voices, ratios)
+        if "leakage" in config.metrics and len(wave) == 2:
+            regions = {
+                name: speech_regions(channel)
+                for name, channel in zip(("S1", "S2"), wave, strict=True)
+            }
+            found = leakage(wave, regions)
+            if found:
+                ratios["leakage"] = (sum(found), len(found))
+
+    def _prompts(self, request: Request) -> list[Float[np.ndarray, " dim"]] | None:
+        """Voices of speakers 1 and 2; None where one recording has both and nothing parts them."""
+        assert self.speaker_encoder is not None
+        if len(request.prompt_wavs) == 2:
+            return [self.speaker_encoder.embed(_mono(path)) for path in request.prompt_wavs]
+        wave = read_audio(request.prompt_wavs[0], RATE)
+        if len(wave) == 2:
+            return [self.speaker_encoder.embed(channel) for channel in wave]
+        assert self.recogniser is not None
+        words = self.recogniser.words(wave[0], self.config.language)
+        voices = by_voice(wave[0], words, self.speaker_encoder, None)
+        if any(len(sound) < _SHORTEST_VOICE * RATE for sound in voices.sound.values()):
+            return None
+        return [self.speaker_encoder.embed(voices.sound[name]) for name in ("S1", "S2")]
+
+    def _likeness(self, prompts: list[Float[np.ndarray, " dim"]], voices: Voices) -> float | None:
+        """Mean cosine under the better assignment; a speaker who is not heard counts 0."""
+        assert self.speaker_encoder is not None
+        if not voices.sound:
+            return None
+        found = [
+            self.speaker_encoder.embed(sound)
+            if len(sound := voices.sound[name]) >= _SHORTEST_VOICE * RATE
+            else np.zeros_like(prompts[0])
+            for name in ("S1", "S2")
+        ]
+        (a, b), (x, y) = prompts, found
+        return max(float(a @ x + b @ y), float(a @ y + b @ x)) / 2.0
+
+    def _times(
+        self, request: Request, wave: Float[np.ndarray, "channels samples"], ratios: Ratios
+    ) -> None:
+        wanted = set(self.config.metrics)
+        if not wanted & {"rate", "silence"}:
+            return
+        mono = wave.mean(axis=0)
+        regions = speech_regions(mono)
+        spoken = sum(region.end - region.start for region in regions)
+        seconds = len(mono) / RATE
+        if "rate" in wanted and spoken > 0:
+            clean = normaliser(self.config.normaliser, self.config.language)
+            ratios["rate"] = (len(clean(without_tags(request.text)).split()), spoken)
+        if "silence" in wanted:
+            found = pauses(regions)
+            ratios["silence"] = (max(seconds - spoken, 0.0), seconds)
+            ratios["longest_pause"] = (max(found, default=0.0), 1.0)
+            if found:
+                ratios["pause"] = (sum(found), len(found))
+
+
+def _count_turns(request: Request, voices: Voices, ratios: Ratios) -> None:
+    written = [part for part in request.text.replace("[S2]", "[S1]").split("[S1]") if part.strip()]
+    found = changes(voices.turns)
+    overlaps = [-change for change in found if change < 0]
+    gaps = [change for change in found if change >= 0]
+    ratios["turns"] = (len(voices.turns), len(written))
+    if found:
+        ratios["overlaps"] = (len(overlaps), len(found))
+    if gaps:
+        ratios["gap"] = (sum(gaps), len(gaps))
+    if overlaps:
+        ratios["overlap"] = (sum(overlaps), len(overlaps))
+
+
+def _is_dialogue(request: Request) -> bool:
+    return "[S1]" in request.text or "[S2]" in request.text or len(request.prompt_wavs) == 2
+
+
+def _mono(path: Path) -> Wave:
+    return read_audio(path, RATE).mean(axis=0)

@@ -1,0 +1,92 @@
+"""Quality predictors: DNSMOS by its ONNX files, DistillMOS, or a TorchScript file such as UTMOS."""
+
+from pathlib import Path
+
+import numpy as np
+
+from zipvoice_jax.evaluate import packages
+from zipvoice_jax.evaluate.backends import (
+    RATE,
+    QualityPredictor,
+    Wave,
+    choose,
+    library,
+    needs,
+    versions,
+)
+from zipvoice_jax.evaluate.speakers import Scripted
+
+_SECONDS = 9.01  # of one window
+_SAMPLES = int(_SECONDS * RATE)
+# From what the network gives to the scale of listeners (speechmos/dnsmos.py).
+_TO_OVERALL = (-0.06766283, 1.11546468, 0.04602535)
+
+
+class Dnsmos:
+    """DNSMOS P.835: the overall score, averaged over windows of 9 s, one each second."""
+
+    def __init__(self, path: Path) -> None:
+        model = path / "sig_bak_ovr.onnx"
+        self.about = {
+            "name": "dnsmos",
+            "library": versions("onnxruntime"),
+            "weights": packages.fingerprint(model),
+            "options": "P.835 overall",
+        }
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(
+            str(model), options, providers=["CPUExecutionProvider"]
+        )
+
+    def score(self, wave: Wave) -> float:
+        """The score; speech of less than 9 s is repeated, as officially."""
+        while len(wave) < _SAMPLES:
+            wave = np.tile(wave, 2)
+        begins = range(0, int(len(wave) // RATE - _SECONDS + 1) * RATE, RATE)
+        parts = [wave[begin : begin + _SAMPLES] for begin in begins or [0]]
+        windows = [np.clip(part, -1.0, 1.0).astype(np.float32) for part in parts]
+        raw = [np.asarray(self._session.run(None, {"input_1": w[None]})[0])[0, 2] for w in windows]
+        return float(np.mean(np.polyval(_TO_OVERALL, np.asarray(raw, np.float64))))
+
+
+class DistillMos:
+    """DistillMOS (`pip install --no-deps distillmos xls-r-sqa`, and torch)."""
+
+    def __init__(self) -> None:
+        self.about = {
+            "name": "distillmos",
+            "library": versions("distillmos", "torch"),
+            "weights": "of the package",
+            "options": "",
+        }
+        distillmos = library("distillmos")
+
+        self._model = distillmos.ConvTransformerSQAModel().eval()
+
+    def score(self, wave: Wave) -> float:
+        """The score."""
+        torch = library("torch")
+
+        with torch.no_grad():
+            return float(self._model(torch.from_numpy(np.array(wave, np.float32))[None]).ravel()[0])
+
+
+def open_quality_predictor(name: str) -> QualityPredictor:
+    """A quality predictor by its name.
+
+    Raises:
+        UserError: it is unknown, or its library or weights are missing.
+    """
+    role = "quality predictor"
+    return choose(
+        role,
+        name,
+        {
+            "dnsmos": lambda path: Dnsmos(path or packages.find("dnsmos")),
+            "distillmos": lambda _: DistillMos(),
+            "torchscript": lambda path: Scripted(needs(role, "torchscript", path)),
+        },
+    )

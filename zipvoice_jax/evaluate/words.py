@@ -1,0 +1,193 @@
+"""Word errors: normalised texts, WER, cpWER, and what was wrong where.
+
+jiwer aligns, meeteval permutes speakers; both count the fewest edits.
+"""
+
+import dataclasses
+import functools
+import re
+import string
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+from zipvoice_jax.core.errors import require
+
+Normaliser = Literal["whisper", "official"]
+NORMALISERS: tuple[str, ...] = get_args(Normaliser)
+Language = Literal["en", "zh"]
+LANGUAGES: tuple[str, ...] = get_args(Language)
+
+_TAG = re.compile(r"\[S([12])\]")
+_CHARACTER_OR_WORD = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]|[^\W\u3400-\u9fff\uf900-\ufaff]+")
+# What a recogniser adds in brackets: noises, speakers.
+_BRACKETED = re.compile(r"\[.*?\]|<.*?>|\(.*?\)")
+# Chinese punctuation, as the package zhon lists it, which the official evaluation takes.
+_CHINESE_PUNCTUATION = frozenset(
+    chr(code)
+    for first, last in (
+        (0xB7, 0xB7),
+        (0x2013, 0x2014),
+        (0x2018, 0x2019),
+        (0x201B, 0x201F),
+        (0x2026, 0x2027),
+        (0x3000, 0x3003),
+        (0x3008, 0x3011),
+        (0x3014, 0x301F),
+        (0x3030, 0x3030),
+        (0x303E, 0x303F),
+        (0xFE4F, 0xFE4F),
+        (0xFE51, 0xFE51),
+        (0xFE54, 0xFE54),
+        (0xFF01, 0xFF0D),
+        (0xFF0F, 0xFF0F),
+        (0xFF1A, 0xFF20),
+        (0xFF3B, 0xFF40),
+        (0xFF5B, 0xFF64),
+    )
+    for code in range(first, last + 1)
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Errors:
+    """Fewest edits that lead from the reference to the hypothesis."""
+
+    substitutions: int
+    deletions: int
+    insertions: int
+    words: int  # of the reference
+
+    @property
+    def total(self) -> int:
+        """All edits."""
+        return self.substitutions + self.deletions + self.insertions
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """A part of an alignment: equal, substitute, delete or insert."""
+
+    kind: str
+    reference: str
+    hypothesis: str
+
+
+def normaliser(name: str, language: str) -> Callable[[str], str]:
+    """A function from a text to its words, with a space between any two.
+
+    "whisper" is that of the Whisper paper (numbers, contractions and spellings of English made
+    alike); "official" that of zipvoice/eval/wer/dialog.py (lower case without punctuation).
+    Chinese is counted by characters, in simplified script, and words of other scripts as such
+    with "whisper", by letters with "official".
+
+    Raises:
+        UserError: the name or the language is unknown.
+    """
+    require(
+        name in NORMALISERS and language in LANGUAGES,
+        f"the normaliser {name!r} for language {language!r} is unknown; choose "
+        f"{' or '.join(NORMALISERS)}, and {' or '.join(LANGUAGES)}.",
+    )
+    return functools.partial({"whisper": _whisper, "official": _official}[name], language)
+
+
+@functools.cache
+def _english() -> Callable[[str], str]:
+    from whisper_normalizer.english import EnglishTextNormalizer
+
+    return EnglishTextNormalizer()
+
+
+def _simplified(text: str) -> str:
+    import zhconv
+
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):  # its table stays open
+        return zhconv.convert(text, "zh-cn")
+
+
+def _whisper(language: str, text: str) -> str:
+    text = _BRACKETED.sub(" ", text)
+    if language == "en":
+        return _english()(text)
+    from whisper_normalizer.basic import BasicTextNormalizer
+
+    text = BasicTextNormalizer()(_simplified(text))
+    return " ".join(
+        re.findall(r"[\u3400-\u9fff\uf900-\ufaff]|[^\W\u3400-\u9fff\uf900-\ufaff]+", text)
+    )
+
+
+def _official(language: str, text: str) -> str:
+    text = _BRACKETED.sub("", text)
+    removed = (_CHINESE_PUNCTUATION | set(string.punctuation)) - {"'"}
+    text = re.sub(r"\s+", " ", "".join(c for c in text if c not in removed)).strip()
+    return text.lower() if language == "en" else " ".join(_simplified(text).replace(" ", ""))
+
+
+def by_speaker(text: str) -> dict[str, str]:
+    """What each speaker says in a text with tags; what stands before the first is S1's."""
+    parts = _TAG.split(text)
+    said = {"S1": parts[0], "S2": ""}
+    for number, words in zip(parts[1::2], parts[2::2], strict=True):
+        said[f"S{number}"] += f" {words}"
+    return said
+
+
+def without_tags(text: str) -> str:
+    """The words alone."""
+    return " ".join(_TAG.sub(" ", text).split())
+
+
+def count_errors(reference: str, hypothesis: str) -> Errors:
+    """Errors between two normalised texts."""
+    import jiwer
+
+    if not reference:
+        return Errors(0, 0, len(hypothesis.split()), 0)
+    found = jiwer.process_words(reference, hypothesis)
+    return Errors(found.substitutions, found.deletions, found.insertions, len(reference.split()))
+
+
+def align(reference: str, hypothesis: str) -> list[Piece]:
+    """The parts in which two normalised texts agree and differ."""
+    import jiwer
+
+    if not reference:
+        return [Piece("insert", "", hypothesis)] if hypothesis else []
+    (chunks,) = jiwer.process_words(reference, hypothesis).alignments
+    ours, theirs = reference.split(), hypothesis.split()
+    return [
+        Piece(
+            c.type,
+            " ".join(ours[c.ref_start_idx : c.ref_end_idx]),
+            " ".join(theirs[c.hyp_start_idx : c.hyp_end_idx]),
+        )
+        for c in chunks
+    ]
+
+
+def count_cp_errors(
+    reference: Mapping[str, str], hypothesis: Mapping[str, str]
+) -> tuple[Errors, dict[str, str]]:
+    """Errors under the assignment of speakers that has fewest (cpWER).
+
+    Args:
+        reference: normalised words of each speaker.
+        hypothesis: the same, by labels that mean nothing.
+
+    Returns:
+        The errors, and the label that each reference speaker got, where there is one.
+    """
+    from meeteval.wer.wer.cp import cp_word_error_rate
+
+    sides: list[Any] = [dict(reference), dict(hypothesis)]
+    options: dict[str, Any] = dict(reference_sort=False, hypothesis_sort=False)
+    found: Any = cp_word_error_rate(*sides, **options)
+    errors = Errors(found.substitutions, found.deletions, found.insertions, found.length)
+    return errors, {r: h for r, h in found.assignment or () if r is not None and h is not None}
+
+
+def joined(texts: Sequence[str]) -> str:
+    """Texts as one, with single spaces."""
+    return " ".join(" ".join(texts).split())
