@@ -160,6 +160,41 @@ def test_two_turns_in_a_row_sound_like_one_speaker() -> None:
     assert not np.array_equal(embed("official", params), embed("official", other))
 
 
+@pytest.mark.parametrize(
+    ("tokens", "embedding", "tells_turns", "tells_speakers"),
+    [
+        ("tags", "text_output", True, True),
+        ("tags", "text_input", True, True),
+        ("tags", "none", True, True),
+        ("separator", "text_output", True, True),
+        ("separator", "none", True, False),
+    ],
+)
+def test_what_tells_speakers_apart(
+    tokens: str, embedding: str, tells_turns: bool, tells_speakers: bool
+) -> None:
+    config, params = make(speaker_tokens=tokens, speaker_embedding=embedding)
+    assert ("spk_embed" in params) == (embedding != "none")
+
+    def embed(*ids: int) -> Any:
+        ids_and_pad = jnp.array([[*ids, 0]])
+        lens = jnp.array([len(ids)])
+        return ZipVoice(config).apply({"params": params}, ids_and_pad, lens, method="text_embed")
+
+    a, b = config.spk_a_id, config.spk_b_id
+    dialogue, exchanged, one = embed(a, 3, b, 4), embed(b, 3, a, 4), embed(a, 3, 5, 4)
+    assert np.array_equal(dialogue, exchanged) != tells_speakers
+    assert np.array_equal(dialogue, one) != tells_turns
+    if embedding == "text_input":
+        # It goes through the text encoder, so that it also moves where another one speaks.
+        other = jax.tree.map(lambda x: x, params)
+        other["spk_embed"] = {"embedding": params["spk_embed"]["embedding"].at[0].add(3.0)}
+        moved = ZipVoice(config).apply(
+            {"params": other}, jnp.array([[a, 3, b, 4, 0]]), jnp.array([4]), method="text_embed"
+        )
+        assert not np.allclose(moved[0, 1], dialogue[0, 1], atol=1e-3)
+
+
 def test_token_index_with_more_tokens_than_frames() -> None:
     index = token_index(jnp.array([3, 10]), jnp.array([5, 3]), 10)
     assert index[0, :3].tolist() == [5, 5, 5]
@@ -341,6 +376,8 @@ IMPOSSIBLE: list[dict[str, Any]] = [
     {"dtype": "float16"},
     {"kind": "zipvoice_trio"},
     {"speaker_turns": "guess"},
+    {"speaker_tokens": "names"},
+    {"speaker_embedding": "decoder"},
     {"feat_dim": 1.5},
     {"num_heads": 4},
 ]

@@ -16,7 +16,7 @@ def records(pairs: list[tuple[float, float]], name: str = "wer") -> list[dict[st
 
 
 def test_a_number_is_a_sum_by_a_sum() -> None:
-    found = estimate(records([(1, 10), (0, 30)]), "wer")
+    found = estimate([records([(1, 10), (0, 30)])], "wer")
     assert found is not None
     assert found.value == pytest.approx(2.5)
     assert 0.0 <= found.low <= 2.5 <= found.high <= 10.0
@@ -28,10 +28,20 @@ def test_an_interval_covers_as_often_as_it_says() -> None:
     hits = 0
     for _ in range(200):
         values = [(float(x), 1.0) for x in rng.normal(3.0, 1.0, size=40)]
-        found = estimate(records(values, "mos"), "mos")
+        found = estimate([records(values, "mos")], "mos")
         assert found is not None
         hits += found.low <= 3.0 <= found.high
     assert 0.90 <= hits / 200 <= 0.99
+
+
+def test_seeds_widen_an_interval() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(3.0, 0.5, size=60)
+    runs = [records([(float(x) + shift, 1.0) for x in scores], "mos") for shift in (-1, 0, 1)]
+    one, three = estimate(runs[1:2], "mos"), estimate(runs, "mos")
+    assert one is not None and three is not None
+    assert three.value == pytest.approx(one.value)
+    assert three.high - three.low > 3.0 * (one.high - one.low)
 
 
 def test_differences_are_paired() -> None:
@@ -39,19 +49,19 @@ def test_differences_are_paired() -> None:
     base = rng.normal(3.0, 1.0, size=50)
     ours = records([(float(x) + 0.1, 1.0) for x in base], "mos")
     theirs = records([(float(x), 1.0) for x in base], "mos")
-    delta = difference(ours, theirs, "mos")
+    delta = difference([ours], [theirs], "mos")
     assert delta is not None
     # Each item is better by the same, however much items differ among themselves.
     assert delta.value == pytest.approx(0.1)
     assert delta.high - delta.low < 1e-9
-    only = difference(ours[:7], theirs, "mos")
+    only = difference([ours[:7]], [theirs], "mos")
     assert only is not None and only.items == 7
-    assert difference(ours, records([(1, 1)], "wer"), "mos") is None
+    assert difference([ours], [records([(1, 1)], "wer")], "mos") is None
 
 
 def test_what_no_item_has_is_left_out() -> None:
-    assert estimate([], "wer") is None
-    assert estimate(records([(0, 0)]), "wer") is None
+    assert estimate([[]], "wer") is None
+    assert estimate([records([(0, 0)])], "wer") is None
     assert list(summarise(records([(1, 4)]))) == ["wer"]
     table = summary_table(records([(1, 4), (3, 4)]), {"other": records([(2, 4), (3, 4)])})
     assert "less other" in table and "50.0" in table and "-12.5" in table

@@ -19,6 +19,8 @@ MODEL_KINDS: tuple[str, ...] = get_args(ModelKind)
 Dtype = Literal["float32", "bfloat16"]
 RematPolicy = Literal["none", "full", "dots"]
 SpeakerTurns = Literal["tag", "official"]
+SpeakerTokens = Literal["tags", "separator"]
+SpeakerEmbedding = Literal["text_output", "text_input", "none"]
 
 # Inputs of a distilled model's guidance embedding: officially a default that no model.json holds
 # and that ZipVoiceDistill never sets (TTSZipformer.__init__).
@@ -35,6 +37,8 @@ _NOT_IN_MODEL_JSON = (
     "remat",
     "unroll_layers",
     "speaker_turns",
+    "speaker_tokens",
+    "speaker_embedding",
 )
 
 
@@ -86,6 +90,11 @@ class ModelConfig:
     # "tag": the embedding follows the speaker's tag. "official": it flips at every tag, which
     # goes wrong where one speaker has two turns in a row.
     speaker_turns: SpeakerTurns = "tag"
+    # What ablations vary; the first of each is the official model. "separator": both tags are read
+    # as one token that says no more than that the speaker changes. The speaker-turn embedding is
+    # added to what the text encoder gives ("text_output"), to what it takes, or nowhere.
+    speaker_tokens: SpeakerTokens = "tags"
+    speaker_embedding: SpeakerEmbedding = "text_output"
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -105,6 +114,8 @@ class ModelConfig:
         _check_choice("dtype", self.dtype, get_args(Dtype))
         _check_choice("remat", self.remat, get_args(RematPolicy))
         _check_choice("speaker_turns", self.speaker_turns, get_args(SpeakerTurns))
+        _check_choice("speaker_tokens", self.speaker_tokens, get_args(SpeakerTokens))
+        _check_choice("speaker_embedding", self.speaker_embedding, get_args(SpeakerEmbedding))
         factors = self.fm_decoder_downsampling_factor
         half = len(factors) // 2
         # Up to the middle each stack doubles the factor, after it each halves it.
@@ -153,6 +164,12 @@ class ModelConfig:
     def is_stereo(self) -> bool:
         """Whether the model has the two-channel input and output projections."""
         return self.kind == "zipvoice_dialog_stereo"
+
+    @property
+    def speaker_embed_dim(self) -> int:
+        """Channels of the speaker-turn embedding; 0 without one."""
+        dims = {"text_output": self.feat_dim, "text_input": self.text_embed_dim, "none": 0}
+        return dims[self.speaker_embedding] if self.is_dialog else 0
 
     @property
     def is_distill(self) -> bool:

@@ -121,14 +121,15 @@ def grow_to_dialog(
     grown, config = grow_vocabulary(
         params, config, old_table=old_table, new_table=new_table, key=key
     )
-    speakers = _normal(named_key(key, "spk_embed"), (2, config.feat_dim)) * _SPEAKER_STD
-    grown["spk_embed"] = {"embedding": speakers.astype(np.float32)}
     config = dataclasses.replace(
         config,
         kind="zipvoice_dialog",
         spk_a_id=new_table.spk_a_id,
         spk_b_id=new_table.spk_b_id,
     )
+    if dim := config.speaker_embed_dim:
+        speakers = _normal(named_key(key, "spk_embed"), (2, dim)) * _SPEAKER_STD
+        grown["spk_embed"] = {"embedding": speakers.astype(np.float32)}
     return grown, config
 
 

@@ -188,8 +188,8 @@ def tensor_specs(config: ModelConfig) -> tuple[TensorSpec, ...]:
         )
     specs = [*_part(config, "fm_decoder"), *_part(config, "text_encoder")]
     tables = [("embed", config.vocab_size, config.text_embed_dim)]
-    if config.is_dialog:
-        tables.append(("spk_embed", 2, config.feat_dim))
+    if config.speaker_embed_dim:
+        tables.append(("spk_embed", 2, config.speaker_embed_dim))
     specs += [
         TensorSpec(f"{name}.weight", (rows, dim), (name, "embedding"), None, "same")
         for name, rows, dim in tables

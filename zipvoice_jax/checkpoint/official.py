@@ -225,6 +225,11 @@ def write_official(
     if format not in get_args(Format):
         raise UserError(f"the format {format!r} is unknown; choose pt or safetensors.")
     check_table(config, table)
+    if (config.speaker_tokens, config.speaker_embedding) != ("tags", "text_output"):
+        raise UserError(
+            f"the official code has no model with speaker_tokens={config.speaker_tokens!r} and "
+            f"speaker_embedding={config.speaker_embedding!r}; keep it in the native format."
+        )
     state = to_official(params, config)
     model_json = {
         "model": config.to_model_json(),

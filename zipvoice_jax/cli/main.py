@@ -29,6 +29,7 @@ COMMANDS = (
     "train",
     "compile",
     "evaluate",
+    "ablate",
 )
 
 

@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zipvoice_jax.cli.options import add_config, add_fsdp, add_processes
+from zipvoice_jax.cli.options import add_config, add_fsdp, add_processes, boolean
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.supervise import STOPPED, beat
 
 if TYPE_CHECKING:
     from zipvoice_jax.train.config import TrainConfig
 
-_KINDS = (int, float, str)
+_KINDS = (bool, int, float, str)
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -84,8 +84,8 @@ def load_config(path: Path, settings: Sequence[str]) -> "TrainConfig":
         default = known[name].default
         kind = type(default) if isinstance(default, _KINDS) else str
         try:
-            given[name] = kind(text)
-        except ValueError:
+            given[name] = boolean(text) if kind is bool else kind(text)
+        except (ValueError, argparse.ArgumentTypeError):
             raise UserError(f"--set {setting}: {name} takes a {kind.__name__}.") from None
     try:
         config = make(**given)

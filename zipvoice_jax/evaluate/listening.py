@@ -134,7 +134,7 @@ def analyse(results: Sequence[Path], key: Path) -> str:
 
 
 def _over_items(answers: Sequence[Sequence[float]]) -> Estimate:
-    sums = np.array([[sum(one), len(one)] for one in answers], np.float64)
+    sums = np.array([[[sum(one), len(one)] for one in answers]], np.float64)
     found = over_items(sums)
     assert found is not None
     return found

@@ -17,23 +17,22 @@ from zipvoice_jax.config import FeatureConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.files import write_text
 from zipvoice_jax.evaluate.config import ALL_METRICS
-from zipvoice_jax.evaluate.summary import Records, summarise
+from zipvoice_jax.evaluate.summary import Estimate, Records, summarise
 
 _COLOURS = ("#3b6fb6", "#c8553d", "#5b8c5a", "#8a5a9c", "#666666")
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 
 
-def draw_summary(records: Records, baselines: Mapping[str, Records], path: Path) -> None:
-    """Draws every metric with its interval, beside the baselines'.
+def draw_estimates(systems: Mapping[str, Mapping[str, Estimate]], path: Path) -> None:
+    """Draws every metric of the first system with its interval, beside the others'.
 
     Raises:
         UserError: the picture cannot be written.
     """
     from matplotlib.figure import Figure
 
-    systems = {"this": summarise(records), **{n: summarise(r) for n, r in baselines.items()}}
-    names = list(systems["this"])
+    names = list(next(iter(systems.values())))
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(3.0 * columns, (1.2 + 0.3 * len(systems)) * rows), dpi=110)

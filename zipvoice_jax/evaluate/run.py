@@ -13,7 +13,7 @@ from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.files import append_record, read_records, write_json, write_text
 from zipvoice_jax.data.requests import BadLine, Request, wave_path
 from zipvoice_jax.evaluate.judge import Judge
-from zipvoice_jax.evaluate.page import draw_summary, write_page
+from zipvoice_jax.evaluate.page import draw_estimates, write_page
 from zipvoice_jax.evaluate.summary import LEVEL, RESAMPLES, Records, summarise, summary_table
 
 ITEMS, JUDGE = "items.jsonl", "judge.json"
@@ -121,7 +121,8 @@ def write_report(
     }
     write_json(to / "summary.json", content)
     write_text(to / "summary.txt", text + "\n")
-    draw_summary(good, baselines, to / "summary.png")
+    systems = {"this": good, **baselines}
+    draw_estimates({name: summarise(one) for name, one in systems.items()}, to / "summary.png")
     write_page(to, good, text, about)
     return text
 

@@ -53,25 +53,29 @@ def _ratio(sums: Float[np.ndarray, "*draws 2"], scale: float) -> Float[np.ndarra
     return np.where(some, scale * sums[..., 0] / np.where(some, sums[..., 1], 1.0), np.nan)
 
 
-def over_items(*sides: Float[np.ndarray, "items 2"], scale: float = 1.0) -> Estimate | None:
-    """The ratio of sums over items, less the second side's if there is one, with its interval.
+def over_items(*sides: Float[np.ndarray, "seeds items 2"], scale: float = 1.0) -> Estimate | None:
+    """The ratio of sums, less the second side's if there is one, with its interval.
 
-    Items are drawn with replacement, the same ones for both sides.
+    Seeds of training and items are drawn with replacement, the same ones for both sides.
 
     Args:
-        sides: numerator and denominator of each item.
+        sides: numerator and denominator of each item with each seed.
         scale: factor on the ratio.
 
     Returns:
         None without items, or where they add up to a denominator of zero.
     """
-    items = len(sides[0])
+    seeds, items, _ = sides[0].shape
     if not items:
         return None
     rng = np.random.default_rng(_SEED)
     draws = rng.multinomial(items, np.full(items, 1.0 / items), RESAMPLES)
-    whole = [_ratio(side.sum(axis=0), scale) for side in sides]
-    drawn = [_ratio(draws @ side, scale) for side in sides]
+    of_seeds = rng.multinomial(seeds, np.full(seeds, 1.0 / seeds), RESAMPLES)
+    whole = [_ratio(side.sum(axis=(0, 1)), scale) for side in sides]
+    drawn = [
+        _ratio(np.einsum("rs,ri,sik->rk", of_seeds, draws, side, optimize=True), scale)
+        for side in sides
+    ]
     value = float(whole[0] - sum(whole[1:]))
     if np.isnan(value):
         return None
@@ -80,23 +84,43 @@ def over_items(*sides: Float[np.ndarray, "items 2"], scale: float = 1.0) -> Esti
     return Estimate(value, float(low), float(high), items)
 
 
-def estimate(records: Records, name: str) -> Estimate | None:
-    """A metric over items, with its bootstrap interval; None where no item has it."""
-    found = list(_pairs(records, name).values())
-    return over_items(np.array(found, np.float64).reshape(-1, 2), scale=ALL_METRICS[name].scale)
+def _stacked(
+    runs: Sequence[Records], name: str, items: Sequence[str]
+) -> Float[np.ndarray, "seeds items 2"]:
+    """Pairs of each item with each seed; zeros where there is none."""
+    found = [_pairs(records, name) for records in runs]
+    rows = [[pairs.get(item, (0.0, 0.0)) for item in items] for pairs in found]
+    return np.array(rows, np.float64).reshape(len(runs), len(items), 2)
 
 
-def difference(records: Records, baseline: Records, name: str) -> Estimate | None:
-    """A metric less the baseline's over the items that both have, resampled together."""
-    both = [_pairs(records, name), _pairs(baseline, name)]
-    shared = [item for item in both[0] if item in both[1]]
-    sides = [np.array([side[i] for i in shared], np.float64).reshape(-1, 2) for side in both]
+def _items(runs: Sequence[Records], name: str) -> list[str]:
+    return list(dict.fromkeys(item for records in runs for item in _pairs(records, name)))
+
+
+def estimate(runs: Sequence[Records], name: str) -> Estimate | None:
+    """A metric with its interval; None where no item has it.
+
+    Args:
+        runs: records of the same items with each seed; one for a single report.
+        name: of the metric.
+    """
+    items = _items(runs, name)
+    return over_items(_stacked(runs, name, items), scale=ALL_METRICS[name].scale)
+
+
+def difference(runs: Sequence[Records], baseline: Sequence[Records], name: str) -> Estimate | None:
+    """A metric less the baseline's over the items that both have, drawn together."""
+    theirs = set(_items(baseline, name))
+    shared = [item for item in _items(runs, name) if item in theirs]
+    if len(runs) != len(baseline):
+        return None
+    sides = [_stacked(side, name, shared) for side in (runs, baseline)]
     return over_items(*sides, scale=ALL_METRICS[name].scale)
 
 
-def summarise(records: Records) -> dict[str, Estimate]:
+def summarise(*runs: Records) -> dict[str, Estimate]:
     """All metrics that the items have, in the order of `ALL_METRICS`."""
-    found = ((name, estimate(records, name)) for name in ALL_METRICS)
+    found = ((name, estimate(runs, name)) for name in ALL_METRICS)
     return {name: one for name, one in found if one is not None}
 
 
@@ -121,7 +145,7 @@ def summary_table(records: Records, baselines: Mapping[str, Records]) -> str:
         metric = ALL_METRICS[name]
         row = [metric.title, metric.unit, one.told(metric), str(one.items)]
         for other in baselines.values():
-            delta = difference(records, other, name)
+            delta = difference([records], [other], name)
             row.append("" if delta is None else delta.told(metric, sign=True))
         rows.append(row)
     return table(rows)

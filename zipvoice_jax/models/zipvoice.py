@@ -75,8 +75,10 @@ class ZipVoice(nn.Module):
         self.embed = nn.Embed(
             c.vocab_size, c.text_embed_dim, embedding_init=nn.initializers.normal(1.0)
         )
-        if c.is_dialog:
-            self.spk_embed = nn.Embed(2, c.feat_dim, embedding_init=nn.initializers.normal(0.1))
+        if c.speaker_embed_dim:
+            self.spk_embed = nn.Embed(
+                2, c.speaker_embed_dim, embedding_init=nn.initializers.normal(0.1)
+            )
         self.text_encoder = Zipformer(text_encoder_config(c))
         self.fm_decoder = Zipformer(fm_decoder_config(c))
 
@@ -96,18 +98,27 @@ class ZipVoice(nn.Module):
         c = self.config
         mask = padding_mask(tokens_lens, tokens.shape[1])
         part = None if ctx is None else ctx.at("text_encoder")
-        embed = self.text_encoder(self.embed(tokens), mask=mask, ctx=part)
-        if c.is_dialog:
-            row = speaker_rows(
-                tokens,
-                spk_a_id=c.spk_a_id,
-                spk_b_id=c.spk_b_id,
-                pad_id=c.pad_id,
-                rule=c.speaker_turns,
-            )
-            speaker = self.spk_embed(jnp.maximum(row, 0)).astype(jnp.float32)
-            embed = embed + jnp.where(row[:, :, None] >= 0, speaker, 0.0)
+        speaker = self._speaker_embed(tokens) if c.speaker_embed_dim else None
+        if c.is_dialog and c.speaker_tokens == "separator":
+            tokens = jnp.where(tokens == c.spk_b_id, c.spk_a_id, tokens)
+        embed = self.embed(tokens)
+        if speaker is not None and c.speaker_embedding == "text_input":
+            embed = embed + speaker
+        embed = self.text_encoder(embed, mask=mask, ctx=part)
+        if speaker is not None and c.speaker_embedding == "text_output":
+            embed = embed + speaker
         return embed
+
+    def _speaker_embed(
+        self, tokens: Int[Array, "batch tokens"]
+    ) -> Float[Array, "batch tokens dim"]:
+        """The embedding of whose turn a token is in; zero for padding."""
+        c = self.config
+        row = speaker_rows(
+            tokens, spk_a_id=c.spk_a_id, spk_b_id=c.spk_b_id, pad_id=c.pad_id, rule=c.speaker_turns
+        )
+        speaker = self.spk_embed(jnp.maximum(row, 0)).astype(jnp.float32)
+        return jnp.where(row[:, :, None] >= 0, speaker, 0.0)
 
     def text_condition(
         self,

@@ -33,6 +33,7 @@ _ROUTES = {
 }
 # Of how it runs rather than what it is; a model of any of these can be started from.
 _RUNS = ("dtype", "remat", "unroll_layers", "speaker_turns")
+_SPEAKERS = ("speaker_tokens", "speaker_embedding")
 _FROM_TABLE = ("kind", "vocab_size", "pad_id", "spk_a_id", "spk_b_id")
 
 
@@ -75,6 +76,8 @@ def grown(before: Loaded, wanted: StageModel, key: Key[Array, ""]) -> Params:
         UserError: no way leads from one to the other, or their sizes differ.
     """
     params, config, table = before.params, before.config, before.table
+    if not config.is_dialog:  # whose speakers are told apart only from here on
+        config = dataclasses.replace(config, **{n: getattr(wanted.config, n) for n in _SPEAKERS})
     fixed = {f.name for f in dataclasses.fields(ModelConfig)} - {*_RUNS, *_FROM_TABLE}
     if odd := sorted(n for n in fixed if getattr(config, n) != getattr(wanted.config, n)):
         told = ", ".join(f"{n} {getattr(config, n)} and {getattr(wanted.config, n)}" for n in odd)

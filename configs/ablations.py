@@ -1,0 +1,129 @@
+"""The ablations of the paper and the open checks on it, at a size that trains in minutes.
+
+    zipvoice-jax ablate turns --config configs/ablations.py --set data=demo/data \
+        --test-list demo/check/right.tsv --to demo/ablate/turns
+
+`get_config` is one budget for all rows: tiny.py's model with fewer steps. For an ablation that
+says something about speech, give `get_config` the sizes of dialog_opendialog.py and its data.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import tiny
+
+from zipvoice_jax.bench.ablation import Ablation, Row
+from zipvoice_jax.data.config import SourceConfig
+from zipvoice_jax.train.config import Stage, TrainConfig
+
+
+def get_config(
+    data: str = "demo/data",
+    stages: str = "single,dialog",  # of single, dialog, stereo
+    single: int = 60,
+    dialog: int = 60,
+    stereo: int = 40,
+    mixture: float = 0.0,  # share of single speakers in the dialogue stage
+    single_data: str = "single",
+    speaker_tokens: str = "tags",
+    speaker_embedding: str = "text_output",
+    exclusive_weight: float = 1.0,
+    one_channel: bool = True,  # alternates one- and two-channel batches of the stereo stage
+    batch_seconds: float = 16.0,
+    seed: int = 0,
+) -> TrainConfig:
+    """One row's run."""
+    run = tiny.get_config(
+        data, single=single, dialog=dialog, stereo=stereo, batch_seconds=batch_seconds,
+        save_every=10_000,
+    )  # fmt: skip
+    by_name = {stage.name: stage for stage in run.stages}
+    by_name["single"] = _with_sources(by_name["single"], [SourceConfig(f"{data}/{single_data}")])
+    if mixture > 0:
+        by_name["dialog"] = _with_sources(
+            by_name["dialog"],
+            [
+                SourceConfig(f"{data}/dialogue", weight=1.0 - mixture),
+                SourceConfig(f"{data}/{single_data}", weight=mixture),
+            ],
+        )
+    two = by_name["stereo"]
+    if not one_channel:
+        two = dataclasses.replace(
+            two,
+            data=dataclasses.replace(two.data, channels="stereo"),
+            valid=dataclasses.replace(two.valid, channels="stereo"),  # type: ignore[type-var]
+        )
+    by_name["stereo"] = dataclasses.replace(two, exclusive_weight=exclusive_weight)
+    model = dataclasses.replace(
+        run.model,
+        speaker_tokens=speaker_tokens,  # type: ignore[arg-type]
+        speaker_embedding=speaker_embedding,  # type: ignore[arg-type]
+    )
+    return dataclasses.replace(
+        run,
+        model=model,
+        stages=tuple(by_name[name] for name in stages.split(",")),
+        seed=seed,
+        samples=0,
+    )
+
+
+def _with_sources(stage: Stage, sources: list[SourceConfig]) -> Stage:
+    return dataclasses.replace(stage, data=dataclasses.replace(stage.data, sources=tuple(sources)))
+
+
+def get_ablations() -> dict[str, Ablation]:
+    """The ablations by name."""
+    both = "single speakers, then dialogues"
+    turns = (
+        Row("tokens and embedding", both),
+        Row("| separator", both, ("speaker_tokens=separator", "speaker_embedding=none")),
+        Row("[S1] [S2] tokens", both, ("speaker_embedding=none",)),
+        Row("embedding before the text encoder", both, ("speaker_embedding=text_input",)),
+    )
+    # The same number of steps for all.
+    curriculum = (
+        Row("from single speakers", both),
+        Row("from scratch", "dialogues", ("stages=dialog", "dialog=120")),
+        Row("mixture", f"{both} with 30 % single speakers", ("mixture=0.3",)),
+    )
+    three = "single speakers, dialogues, then dialogues on two channels"
+    full = ("stages=single,dialog,stereo",)
+    stereo = (
+        Row("full", three, full),
+        Row("without exclusive loss", three, (*full, "exclusive_weight=0")),
+        Row("without one-channel regularisation", three, (*full, "one_channel=false")),
+        Row(
+            "without one-channel initialisation", "dialogues on two channels",
+            ("stages=stereo", "stereo=160"),
+        ),
+    )  # fmt: skip
+    speakers = (
+        Row("seen speakers", both),
+        Row("one held out", f"{both}, without one of the test's speakers where single",
+            ("single_data=single_held_out",)),
+    )  # fmt: skip
+    inference = (
+        Row("16 steps, guidance 1.5, t_shift 0.5", both),
+        Row("8 steps", both, (), ("--num-step", "8")),
+        Row("4 steps", both, (), ("--num-step", "4")),
+        Row("guidance 0", both, (), ("--guidance-scale", "0")),
+        Row("guidance 3", both, (), ("--guidance-scale", "3")),
+        Row("t_shift 1", both, (), ("--t-shift", "1")),
+    )
+    return {
+        "turns": Ablation("How does the model know whose turn it is?", "dialog", turns),
+        "curriculum": Ablation("Does single speech first help dialogues?", "dialog", curriculum),
+        "stereo": Ablation(
+            "What keeps the channels of a stereo dialogue apart?", "stereo", stereo,
+            ("wer", "cpwer", "cpsim", "mos", "turns", "leakage"),
+        ),
+        "speakers": Ablation("Are voices that were not trained on as good?", "dialog", speakers),
+        "inference": Ablation(
+            "What do steps, guidance and the shift of time do?", "dialog", inference,
+            ("wer", "cpwer", "cpsim", "mos", "rtf"),
+        ),
+    }  # fmt: skip
