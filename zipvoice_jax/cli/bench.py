@@ -1,6 +1,7 @@
 """`zipvoice-jax bench`: measurements, on this machine and nowhere else."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from zipvoice_jax.cli.options import add_model, add_sampling, sampling_values
@@ -38,6 +39,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     generate.set_defaults(run=run)
     _add_data(kinds)
     _add_train(kinds)
+    _add_compare(kinds)
 
 
 def _add_data(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -111,6 +113,66 @@ def run_train(args: argparse.Namespace) -> int:
     ):
         rows.append(row)
         print(table([row], COLUMNS, header=len(rows) == 1), flush=True)
+    if args.json is not None:
+        write_json(args.json, {"machine": about, "rows": rows})
+    return 0
+
+
+def _add_compare(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    compare = kinds.add_parser(
+        "compare",
+        help="sampling beside autoregressive models of dialogue",
+        description="Time per second of audio of our models, and of Dia and of a language model of "
+        "MoonCast's size in PyTorch, all with random weights, in turn on this machine.",
+    )
+    add = compare.add_argument
+    add(
+        "--tokens", type=Path, required=True, metavar="FILE", help="token table of a dialogue model"
+    )
+    add("--torch-python", type=Path, default=Path(sys.executable), metavar="PYTHON",
+        help="a Python with torch and transformers (default: this one)")  # fmt: skip
+    add("--torch-device", default="cpu", help="such as cuda (default: cpu)")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32")
+    add("--seconds", type=float, default=10.0, help="of speech (default: 10)")
+    add("--steps", type=int, default=24, help="tokens that the others are timed on (default: 24)")
+    add("--repeats", type=int, default=1, help="of ours; the best counts (default: 1)")
+    add("--layers", type=int, metavar="N", help="of every stack, for a quick look")
+    add("--json", type=Path, metavar="FILE", help="write the rows here too")
+    compare.set_defaults(run=run_compare)
+
+
+def run_compare(args: argparse.Namespace) -> int:
+    """Runs `zipvoice-jax bench compare`.
+
+    Raises:
+        UserError: a model cannot be run, or --json not be written.
+    """
+    from zipvoice_jax.bench.compare import COLUMNS, PEERS, ours, peer, with_times
+    from zipvoice_jax.bench.generate import machine, table
+    from zipvoice_jax.text.tokens import TokenTable
+
+    for name, low in (("steps", 8), ("repeats", 1), ("seconds", 1), ("layers", 1)):
+        value = getattr(args, name)
+        if value is not None and value < low:
+            raise UserError(f"--{name} is {value}; give {low} or more.")
+    tokens = TokenTable.load(args.tokens)
+    about = f"{machine()}; {args.dtype}, {args.seconds:g} s of speech"
+    print(about)
+    rows = list(
+        ours(
+            tokens, dtype=args.dtype, seconds=args.seconds, repeats=args.repeats,
+            layers=args.layers,
+        )
+    )  # fmt: skip
+    for name in PEERS:
+        rows.append(
+            peer(
+                name, args.torch_python, device=args.torch_device, dtype=args.dtype,
+                steps=args.steps, layers=args.layers,
+            )
+        )  # fmt: skip
+    rows = with_times(rows)
+    print(table(rows, COLUMNS))
     if args.json is not None:
         write_json(args.json, {"machine": about, "rows": rows})
     return 0

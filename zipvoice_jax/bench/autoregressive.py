@@ -1,0 +1,102 @@
+"""Times autoregressive models of dialogue in PyTorch, with random weights: a program of its own.
+
+    PYTHON autoregressive.py --model dia --device cpu --dtype float32 --steps 24
+
+prints one line of JSON. It imports torch and transformers and nothing of this package, so that any
+environment that has them can run it; `zipvoice-jax bench compare` does.
+
+Dia is that of transformers at its published sizes (1.61B parameters; its 86.1 frames a second are
+a step each, with guidance, hence a batch of two). MoonCast's language model has 2.67B parameters
+and 50 tokens a second by its paper and code; the shape of its layers is assumed (Llama, 16 layers
+of width 3072, 24 heads, 160,000 tokens). Speed does not depend on the weights. Neither what turns
+their tokens into sound nor reading the prompt is timed, which favours them.
+"""
+
+# pyright: reportMissingImports=false
+import argparse
+import json
+import time
+from typing import Any
+
+import torch
+import transformers
+
+# Steps for a second of audio.
+RATES = {"dia": 44_100 / 512, "mooncast": 50.0}
+PROMPT = 128  # tokens of text, or of text and voices
+
+
+def dia(layers: int | None) -> Any:
+    """Dia-1.6B, or fewer layers of it."""
+    config = transformers.DiaConfig()
+    if layers is not None:
+        config.encoder_config.num_hidden_layers = layers
+        config.decoder_config.num_hidden_layers = layers
+    return transformers.DiaForConditionalGeneration(config)
+
+
+def mooncast(layers: int | None) -> Any:
+    """A language model of MoonCast's size, or fewer layers of it."""
+    config = transformers.LlamaConfig(
+        vocab_size=160_000,
+        hidden_size=3072,
+        intermediate_size=8192,
+        num_hidden_layers=16 if layers is None else layers,
+        num_attention_heads=24,
+        max_position_embeddings=32_768,
+        tie_word_embeddings=False,
+    )
+    return transformers.LlamaForCausalLM(config)
+
+
+def timed(model: Any, name: str, steps: int) -> float:
+    """Seconds of so many steps, after the prompt."""
+    device = model.device
+    ids = torch.randint(3, 200, (1, PROMPT), device=device)
+    options: dict[str, Any] = {"do_sample": True, "max_new_tokens": steps, "min_new_tokens": steps}
+    if name == "dia":
+        options["guidance_scale"] = 3.0
+        del options["min_new_tokens"]  # its processors keep it going
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    begin = time.perf_counter()
+    model.generate(ids, attention_mask=torch.ones_like(ids), **options)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
+def main() -> None:
+    """Times one model."""
+    parser = argparse.ArgumentParser(description="Times one autoregressive model.")
+    parser.add_argument("--model", choices=tuple(RATES), required=True)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--layers", type=int, help="fewer, for a quick look")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_default_dtype(getattr(torch, args.dtype))
+    with torch.device(args.device):
+        model = {"dia": dia, "mooncast": mooncast}[args.model](args.layers).eval()
+    few = max(args.steps // 4, 2)
+    with torch.no_grad():
+        timed(model, args.model, few)  # warms up
+        # The difference leaves out the prompt and what is done once.
+        seconds = timed(model, args.model, args.steps) - timed(model, args.model, few)
+    step = seconds / (args.steps - few)
+    print(
+        json.dumps(
+            {
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "seconds_per_step": step,
+                "steps_per_second_of_audio": RATES[args.model],
+                "rtf": step * RATES[args.model],
+                "versions": f"torch {torch.__version__}, transformers {transformers.__version__}",
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

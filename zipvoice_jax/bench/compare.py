@@ -1,0 +1,103 @@
+"""Our time per second of audio beside that of autoregressive models, on one machine in one run."""
+
+import json
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from zipvoice_jax.bench.generate import bench_generate
+from zipvoice_jax.checkpoint.loaded import Loaded
+from zipvoice_jax.config import FeatureConfig, ModelConfig, SamplingConfig
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.infer.vocoder import GriffinLim
+from zipvoice_jax.models.zipvoice import init_params
+from zipvoice_jax.text.tokens import TokenTable
+
+PROGRAM = Path(__file__).with_name("autoregressive.py")
+PEERS = ("dia", "mooncast")
+COLUMNS = (
+    ("system", "system", "{:>38}"),
+    ("parameters", "parameters_M", "{:12.0f}"),
+    ("rtf", "rtf", "{:8.3f}"),
+    ("times", "times_ours", "{:10.1f}"),
+)
+# Kind and steps of ours.
+OURS = (("zipvoice_dialog", 8), ("zipvoice_dialog", 16), ("zipvoice_distill", 4))
+
+
+def ours(
+    table: TokenTable, *, dtype: str, seconds: float, repeats: int, layers: int | None
+) -> Iterator[dict[str, Any]]:
+    """A row for each of our models and numbers of steps; random weights, without vocoder.
+
+    Args:
+        table: tokens of the dialogue models.
+        dtype: of matrix products.
+        seconds: of speech, after a prompt of 3 s.
+        repeats: runs after the first; the best counts.
+        layers: of each stack, fewer than the base size has, for a quick look.
+    """
+    models: dict[str, Loaded] = {}
+    features = FeatureConfig()
+    sizes: dict[str, Any] = {"vocab_size": table.vocab_size, "pad_id": table.pad_id}
+    if layers is not None:
+        sizes |= {"fm_decoder_num_layers": (layers,) * 5, "text_encoder_num_layers": layers}
+    for kind, steps in OURS:
+        if kind not in models:
+            config = ModelConfig(kind=kind, dtype=dtype, **sizes)  # type: ignore[arg-type]
+            params = init_params(config, jax.random.key(0))
+            models[kind] = Loaded(config, features, table, params)
+        sampling = SamplingConfig.for_kind(kind, num_step=steps)
+        (row,) = bench_generate(
+            models[kind], GriffinLim(features), sampling,
+            lengths=[seconds], prompt_seconds=3.0, repeats=repeats,
+        )  # fmt: skip
+        count = sum(x.size for x in jax.tree.leaves(models[kind].params))
+        yield {
+            "system": f"{kind}, {steps} steps" + _fewer(layers),
+            "parameters": count / 1e6,
+            "rtf": row["rtf"],
+            "dtype": dtype,
+        }
+
+
+def peer(
+    name: str, python: Path, *, device: str, dtype: str, steps: int, layers: int | None
+) -> dict[str, Any]:
+    """The row of an autoregressive model, timed by a Python that has torch and transformers.
+
+    Raises:
+        UserError: it cannot be run there.
+    """
+    command = [str(python), str(PROGRAM), "--model", name, "--device", device, "--dtype", dtype]
+    command += ["--steps", str(steps)]
+    if layers is not None:
+        command += ["--layers", str(layers)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise UserError(f"{python} cannot be run ({error.strerror}).") from None
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(
+            f"{name} cannot be timed by {python} ({last}); it needs torch and transformers."
+        )
+    found = json.loads(done.stdout.splitlines()[-1])
+    return {
+        **found,
+        "system": name + _fewer(layers),
+        "parameters": found["parameters"] / 1e6,
+        "dtype": dtype,
+    }
+
+
+def _fewer(layers: int | None) -> str:
+    return "" if layers is None else f", {layers} layers"
+
+
+def with_times(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with how many times as long each takes as the first."""
+    return [{**row, "times": row["rtf"] / rows[0]["rtf"]} for row in rows]
