@@ -56,6 +56,19 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
+# Those that take minutes come first, so that no process of pytest is left with one at the end.
+_LONGEST = (
+    "test_curriculum", "test_parity", "test_processes", "test_train_command", "test_generate_api",
+    "test_train_step", "test_generate", "test_model", "test_compile", "test_judge", "test_launch",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the longest files first."""
+    order = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """The folder of numbers computed by the official code (see its README.md)."""

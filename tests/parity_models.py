@@ -63,8 +63,9 @@ def _velocities(config: ModelConfig, params: dict[str, Any], io: Any) -> Iterato
     tokens, tokens_lens = _ids(io["tokens"]), _ids(io["tokens_lens"])
     lens, frames = _ids(io["features_lens"]), io["features"].shape[1]
 
-    def apply(method: str, *args: Any) -> Any:
-        return ZipVoice(config).apply({"params": params}, *args, method=method)
+    @functools.partial(jax.jit, static_argnames=("method", "num_frames"))
+    def apply(method: str, *args: Any, **static: int) -> Any:
+        return ZipVoice(config).apply({"params": params}, *args, method=method, **static)
 
     embed = apply("text_embed", tokens, tokens_lens)
     yield Case("text_embed", relative_error(embed, io["text_embed"]))
@@ -82,7 +83,8 @@ def _velocities(config: ModelConfig, params: dict[str, Any], io: Any) -> Iterato
         ("in a reversed, longer batch", frames + 27, list(items)[::-1]),
     ):
         pick = np.array(rows)
-        condition = apply("text_condition", tokens[pick], tokens_lens[pick], lens[pick], total)
+        picked = (tokens[pick], tokens_lens[pick], lens[pick])
+        condition = apply("text_condition", *picked, num_frames=total)
         mask = jnp.arange(total)[None, :] >= lens[pick][:, None]
         cut = min(total, frames)
         for row, b in enumerate(rows):
