@@ -12,21 +12,18 @@ of width 3072, 24 heads, 160,000 tokens). Speed does not depend on the weights. 
 their tokens into sound nor reading the prompt is timed, which favours them.
 """
 
-# pyright: reportMissingImports=false
 import argparse
+import importlib
 import json
 import time
 from typing import Any
-
-import torch
-import transformers
 
 # Steps for a second of audio.
 RATES = {"dia": 44_100 / 512, "mooncast": 50.0}
 PROMPT = 128  # tokens of text, or of text and voices
 
 
-def dia(layers: int | None) -> Any:
+def dia(transformers: Any, layers: int | None) -> Any:
     """Dia-1.6B, or fewer layers of it."""
     config = transformers.DiaConfig()
     if layers is not None:
@@ -35,7 +32,7 @@ def dia(layers: int | None) -> Any:
     return transformers.DiaForConditionalGeneration(config)
 
 
-def mooncast(layers: int | None) -> Any:
+def mooncast(transformers: Any, layers: int | None) -> Any:
     """A language model of MoonCast's size, or fewer layers of it."""
     config = transformers.LlamaConfig(
         vocab_size=160_000,
@@ -49,7 +46,7 @@ def mooncast(layers: int | None) -> Any:
     return transformers.LlamaForCausalLM(config)
 
 
-def timed(model: Any, name: str, steps: int) -> float:
+def timed(torch: Any, model: Any, name: str, steps: int) -> float:
     """Seconds of so many steps, after the prompt."""
     device = model.device
     ids = torch.randint(3, 200, (1, PROMPT), device=device)
@@ -75,15 +72,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--layers", type=int, help="fewer, for a quick look")
     args = parser.parse_args()
+    torch: Any = importlib.import_module("torch")
+    transformers: Any = importlib.import_module("transformers")
     torch.manual_seed(0)
     torch.set_default_dtype(getattr(torch, args.dtype))
     with torch.device(args.device):
-        model = {"dia": dia, "mooncast": mooncast}[args.model](args.layers).eval()
+        model = {"dia": dia, "mooncast": mooncast}[args.model](transformers, args.layers).eval()
     few = max(args.steps // 4, 2)
     with torch.no_grad():
-        timed(model, args.model, few)  # warms up
+        timed(torch, model, args.model, few)  # warms up
         # The difference leaves out the prompt and what is done once.
-        seconds = timed(model, args.model, args.steps) - timed(model, args.model, few)
+        seconds = timed(torch, model, args.model, args.steps) - timed(torch, model, args.model, few)
     step = seconds / (args.steps - few)
     print(
         json.dumps(
