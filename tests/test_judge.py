@@ -153,6 +153,7 @@ def test_a_report_goes_on_and_names_what_it_cannot_judge(
         (["--recogniser", "whisper-base", "--metrics", "wer"], "evaluate --fetch whisper-base"),
         (["--speaker-encoder", "transformers", "--metrics", "sim"], "give transformers:PATH"),
         (["--baseline", "/nowhere", "--metrics", "rate"], "/nowhere holds no report"),
+        (["--metrics", "sim", "leakage"], "none of the metrics is one of these items"),
     ],
 )
 def test_what_cannot_be_used_is_one_line(

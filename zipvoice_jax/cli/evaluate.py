@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         requests,
         args.wav_dir,
         args.to,
-        baselines={folder.name: folder for folder in args.baseline},
+        baselines=_named(args.baseline),
         overwrite=args.overwrite,
         say=functools.partial(print, file=sys.stderr),
     )
@@ -109,6 +109,12 @@ def run(args: argparse.Namespace) -> int:
         f"{totals.failed} failed"
     )
     return 1 if totals.failed else 0
+
+
+def _named(folders: list[Path]) -> dict[str, Path]:
+    """Folders by their names, or by their paths where names repeat."""
+    names = [folder.name for folder in folders]
+    return {f.name if names.count(f.name) == 1 else str(f): f for f in folders}
 
 
 def _need(args: argparse.Namespace, *names: str) -> None:

@@ -111,6 +111,12 @@ def write_report(
     good = [record for record in records if "error" not in record]
     if not good:
         raise UserError(f"no item of {to} could be judged; see {to / ITEMS}.")
+    if not any(record["metrics"] for record in good):
+        raise UserError(
+            f"none of the metrics is one of these items ({', '.join(about['metrics'])}); cpwer, "
+            "cpsim and turns need dialogues, sim one speaker, leakage two channels, rtf the report "
+            "of `generate`."
+        )
     text = summary_table(good, baselines)
     content = {
         "judge": about,
