@@ -331,7 +331,9 @@ def test_the_largest_arrays_are_named_by_what_stacks_them_up():
     shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((6, 16, 16), (64, 16))]
     text = jax.jit(jax.grad(loss)).lower(*shapes).as_text(dialect="hlo", debug_info=True)
     first = largest(parse(text))[0]
-    assert first.part == "ffn (forward)"
+    # jax 0.10, which Python 3.11 gets, does not say whose the stacked arrays of a scan are.
+    named = jax.__version_info__ >= (0, 11)
+    assert first.part == ("ffn (forward)" if named else "other")
     assert first.shape == "f32[6,64,16]"
     assert first.bytes == first.times * 6 * 64 * 16 * 4
     split = largest(parse(text), sizes=(64,), parts=4)[0]
