@@ -77,42 +77,38 @@ def _with_sources(stage: Stage, sources: list[SourceConfig]) -> Stage:
 
 def get_ablations() -> dict[str, Ablation]:
     """The ablations by name."""
-    both = "single speakers, then dialogues"
     turns = (
-        Row("tokens and embedding", both),
-        Row("| separator", both, ("speaker_tokens=separator", "speaker_embedding=none")),
-        Row("[S1] [S2] tokens", both, ("speaker_embedding=none",)),
-        Row("embedding before the text encoder", both, ("speaker_embedding=text_input",)),
+        Row("tokens and embedding"),
+        Row("| separator", ("speaker_tokens=separator", "speaker_embedding=none")),
+        Row("[S1] [S2] tokens", ("speaker_embedding=none",)),
+        Row("embedding before the text encoder", ("speaker_embedding=text_input",)),
     )
     # The same number of steps for all.
     curriculum = (
-        Row("from single speakers", both),
-        Row("from scratch", "dialogues", ("stages=dialog", "dialog=120")),
-        Row("mixture", f"{both} with 30 % single speakers", ("mixture=0.3",)),
+        Row("from single speakers"),
+        Row("from scratch", ("stages=dialog", "dialog=120")),
+        Row("mixture", ("mixture=0.3",)),
     )
-    three = "single speakers, dialogues, then dialogues on two channels"
     full = ("stages=single,dialog,stereo",)
     stereo = (
-        Row("full", three, full),
-        Row("without exclusive loss", three, (*full, "exclusive_weight=0")),
-        Row("without one-channel regularisation", three, (*full, "one_channel=false")),
+        Row("full", full),
+        Row("without exclusive loss", (*full, "exclusive_weight=0")),
+        Row("without one-channel regularisation", (*full, "one_channel=false")),
         Row(
-            "without one-channel initialisation", "dialogues on two channels",
-            ("stages=stereo", "stereo=160"),
+            "without one-channel initialisation", ("stages=stereo", "stereo=160"),
         ),
     )  # fmt: skip
     speakers = (
-        Row("seen speakers", both),
-        Row("one held out", f"{both}, without one of the test's speakers where single",
-            ("single_data=single_held_out",)),
+        Row("seen speakers"),
+        Row("one held out", ("single_data=single_held_out",)),
     )  # fmt: skip
     inference = (
-        Row("16 steps, guidance 1.5, t_shift 0.5", both),
-        Row("8 steps", both, (), ("--num-step", "8")),
-        Row("4 steps", both, (), ("--num-step", "4")),
-        Row("guidance 0", both, (), ("--guidance-scale", "0")),
-        Row("guidance 3", both, (), ("--guidance-scale", "3")),
-        Row("t_shift 1", both, (), ("--t-shift", "1")),
+        Row("16 steps, guidance 1.5, t_shift 0.5"),
+        Row("8 steps", (), ("--num-step", "8")),
+        Row("4 steps", (), ("--num-step", "4")),
+        Row("guidance 0", (), ("--guidance-scale", "0")),
+        Row("guidance 3", (), ("--guidance-scale", "3")),
+        Row("t_shift 1", (), ("--t-shift", "1")),
     )
     return {
         "turns": Ablation("How does the model know whose turn it is?", "dialog", turns),

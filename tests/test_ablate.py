@@ -18,8 +18,8 @@ from zipvoice_jax.bench.ablation import Ablation, Row
 
 def get_ablations():
     rows = (
-        Row("one step", "noise", (), ("--num-step", "1")),
-        Row("two steps", "noise", (), ("--num-step", "2")),
+        Row("one step", (), ("--num-step", "1")),
+        Row("two steps", (), ("--num-step", "2")),
     )
     return {"steps": Ablation("How many?", "two", rows, ("cpwer", "rate", "rtf"))}
 """
@@ -56,7 +56,9 @@ def test_rows_share_a_training_and_go_on_after_a_failure(tmp_path: Path, run_cli
     table = json.loads((to / "table.json").read_text())
     assert list(table["rows"]) == ["one step", "two steps"]
     for row in table["rows"].values():
-        assert row["trained_on"] == "noise" and row["rtf"]["items"] == 2
+        assert (
+            row["trained_on"] == "2 x 12 s of mono, 2 x 12 s of mono" and row["rtf"]["items"] == 2
+        )
         assert row["cpwer"]["value"] >= 50.0  # such a model says nothing
     assert "How many?" in done.stdout and "less the first" in done.stdout
     assert (to / "table.png").read_bytes().startswith(b"\x89PNG")
@@ -82,7 +84,7 @@ def test_the_ablations_of_the_repository_are_sound() -> None:
 
 def test_what_is_no_ablation_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="two rows"):
-        Ablation("?", "one", (Row("a", ""), Row("a", "")))
+        Ablation("?", "one", (Row("a"), Row("a")))
     lines = write_list(tmp_path / "list.tsv", [("a", TEXT1, VOICES[0][0], "Yes.")])
     config = ROOT / "configs" / "ablations.py"
     rest = ("--test-list", lines, "--to", tmp_path / "to")

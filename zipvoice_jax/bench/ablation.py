@@ -24,6 +24,7 @@ from zipvoice_jax.evaluate.config import ALL_METRICS
 from zipvoice_jax.evaluate.page import draw_estimates
 from zipvoice_jax.evaluate.run import load
 from zipvoice_jax.evaluate.summary import LEVEL, Records, difference, summarise, table
+from zipvoice_jax.train.folder import CONFIG
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,14 +33,12 @@ class Row:
 
     Attributes:
         name: for the table.
-        trained_on: what its model learned from, for the table.
         settings: arguments of the config file's get_config, NAME=VALUE.
         generate: options of `generate`.
         test_list: what is said, if not that of the ablation.
     """
 
     name: str
-    trained_on: str
     settings: tuple[str, ...] = ()
     generate: tuple[str, ...] = ()
     test_list: str | None = None
@@ -231,6 +230,17 @@ def _valid_loss(row: Row, seed: int, setup: Setup) -> float | None:
     return losses[-1] if losses else None
 
 
+def _trained_on(row: Row, seed: int, setup: Setup) -> str:
+    """Steps, audio and datasets of a run's stages, as its config says."""
+    path = _run_folder(row, seed, setup) / CONFIG
+    told = []
+    for stage in json.loads(path.read_text(encoding="utf-8"))["stages"]:
+        data = stage["data"]
+        names = "+".join(Path(source["path"]).name for source in data["sources"])
+        told.append(f"{stage['steps']} x {data['batch_seconds']:g} s of {names}")
+    return ", ".join(told)
+
+
 def _report(
     ablation: Ablation,
     setup: Setup,
@@ -244,7 +254,7 @@ def _report(
     rows = [["", "trained on", "validation loss", *titles]]
     for row in ablation.rows:
         told = ["" if one is None else f"{one:.4f}" for one in losses[row.name]]
-        cells = [row.name, row.trained_on, " ".join(told)]
+        cells = [row.name, _trained_on(row, setup.seeds[0], setup), " ".join(told)]
         for name in names:
             one = systems[row.name].get(name)
             cells.append("" if one is None else one.told(ALL_METRICS[name]))
@@ -266,7 +276,7 @@ def _report(
     write_text(setup.to / "table.txt", text + "\n")
     content = {
         row.name: {
-            "trained_on": row.trained_on,
+            "trained_on": _trained_on(row, setup.seeds[0], setup),
             "validation_loss": losses[row.name],
             **{name: dataclasses.asdict(one) for name, one in systems[row.name].items()},
         }
