@@ -20,6 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from zipvoice_jax.checkpoint.pickle_vm import MalformedError, Opaque, Symbol, load_pickle, shown
+from zipvoice_jax.checkpoint.torch_legacy import LEGACY_MAGIC
 from zipvoice_jax.core.errors import UserError
 
 _DTYPES: dict[str, np.dtype] = {
@@ -40,7 +41,6 @@ _MAX_ENTRIES = 1_000_000
 _MAX_DEPTH = 64
 # Tensors may share or repeat a storage (tied or expanded weights), within reason.
 _MAX_EXPANSION = 8
-_LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f920")  # protocol 2, then torch's magic number
 _ALIGNMENT = 64  # bytes, as torch aligns storages
 
 
@@ -222,7 +222,7 @@ def _refuse_other_formats(path: Path) -> None:
         raise UserError(f"{path} is empty; download it again.")
     if head.startswith(b"version https://git-lfs"):
         raise UserError(f"{path} is a Git LFS pointer, not the file; run `git lfs pull` for it.")
-    if head.startswith(_LEGACY_MAGIC) or head[257:262] == b"ustar":
+    if head.startswith(LEGACY_MAGIC) or head[257:262] == b"ustar":
         raise UserError(
             f"{path} is in torch's format from before version 1.6; re-save it with "
             "torch.save(torch.load(path), path) in a current torch."

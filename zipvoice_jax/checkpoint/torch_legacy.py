@@ -16,6 +16,16 @@ from zipvoice_jax.checkpoint.pickle_vm import MalformedError, Symbol, load_pickl
 from zipvoice_jax.core.errors import UserError
 
 _MAGIC = 0x1950A86A20F9469CFC6C
+LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f920")  # pickled by protocol 2
+
+
+def is_legacy(path: Path) -> bool:
+    """Whether a file begins as this format does; False where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(LEGACY_MAGIC)) == LEGACY_MAGIC
+    except OSError:
+        return False
 
 
 def read_legacy(path: Path) -> Any:

@@ -10,7 +10,7 @@ from zipvoice_jax.core.errors import UserError
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds the `evaluate` command."""
-    from zipvoice_jax.evaluate.config import ATTRIBUTIONS, METRICS
+    from zipvoice_jax.evaluate.config import ATTRIBUTIONS, JUDGES, METRICS
     from zipvoice_jax.evaluate.packages import PACKAGES
     from zipvoice_jax.evaluate.words import LANGUAGES, NORMALISERS
 
@@ -28,18 +28,22 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add("--language", choices=LANGUAGES, default="en", help="of the speech (default: en)")
     add("--metrics", nargs="+", choices=tuple(METRICS), default=list(METRICS), metavar="NAME",
         help=f"some of {', '.join(METRICS)} (default: all)")  # fmt: skip
-    add("--recogniser", default="whisper-tiny", metavar="NAME",
-        help="whisper-tiny, whisper-base, faster-whisper:DIR, transformers:DIR, paraformer:DIR "
-        "(default: whisper-tiny)")  # fmt: skip
-    add("--speaker-encoder", default="resemblyzer", metavar="NAME",
-        help="resemblyzer, transformers:DIR, torchscript:FILE (default: resemblyzer)")  # fmt: skip
-    add("--quality-predictor", default="dnsmos", metavar="NAME",
-        help="dnsmos, distillmos, torchscript:FILE (default: dnsmos)")  # fmt: skip
-    add("--normaliser", choices=NORMALISERS, default="whisper",
-        help="of texts before words are counted (default: whisper)")  # fmt: skip
-    add("--attribution", choices=ATTRIBUTIONS, default="auto",
-        help="who is taken to have said what (default: by channel in stereo, else two groups "
-        "of like voices)")  # fmt: skip
+    add("--judges", choices=JUDGES, default="offline",
+        help="offline: whisper-tiny (Chinese: whisper-base), resemblyzer, dnsmos, whose weights "
+        "--fetch brings; paper: those of the official evaluation (default: offline)")  # fmt: skip
+    add("--recogniser", metavar="NAME",
+        help="instead: whisper-tiny, whisper-base, faster-whisper:DIR, transformers:DIR, "
+        "whisper-d[:DIR], paraformer[:DIR]")  # fmt: skip
+    add("--speaker-encoder", metavar="NAME",
+        help="instead: resemblyzer, wavlm-ecapa[:FILE], transformers:DIR, "
+        "torchscript:FILE")  # fmt: skip
+    add("--quality-predictor", metavar="NAME",
+        help="instead: dnsmos, utmos[:FILE], distillmos, torchscript:FILE")  # fmt: skip
+    add("--normaliser", choices=NORMALISERS,
+        help="instead, of texts before words are counted")  # fmt: skip
+    add("--attribution", choices=ATTRIBUTIONS,
+        help="instead, who is taken to have said what (auto: by channel in stereo, else two "
+        "groups of like voices)")  # fmt: skip
     add("--baseline", type=Path, nargs="+", default=[], metavar="DIR",
         help="other reports over the same items, to tell differences from")  # fmt: skip
     add("--overwrite", action="store_true", help="judge all anew")
@@ -85,15 +89,9 @@ def run(args: argparse.Namespace) -> int:
     requests = read_requests(args.test_list)
     if not args.wav_dir.is_dir():
         raise UserError(f"--wav-dir {args.wav_dir} is no folder; give one with recordings.")
-    config = JudgeConfig(
-        metrics=tuple(args.metrics),
-        language=args.language,
-        recogniser=args.recogniser,
-        speaker_encoder=args.speaker_encoder,
-        quality_predictor=args.quality_predictor,
-        normaliser=args.normaliser,
-        attribution=args.attribution,
-    )
+    names = ("recogniser", "speaker_encoder", "quality_predictor", "normaliser", "attribution")
+    chosen = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    config = JudgeConfig.by_name(args.judges, args.language, metrics=tuple(args.metrics), **chosen)
     totals, table = evaluate(
         Judge.open(config),
         requests,

@@ -24,7 +24,7 @@ class Voices:
 
     Attributes:
         words: of each speaker, as recognised.
-        turns: in order; empty where nothing tells their times.
+        turns: in order.
         sound: of each speaker alone, at 16 kHz.
     """
 
@@ -58,9 +58,11 @@ def by_channel(stereo: Float[np.ndarray, "2 samples"], recogniser: Recogniser, l
     )
 
 
-def by_tags(words: Sequence[Word]) -> Voices:
-    """Speakers are what the recogniser's tags say; it knows neither times nor voices."""
-    return Voices(by_speaker(heard(words)), [], {})
+def by_tags(wave: Wave, words: Sequence[Word], encoder: SpeakerEncoder) -> Voices:
+    """Words go by the recogniser's tags; since it knows no times, turns and sound go by voice."""
+    regions = [Word("", region.start, region.end) for region in speech_regions(wave)]
+    voices = by_voice(wave, regions, encoder, None)
+    return dataclasses.replace(voices, words=by_speaker(heard(words)))
 
 
 def by_voice(

@@ -15,8 +15,18 @@ import numpy as np
 from jaxtyping import Float
 
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.evaluate import packages
 
 RATE = 16_000  # Hz
+
+# The judges of the paper, and where they are in the repository that the official code takes.
+PAPER_REPO = "k2-fsa/TTS_eval_models"
+PAPER = {
+    "whisper-d": "wer/whisper-d-v1a",
+    "paraformer": "wer/paraformer-zh",
+    "wavlm-ecapa": "speaker_similarity/wavlm_large_finetune.pth",
+    "utmos": "mos/utmos22_strong_step7459_v1.pt",
+}
 
 Wave = Float[np.ndarray, "_samples"]
 Backend = TypeVar("Backend")
@@ -116,6 +126,36 @@ def choose(role: str, name: str, makers: Mapping[str, Callable[[Path | None], Ba
     if given is not None and not given.exists():
         raise UserError(f"{role} {name}: {given} does not exist; place the model there.")
     return makers[kind](given)
+
+
+def fingerprint_of(folder: Path, *patterns: str) -> str:
+    """The beginning of the sha256 of a model's files, those of the first pattern that has any.
+
+    Raises:
+        UserError: there are none.
+    """
+    for pattern in patterns:
+        if files := sorted(folder.glob(pattern)):
+            return packages.fingerprint(*files)
+    raise UserError(f"{folder} holds no {' or '.join(patterns)}; place the model's files there.")
+
+
+def placed(kind: str, path: Path | None) -> Path:
+    """The file or folder of a judge of the paper: the given one, or where it is to be placed.
+
+    Raises:
+        UserError: it is neither given nor there; says what to place where.
+    """
+    if path is not None:
+        return path
+    name = PAPER[kind]
+    place = packages.folder() / name
+    if not place.exists():
+        raise UserError(
+            f"the weights of {kind} are not at {place}; place {name} of "
+            f"huggingface.co/{PAPER_REPO} there, or give {kind}:PATH."
+        )
+    return place
 
 
 def needs(role: str, kind: str, path: Path | None) -> Path:

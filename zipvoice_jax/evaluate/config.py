@@ -1,7 +1,7 @@
 """What is judged and by whom; checked on construction."""
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from zipvoice_jax.core.errors import require
 from zipvoice_jax.evaluate.words import LANGUAGES, NORMALISERS
@@ -34,7 +34,11 @@ _WHO = ("recogniser", "speaker_encoder")
 # Which numbers belong to a name that can be asked for.
 METRICS: dict[str, dict[str, Metric]] = {
     "wer": {"wer": Metric("WER", "%", 100.0, "lower", _HEAR)},
-    "cpwer": {"cpwer": Metric("cpWER", "%", 100.0, "lower", _WHO)},
+    "cpwer": {
+        "cpwer": Metric("cpWER", "%", 100.0, "lower", _WHO),
+        "cpwer_short": Metric("cpWER up to 30 s", "%", 100.0, "lower", _WHO),
+        "cpwer_long": Metric("cpWER above 30 s", "%", 100.0, "lower", _WHO),
+    },
     "sim": {"sim": Metric("SIM", "", 1.0, "higher", ("speaker_encoder",))},
     "cpsim": {"cpsim": Metric("cpSIM", "", 1.0, "higher", _WHO)},
     "mos": {"mos": Metric("MOS", "", 1.0, "higher", ("quality_predictor",))},
@@ -94,7 +98,29 @@ class JudgeConfig:
         ):
             require(value in choices, f"{name} is {value!r}; choose one of {', '.join(choices)}.")
 
+    @classmethod
+    def by_name(cls, name: str, language: str, **others: Any) -> "JudgeConfig":
+        """The judge of a name in `JUDGES`, for a language, with some settings of one's own."""
+        require(name in JUDGES, f"the judges {name!r} are unknown; choose {' or '.join(JUDGES)}.")
+        return cls(language=language, **{**JUDGES[name].get(language, {}), **others})
+
     def roles(self) -> set[str]:
         """Backends that the metrics take."""
         wanted = (METRICS[name].values() for name in self.metrics)
         return {role for group in wanted for metric in group for role in metric.needs}
+
+
+_PAPER = {
+    "speaker_encoder": "wavlm-ecapa",
+    "quality_predictor": "utmos",
+    "normaliser": "official",
+}
+# Settings by language: what needs nothing but packages, and what the official evaluation takes
+# (zipvoice/eval; its diariser for cpSIM is pyannote, here it is two groups of like voices).
+JUDGES: dict[str, dict[str, dict[str, str]]] = {
+    "offline": {"zh": {"recogniser": "whisper-base"}},
+    "paper": {
+        "en": {**_PAPER, "recogniser": "whisper-d", "attribution": "tags"},
+        "zh": {**_PAPER, "recogniser": "paraformer"},
+    },
+}

@@ -37,6 +37,7 @@ from zipvoice_jax.evaluate.words import (
 Ratios = dict[str, tuple[float, float]]
 
 _LONGEST = 3600.0  # seconds
+_SHORT = 30.0  # seconds of a "short" dialogue in the paper: one window of Whisper
 _SHORTEST_VOICE = 0.3  # seconds of a speaker from which a voice can be told
 
 
@@ -155,7 +156,7 @@ class Judge:
             assert self.recogniser is not None
             voices = by_channel(wave, self.recogniser, config.language)
         elif how == "tags":
-            voices = by_tags(words)
+            voices = by_tags(wave.mean(axis=0), words, encoder)
         else:
             voices = by_voice(
                 wave.mean(axis=0), words, encoder, prompts if how == "prompt" else None
@@ -171,7 +172,10 @@ class Judge:
         record["cp_errors"] = dataclasses.asdict(errors)
         record["turns"] = [[t.speaker, round(t.start, 2), round(t.end, 2)] for t in voices.turns]
         if "cpwer" in config.metrics and errors.words:
-            ratios["cpwer"] = (errors.total, errors.words)
+            short = wave.shape[1] <= _SHORT * RATE
+            if short or how != "tags":  # which mean nothing from one window to the next
+                ratios["cpwer"] = (errors.total, errors.words)
+                ratios["cpwer_short" if short else "cpwer_long"] = ratios["cpwer"]
         if "cpsim" in config.metrics and prompts is not None:
             likeness = self._likeness(prompts, voices)
             if likeness is not None:

@@ -1,11 +1,12 @@
 """Pictures of a report: its numbers with intervals, and a page to listen to and to sort."""
 
 import html
+import itertools
 import json
 import os
 import string
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from zipvoice_jax.evaluate.summary import Estimate, Records, summarise
 
 _COLOURS = ("#3b6fb6", "#c8553d", "#5b8c5a", "#8a5a9c", "#666666")
 
+ESTIMATES, OFFSETS = "summary.png", "turns.png"  # pictures of a report
 _TEMPLATE = Path(__file__).with_name("page.html")
 
 
@@ -53,6 +55,37 @@ def draw_estimates(systems: Mapping[str, Mapping[str, Estimate]], path: Path) ->
         axis.tick_params(labelsize=8)
     for axis in axes[len(names) :]:
         axis.set_axis_off()
+    _save(figure, path)
+
+
+def draw_offsets(systems: Mapping[str, Sequence[float]], path: Path) -> None:
+    """Draws how long after each other speakers begin, as a share of all changes of speaker.
+
+    Args:
+        systems: seconds, negative where they overlap, by system.
+        path: PNG to write.
+
+    Raises:
+        UserError: the picture cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.0, 2.6), dpi=110)
+    axis = figure.subplots()
+    edges = np.arange(-2.0, 3.01, 0.1)
+    for (name, found), colour in zip(systems.items(), itertools.cycle(_COLOURS), strict=False):
+        counts, _ = np.histogram(np.clip(found, edges[0], edges[-1]), edges)
+        label = f"{name}: {len(found)} changes, median {np.median(found):.2f} s"
+        axis.stairs(100.0 * counts / len(found), edges, color=colour, label=label)
+    axis.axvline(0.0, color="#999999", linewidth=0.8, linestyle="--")
+    axis.set_xlabel("seconds between turns (below 0: overlap)", fontsize=8)
+    axis.set_ylabel("% of changes", fontsize=8)
+    axis.tick_params(labelsize=8)
+    axis.legend(fontsize=8, frameon=False)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
     figure.tight_layout()
     try:
         figure.savefig(path)
@@ -71,6 +104,11 @@ def write_page(to: Path, records: Records, summary: str, about: Mapping[str, Any
     page = string.Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=html.escape(f"Report on {len(records)} items"),
         summary=html.escape(summary),
+        pictures="".join(
+            f'<img src="{name}" alt="{alt}">'
+            for name, alt in ((ESTIMATES, "metrics"), (OFFSETS, "turn-taking"))
+            if (to / name).is_file()
+        ),
         about=html.escape(json.dumps(about, indent=1)),
         heads="".join(f"<th>{html.escape(head)}</th>" for head in heads),
         rows="\n".join(_row(to, record, names) for record in records),

@@ -1,7 +1,8 @@
-"""Quality predictors: DNSMOS by its ONNX files, DistillMOS, or a TorchScript file such as UTMOS."""
+"""Quality predictors: DNSMOS by its ONNX files, UTMOS, DistillMOS, or a TorchScript file."""
 
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from zipvoice_jax.evaluate import packages
@@ -12,9 +13,13 @@ from zipvoice_jax.evaluate.backends import (
     choose,
     library,
     needs,
+    placed,
     versions,
 )
+from zipvoice_jax.evaluate.layers import read_weights
 from zipvoice_jax.evaluate.speakers import Scripted
+from zipvoice_jax.evaluate.utmos import opinion, read_utmos
+from zipvoice_jax.evaluate.wav2vec import padded
 
 _SECONDS = 9.01  # of one window
 _SAMPLES = int(_SECONDS * RATE)
@@ -52,6 +57,25 @@ class Dnsmos:
         return float(np.mean(np.polyval(_TO_OVERALL, np.asarray(raw, np.float64))))
 
 
+class Utmos:
+    """UTMOS (strong learner): the predictor of the paper."""
+
+    def __init__(self, path: Path) -> None:
+        self.about = {
+            "name": "utmos",
+            "library": versions("jax"),
+            "weights": packages.fingerprint(path),
+            "options": "in JAX, strong learner",
+        }
+        self._tree = jax.device_put(read_utmos(read_weights(path)))
+        self._opinion = jax.jit(opinion)
+
+    def score(self, wave: Wave) -> float:
+        """The score."""
+        with jax.default_matmul_precision("highest"):
+            return float(self._opinion(self._tree, *padded(wave)))
+
+
 class DistillMos:
     """DistillMOS (`pip install --no-deps distillmos xls-r-sqa`, and torch)."""
 
@@ -87,6 +111,7 @@ def open_quality_predictor(name: str) -> QualityPredictor:
         {
             "dnsmos": lambda path: Dnsmos(path or packages.find("dnsmos")),
             "distillmos": lambda _: DistillMos(),
+            "utmos": lambda path: Utmos(placed("utmos", path)),
             "torchscript": lambda path: Scripted(needs(role, "torchscript", path)),
         },
     )

@@ -4,6 +4,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,8 +16,10 @@ from zipvoice_jax.evaluate.backends import (
     Wave,
     Word,
     choose,
+    fingerprint_of,
     library,
     needs,
+    placed,
     versions,
 )
 from zipvoice_jax.evaluate.timing import Region, speech_regions
@@ -25,6 +28,7 @@ from zipvoice_jax.evaluate.timing import Region, speech_regions
 # holds little: regions of speech are put together up to so many seconds.
 _PIECE = 12.0
 _MARGIN = 0.1  # seconds left at either end of a piece
+_PIECES = "pieces of at most 12 s cut at pauses"
 
 
 def pieces(wave: Wave) -> Iterator[Region]:
@@ -55,7 +59,7 @@ class FasterWhisper:
             "name": name,
             "library": versions("faster-whisper", "ctranslate2"),
             "weights": packages.fingerprint(path / "model.bin"),
-            "options": "int8, beam 5, temperature 0, pieces of at most 12 s cut at pauses",
+            "options": f"int8, beam 5, temperature 0, {_PIECES}",
         }
         from faster_whisper import WhisperModel
 
@@ -85,32 +89,67 @@ class FasterWhisper:
 
 
 class Transformers:
-    """A model of transformers' speech recognition pipeline, such as Whisper or WhisperD."""
+    """A model of transformers' speech recognition pipeline, such as Whisper.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: of the model's folder.
+        tags: whether it is WhisperD, which writes [S1] and [S2]. It hears a recording as a whole,
+            30 s at a time, since tags mean nothing from one piece to the next; else recordings are
+            cut at pauses, and times are known to the word (to the phrase where the model's
+            generation_config.json has no alignment_heads).
+    """
+
+    def __init__(self, path: Path, *, tags: bool = False) -> None:
         self.about = {
-            "name": f"transformers:{path}",
+            "name": f"{'whisper-d' if tags else 'transformers'}:{path}",
             "library": versions("transformers", "torch"),
-            "weights": packages.fingerprint(*sorted(path.glob("*.safetensors"))),
-            "options": "pipeline, pieces of at most 12 s cut at pauses",
+            "weights": fingerprint_of(path, "*.safetensors", "*.bin"),
+            "options": "the whole, 30 s at a time" if tags else _PIECES,
         }
-        transformers = library("transformers")
-
+        transformers, torch = library("transformers"), library("torch")
+        device = 0 if torch.cuda.is_available() else -1
         try:
-            self._pipeline = transformers.pipeline("automatic-speech-recognition", model=str(path))
-        except (RuntimeError, ValueError, OSError) as error:
-            raise UserError(f"{path} is no recogniser of transformers ({error}).") from None
+            self._pipeline = transformers.pipeline(
+                "automatic-speech-recognition", model=str(path), device=device
+            )
+        except (RuntimeError, ValueError, OSError, KeyError) as error:
+            said = str(error).splitlines()[0]
+            raise UserError(f"{path} is no recogniser of transformers ({said}).") from None
+        self._tags = tags
+        self._times: Any = None
+        config = getattr(self._pipeline.model, "generation_config", None)
         self._whisper = getattr(self._pipeline, "type", "") == "seq2seq_whisper"
+        if self._whisper and config is not None:
+            config.suppress_tokens = config.forced_decoder_ids = None  # as officially
+            if not tags:
+                self._times = "word" if getattr(config, "alignment_heads", None) else True
 
     def words(self, wave: Wave, language: str) -> list[Word]:
-        """A word for each piece; tags of speakers stay in it."""
-        options = {"generate_kwargs": {"language": language}} if self._whisper else {}
+        """Words or phrases with their times; tags of speakers stay in the text."""
+        if self._tags:
+            return [Word(self._hear(wave, language)["text"], 0.0, len(wave) / RATE)]
         found = []
         for piece in pieces(wave):
-            samples, _ = cut(wave, piece)
-            text = self._pipeline({"raw": samples, "sampling_rate": RATE}, **options)["text"]
-            found.append(Word(text, piece.start, piece.end))
+            samples, begin = cut(wave, piece)
+            heard = self._hear(samples, language)
+            chunks = heard.get("chunks")
+            if not chunks:
+                found.append(Word(heard["text"], piece.start, piece.end))
+                continue
+            for chunk in chunks:
+                start, end = (
+                    piece.end if time is None else begin + time for time in chunk["timestamp"]
+                )
+                found.append(Word(chunk["text"], start, end))
         return found
+
+    def _hear(self, wave: Wave, language: str) -> dict[str, Any]:
+        options: dict[str, Any] = {"chunk_length_s": 30} if self._tags else {}
+        if self._whisper:
+            options["generate_kwargs"] = {"language": language, "task": "transcribe"}
+        if self._times is not None:
+            options["return_timestamps"] = self._times
+        return self._pipeline({"raw": np.asarray(wave), "sampling_rate": RATE}, **options)
 
 
 class Paraformer:
@@ -120,15 +159,22 @@ class Paraformer:
         self.about = {
             "name": f"paraformer:{path}",
             "library": versions("funasr", "torch"),
-            "weights": packages.fingerprint(*sorted(path.glob("*.pt"))),
+            "weights": fingerprint_of(path, "*.pt"),
             "options": "AutoModel, the whole recording",
         }
-        self._model = library("funasr").AutoModel(model=str(path), disable_update=True)
+        try:
+            self._model = library("funasr").AutoModel(model=str(path), disable_update=True)
+        except (RuntimeError, ValueError, OSError, KeyError, AssertionError) as error:
+            raise UserError(f"{path} is no model of FunASR ({error}).") from None
 
     def words(self, wave: Wave, language: str) -> list[Word]:
-        """One word, over all of the recording."""
+        """Characters or words with their times, if the model knows them; else one `Word`."""
         (found,) = self._model.generate(input=np.asarray(wave), batch_size_s=300, disable_pbar=True)
-        return [Word(found["text"], 0.0, len(wave) / RATE)]
+        parts, times = found["text"].split(), found.get("timestamp") or []
+        if len(parts) != len(times):
+            return [Word(found["text"], 0.0, len(wave) / RATE)]
+        pairs = zip(parts, times, strict=True)
+        return [Word(f" {part}", begin / 1000.0, end / 1000.0) for part, (begin, end) in pairs]
 
 
 def open_recogniser(name: str) -> Recogniser:
@@ -150,6 +196,7 @@ def open_recogniser(name: str) -> Recogniser:
         "whisper-base": packaged("whisper-base"),
         "faster-whisper": whisper,
         "transformers": lambda path: Transformers(needs(role, "transformers", path)),
-        "paraformer": lambda path: Paraformer(needs(role, "paraformer", path)),
+        "whisper-d": lambda path: Transformers(placed("whisper-d", path), tags=True),
+        "paraformer": lambda path: Paraformer(placed("paraformer", path)),
     }
     return choose(role, name, makers)

@@ -13,8 +13,22 @@ from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.files import append_record, read_records, write_json, write_text
 from zipvoice_jax.data.requests import BadLine, Request, wave_path
 from zipvoice_jax.evaluate.judge import Judge
-from zipvoice_jax.evaluate.page import draw_estimates, write_page
-from zipvoice_jax.evaluate.summary import LEVEL, RESAMPLES, Records, summarise, summary_table
+from zipvoice_jax.evaluate.page import (
+    ESTIMATES,
+    OFFSETS,
+    draw_estimates,
+    draw_offsets,
+    write_page,
+)
+from zipvoice_jax.evaluate.summary import (
+    LEVEL,
+    RESAMPLES,
+    Records,
+    offsets,
+    quantiles,
+    summarise,
+    summary_table,
+)
 
 ITEMS, JUDGE = "items.jsonl", "judge.json"
 
@@ -103,7 +117,7 @@ def write_report(
     baselines: Mapping[str, Records],
     about: Mapping[str, Any],
 ) -> str:
-    """Writes summary.json, summary.txt, summary.png and index.html; returns the table.
+    """Writes summary.json, summary.txt, pictures and index.html; returns the table.
 
     Raises:
         UserError: no item was judged, or a file cannot be written.
@@ -118,17 +132,21 @@ def write_report(
             "of `generate`."
         )
     text = summary_table(good, baselines)
+    systems = {"this": good, **baselines}
+    between = {name: found for name, one in systems.items() if (found := offsets(one))}
     content = {
         "judge": about,
         "items": len(good),
         "failed": len(records) - len(good),
         "interval": f"{LEVEL:g} % of {RESAMPLES} bootstrap samples of the items",
         "metrics": {name: dataclasses.asdict(one) for name, one in summarise(good).items()},
+        "seconds_between_turns": {name: quantiles(found) for name, found in between.items()},
     }
     write_json(to / "summary.json", content)
     write_text(to / "summary.txt", text + "\n")
-    systems = {"this": good, **baselines}
-    draw_estimates({name: summarise(one) for name, one in systems.items()}, to / "summary.png")
+    if between:
+        draw_offsets(between, to / OFFSETS)
+    draw_estimates({name: summarise(one) for name, one in systems.items()}, to / ESTIMATES)
     write_page(to, good, text, about)
     return text
 

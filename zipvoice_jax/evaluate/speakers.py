@@ -1,7 +1,6 @@
-"""Speaker encoders: Resemblyzer without torch, or models of transformers or TorchScript."""
+"""Speaker encoders: Resemblyzer and WavLM with ECAPA-TDNN without torch, or models of torch."""
 
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +15,20 @@ from zipvoice_jax.evaluate.backends import (
     SpeakerEncoder,
     Wave,
     choose,
+    fingerprint_of,
     library,
     needs,
+    placed,
     versions,
 )
+from zipvoice_jax.evaluate.ecapa import embed, read_ecapa
+from zipvoice_jax.evaluate.layers import Tree, Weights, dense, lstm, read_lstm, read_weights
 from zipvoice_jax.evaluate.timing import speech_regions
+from zipvoice_jax.evaluate.wav2vec import padded
 
 _FRAMES, _STEP, _HOP = 160, 77, 160  # frames of a window and between windows, samples of a frame
 _BATCH = 16  # windows
+_LONGEST = 120  # seconds of a recording that WavLM hears
 _LEVEL = 10.0 ** (-30.0 / 20.0)  # root mean square that quiet speech is raised to
 
 
@@ -39,27 +44,12 @@ def unit(vector: np.ndarray) -> Float[np.ndarray, " dim"]:
 
 
 @jax.jit
-def _lstms(
-    state: dict[str, Float[Array, "..."]], x: Float[Array, "windows frames mels"]
-) -> Float[Array, "windows dim"]:
+def _ge2e(tree: Tree, x: Float[Array, "windows frames mels"]) -> Float[Array, "windows dim"]:
     """The network of Resemblyzer. Official: resemblyzer/voice_encoder.py."""
-    x = jnp.swapaxes(x, 0, 1)
-    for layer in range(3):
-        w_x, w_h, b_x, b_h = (
-            state[f"lstm.{name}_l{layer}"]
-            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        )
-
-        def step(carry: tuple[Array, Array], given: Array, w_h: Array = w_h) -> Any:
-            h, c = carry
-            i, f, g, o = jnp.split(given + h @ w_h.T, 4, axis=1)
-            c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
-            h = jax.nn.sigmoid(o) * jnp.tanh(c)
-            return (h, c), h
-
-        nothing = jnp.zeros((x.shape[1], w_h.shape[1]), jnp.float32)
-        _, x = jax.lax.scan(step, (nothing, nothing), x @ w_x.T + (b_x + b_h)[None, None])
-    y = jax.nn.relu(x[-1] @ state["linear.weight"].T + state["linear.bias"][None])
+    keep = jnp.ones(x.shape[1], bool)
+    for layer in tree["layers"]:
+        x = jax.vmap(lstm, in_axes=(None, 0, None))(layer, x, keep)
+    y = jax.nn.relu(dense(tree["linear"], x[:, -1]))
     return y / jnp.maximum(jnp.linalg.norm(y, axis=1, keepdims=True), 1e-12)
 
 
@@ -73,7 +63,9 @@ class Resemblyzer:
             "weights": packages.fingerprint(path),
             "options": "in JAX, speech parts by Silero's detector",
         }
-        self._state: dict[str, np.ndarray] = dict(read_legacy(path)["model_state"])
+        weights = Weights(read_legacy(path)["model_state"], str(path))
+        layers = [read_lstm(weights, f"lstm.{{}}_l{i}") for i in range(3)]
+        self._tree: Tree = {"layers": layers, **weights.tree("linear")}
 
     def embed(self, wave: Wave) -> Float[np.ndarray, " dim"]:
         """A vector of length 1 in 256 dimensions."""
@@ -104,8 +96,29 @@ class Resemblyzer:
         for begin in range(0, len(x), _BATCH):  # one shape, hence one program
             part = x[begin : begin + _BATCH]
             padded = np.pad(part, ((0, _BATCH - len(part)), (0, 0), (0, 0)))
-            found.append(np.asarray(_lstms(self._state, padded))[: len(part)])
+            found.append(np.asarray(_ge2e(self._tree, padded))[: len(part)])
         return np.concatenate(found)
+
+
+class WavlmEcapa:
+    """ECAPA-TDNN on WavLM-large: the encoder of SIM and cpSIM in the paper."""
+
+    def __init__(self, path: Path) -> None:
+        self.about = {
+            "name": "wavlm-ecapa",
+            "library": versions("jax"),
+            "weights": packages.fingerprint(path),
+            "options": f"in JAX, the first {_LONGEST} s, silence included, as officially",
+        }
+        self._tree = jax.device_put(read_ecapa(read_weights(path)))
+        self._embed = jax.jit(embed)
+
+    def embed(self, wave: Wave) -> Float[np.ndarray, " dim"]:
+        """A vector of length 1 in 256 dimensions."""
+        wave = np.asarray(wave, np.float32)[: _LONGEST * RATE]
+        wave = (wave - wave.mean()) / np.sqrt(wave.var() + 1e-5)
+        with jax.default_matmul_precision("highest"):
+            return unit(np.asarray(self._embed(self._tree, *padded(wave))))
 
 
 class XVector:
@@ -115,7 +128,7 @@ class XVector:
         self.about = {
             "name": f"transformers:{path}",
             "library": versions("transformers", "torch"),
-            "weights": packages.fingerprint(*sorted(path.glob("*.safetensors"))),
+            "weights": fingerprint_of(path, "*.safetensors", "*.bin"),
             "options": "AutoModelForAudioXVector",
         }
         transformers = library("transformers")
@@ -183,6 +196,7 @@ def open_speaker_encoder(name: str) -> SpeakerEncoder:
                 path or packages.find("resemblyzer") / "pretrained.pt"
             ),
             "transformers": lambda path: XVector(needs(role, "transformers", path)),
+            "wavlm-ecapa": lambda path: WavlmEcapa(placed("wavlm-ecapa", path)),
             "torchscript": lambda path: Scripted(needs(role, "torchscript", path)),
         },
     )

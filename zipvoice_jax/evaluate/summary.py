@@ -8,10 +8,12 @@ import numpy as np
 from jaxtyping import Float
 
 from zipvoice_jax.evaluate.config import ALL_METRICS, Metric
+from zipvoice_jax.evaluate.timing import Turn, changes
 
 _SEED = 20_250_709
 RESAMPLES = 2000
 LEVEL = 95.0  # percent
+_BY_LENGTH = {"cpwer_short", "cpwer_long"}
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -119,9 +121,30 @@ def difference(runs: Sequence[Records], baseline: Sequence[Records], name: str) 
 
 
 def summarise(*runs: Records) -> dict[str, Estimate]:
-    """All metrics that the items have, in the order of `ALL_METRICS`."""
+    """All metrics that the items have, in the order of `ALL_METRICS`.
+
+    cpWER by length is told where there are short and long items.
+    """
     found = ((name, estimate(runs, name)) for name in ALL_METRICS)
-    return {name: one for name, one in found if one is not None}
+    known = {name: one for name, one in found if one is not None}
+    if not set(known) >= _BY_LENGTH:
+        known = {name: one for name, one in known.items() if name not in _BY_LENGTH}
+    return known
+
+
+def offsets(records: Records) -> list[float]:
+    """Seconds from the end of a turn to the begin of the other's, over all items.
+
+    Floor transfer offsets: gaps, or overlaps where negative.
+    """
+    turns = ([Turn(*turn) for turn in record.get("turns", ())] for record in records)
+    return [change for found in turns for change in changes(found)]
+
+
+def quantiles(values: Sequence[float]) -> dict[str, float]:
+    """Their number and five quantiles."""
+    told = {f"{q} %": round(float(np.percentile(values, q)), 3) for q in (5, 25, 50, 75, 95)}
+    return {"count": len(values), **told}
 
 
 def table(rows: Iterable[Sequence[str]]) -> str:
