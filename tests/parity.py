@@ -26,7 +26,7 @@ from parity_core import Case
 
 KINDS = ("zipvoice", "zipvoice_distill", "zipvoice_dialog", "zipvoice_dialog_stereo")
 
-# What the layout names; a distilled model is trained by other losses and has no gradients.
+# What the layout names; the losses of distillation are among `hooks_off`.
 FILES = (
     *(
         f"models/{kind}.{part}"

@@ -18,10 +18,12 @@ from zipvoice_jax.audio.ops import rms_norm, stereo_prompt
 from zipvoice_jax.checkpoint import growth, mapping
 from zipvoice_jax.checkpoint.official import read_official
 from zipvoice_jax.config import ModelConfig
-from zipvoice_jax.flow.losses import FlowBatch, flow_matching_loss
+from zipvoice_jax.flow.losses import DistillBatch, FlowBatch, flow_matching_loss
 from zipvoice_jax.flow.sampling import SampleInputs, predicted_frames, sample, time_steps
 from zipvoice_jax.models.zipvoice import ZipVoice
 from zipvoice_jax.text.tokenizer import make_tokenizer
+from zipvoice_jax.train.config import Objective
+from zipvoice_jax.train.objectives import objective_loss
 
 Cases = Callable[[Path], Iterator[Case]]
 # Finite differences in float32 reach about 1e-5 here.
@@ -53,10 +55,52 @@ def model(kind: str) -> Cases:
         config, params, io = _load(golden, kind)
         yield from _velocities(config, params, io)
         yield from _samples(config, params, io)
-        if not config.is_distill:
+        if config.is_distill:
+            yield from _distillation(golden, config, params, io)
+        else:
             yield from _losses(golden, config, params, io)
 
     return cases
+
+
+def _distillation(
+    golden: Path, config: ModelConfig, params: dict[str, Any], io: Any
+) -> Iterator[Case]:
+    """Losses and gradients of both stages (tests/official_gradients.py)."""
+    for stage in ("first", "second"):
+        path = golden / f"hooks_off/{config.kind}.{stage}.npz"
+        if not path.is_file():
+            continue
+        official = np.load(path)
+        teacher = _load(golden, "zipvoice")[1] if stage == "first" else params
+        times = dict(zip(("t", "t_middle", "t_end"), jnp.asarray(official["times"]), strict=True))
+        batch = DistillBatch(
+            tokens=_ids(io["tokens"]),
+            tokens_lens=_ids(io["tokens_lens"]),
+            features=jnp.asarray(io["features"]),
+            features_lens=_ids(io["features_lens"]),
+            noise=jnp.asarray(io["noise"]),
+            speech_condition_mask=jnp.asarray(io["speech_condition_mask"]),
+            guidance_scale=jnp.asarray(io["guidance_scale"]),
+            **times,
+        )
+        objective = "distill_first" if stage == "first" else "distill_second"
+
+        def loss(
+            params: Any, teacher: Any, batch: DistillBatch, objective: Objective = objective
+        ) -> tuple[jax.Array, dict[str, jax.Array]]:
+            return objective_loss(
+                params, teacher, batch, {}, None, config=config, objective=objective
+            )
+
+        run = jax.jit(jax.value_and_grad(loss, has_aux=True))
+        (value, parts), grads = run(params, teacher, batch)
+        yield Case(f"{stage} distillation: loss", relative_error(value, official["loss"]))
+        reference = relative_error(parts["reference"], official["reference"])
+        yield Case(f"{stage} distillation: reference", reference)
+        gradients = {n: official[n] for n in official.files if n.startswith("fm_decoder")}
+        ours = mapping.to_official(grads, config)
+        yield from _gradients(ours, gradients, f"{stage} distillation: gradient")
 
 
 def _velocities(config: ModelConfig, params: dict[str, Any], io: Any) -> Iterator[Case]:
@@ -229,11 +273,11 @@ def _slope_error(at: Callable[[dict[str, np.ndarray], float], float], gradient: 
 def _gradients(ours: dict[str, np.ndarray], official: Any, name: str) -> Iterator[Case]:
     """Every parameter's gradient, and the worst of them as a row of its own."""
     errors = {}
-    for key in official.files:
+    for key in official:
         errors[key] = relative_error(ours[key], official[key])
         yield Case(f"{name} {key}", errors[key], GRADIENT_LIMIT, detail=True)
     # What the official pass leaves without a gradient must have none here.
-    unused = sum(float(np.abs(ours[key]).max()) for key in ours if key not in official.files)
+    unused = sum(float(np.abs(ours[key]).max()) for key in ours if key not in official)
     yield Case(f"{name}: parameters that the loss does not use", unused, 0.0)
     worst = max(errors, key=errors.__getitem__)
     yield Case(f"{name}: worst of {len(errors)} parameters", errors[worst], GRADIENT_LIMIT)

@@ -15,10 +15,16 @@ from jax.flatten_util import ravel_pytree
 from parity_core import Case, relative_error
 
 from zipvoice_jax.checkpoint import mapping
-from zipvoice_jax.config import ModelConfig
-from zipvoice_jax.flow.losses import FlowBatch, flow_matching_loss
+from zipvoice_jax.config import FeatureConfig, ModelConfig
+from zipvoice_jax.data.config import DataConfig, SourceConfig
+from zipvoice_jax.flow.losses import FlowBatch
+from zipvoice_jax.train.config import Stage, TrainConfig
+from zipvoice_jax.train.curriculum import schedules_of, values_at
+from zipvoice_jax.train.programs import make_optimizer
 from zipvoice_jax.train.scaled_adam import scaled_adam
 from zipvoice_jax.train.schedules import eden
+from zipvoice_jax.train.state import TrainState, new_state
+from zipvoice_jax.train.step import StepRecipe, loss_and_gradients, update
 
 State = dict[str, np.ndarray]  # by official name
 OfStep = Callable[[int], State]
@@ -136,28 +142,33 @@ def _trainer(d: Any, config: ModelConfig) -> Train:
         "speech_condition_mask": jnp.asarray(d["speech_condition_mask"]),
         "keep_text": jnp.ones(size, jnp.float32),
     }
-    optimizer = scaled_adam(float(d["lr"]), clipping_scale=2.0)
+    # The very step that `zipvoice-jax train` compiles, on a batch whose random numbers are given.
+    data = DataConfig((SourceConfig("none"),), batch_seconds=1.0)
+    stage = Stage(
+        name="golden", kind=config.kind, steps=1000, data=data, learning_rate=float(d["lr"])
+    )
+    features = FeatureConfig(n_mels=config.feat_dim)
+    run = TrainConfig(model=config, stages=(stage,), tokens="none", features=features)
+    recipe, optimizer = StepRecipe(config, "flow", run, hooks=False), make_optimizer(run.optimizer)
+    schedules = schedules_of(run)
 
-    def loss_at(params: Any, noise: jax.Array, t: jax.Array) -> jax.Array:
-        batch = FlowBatch(**fixed, noise=noise, t=t.reshape(-1))
-        return flow_matching_loss(params, config, batch)[0]
-
-    def step(carry: Any, given: tuple[jax.Array, jax.Array]) -> Any:
-        params, state = carry
-        loss, grads = jax.value_and_grad(loss_at)(params, *given)
-        updates, state = optimizer.update(grads, state, params)
-        params = optax.apply_updates(params, updates)
-        return (params, state), (loss, ravel_pytree(params)[0], ravel_pytree(grads)[0])
+    def step(state: TrainState, drawn: tuple[jax.Array, jax.Array]) -> Any:
+        noise, t = drawn
+        given = FlowBatch(**fixed, noise=noise, t=t.reshape(-1))
+        values = values_at(schedules, state.step)
+        _, grads = loss_and_gradients(state, given, values, recipe)  # compiled into the update's
+        state, metrics = update(state, given, values, recipe=recipe, optimizer=optimizer)
+        return state, (metrics["loss"], ravel_pytree(state.params)[0], ravel_pytree(grads)[0])
 
     # It runs for less than a second: what takes time is to compile it.
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-    def run(params: Any, noises: jax.Array, times: jax.Array) -> Any:
-        return jax.lax.scan(step, (params, optimizer.init(params)), (noises, times))[1]
+    def course(params: Any, noises: jax.Array, times: jax.Array) -> Any:
+        return jax.lax.scan(step, new_state(params, optimizer, seed=0), (noises, times))[1]
 
     def train(init: State) -> tuple[np.ndarray, OfStep, OfStep]:
         params = jax.tree.map(jnp.asarray, mapping.from_official(init, config))
         _, unravel = ravel_pytree(params)
-        out = run(params, jnp.asarray(d["noise"]), jnp.asarray(d["t"]))
+        out = course(params, jnp.asarray(d["noise"]), jnp.asarray(d["t"]))
         losses, *vectors = map(np.asarray, out)
         params_at, grads_at = (
             lambda step, rows=rows: mapping.to_official(unravel(rows[step - 1]), config)

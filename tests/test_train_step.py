@@ -22,7 +22,6 @@ from zipvoice_jax.flow.losses import DistillBatch, FlowBatch, distillation_loss
 from zipvoice_jax.models.zipvoice import init_params
 from zipvoice_jax.nn.training import StepContext
 from zipvoice_jax.text.tokens import TokenTable
-from zipvoice_jax.train import step as stepping
 from zipvoice_jax.train.config import TrainConfig
 from zipvoice_jax.train.curriculum import schedules_of, values_at
 from zipvoice_jax.train.loop import train
@@ -114,16 +113,21 @@ def test_distillation_draws_times_in_order(run: TrainConfig, objective: Any, lea
 # --- the step -------------------------------------------------------------------------------
 
 
-def test_micro_batches_add_up_to_the_whole(
-    run: TrainConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Dropout and hooks are drawn per micro-batch, so they are left out here.
-    monkeypatch.setattr(stepping, "StepContext", lambda *_: None)
+def drawn(batch: SpeechBatch, values: Any) -> FlowBatch:
+    given = draw_batch(jax.random.key(0), batch, values, objective="flow", feat_scale=0.1)
+    assert isinstance(given, FlowBatch)
+    return given
+
+
+def test_micro_batches_add_up_to_the_whole(run: TrainConfig) -> None:
     state, recipe = start(run)
+    # Dropout and hooks are drawn per micro-batch, so they are left out here.
+    recipe = dataclasses.replace(recipe, hooks=False)
     values = values_at(schedules_of(run), state.step)
-    whole, gradients = loss_and_gradients(state, speech(), values, recipe)
+    given = drawn(speech(), values)
+    whole, gradients = loss_and_gradients(state, given, values, recipe)
     parts = dataclasses.replace(recipe, run=dataclasses.replace(run, accumulate=2))
-    metrics, accumulated = loss_and_gradients(state, speech(), values, parts)
+    metrics, accumulated = loss_and_gradients(state, given, values, parts)
     assert float(metrics["loss"]) == pytest.approx(float(whole["loss"]), rel=1e-5)
     assert close(accumulated, gradients, 1e-5)
     assert [leaf.shape for leaf in micro_batches(speech(), 2)] == [
@@ -137,21 +141,20 @@ def test_micro_batches_add_up_to_the_whole(
 def test_the_last_stage_of_padding_and_empty_rows_change_nothing(
     run: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stepping, "StepContext", lambda *_: None)
     monkeypatch.setattr(
         "zipvoice_jax.train.objectives.jax.random.normal",
         lambda key, shape: jnp.broadcast_to(jnp.linspace(-1.0, 1.0, shape[-1]), shape),
     )
     state, recipe = start(run)
+    recipe = dataclasses.replace(recipe, hooks=False)
     values = values_at(schedules_of(run), state.step)
     batch = speech(4)
     empty = jnp.asarray([0, 0, 0, 1], jnp.int32)
     batch = dataclasses.replace(batch, features_lens=batch.features_lens * (1 - empty))
     loud = batch.features.at[3].set(1e3)
-    first, gradients = loss_and_gradients(state, batch, values, recipe)
-    second, others = loss_and_gradients(
-        state, dataclasses.replace(batch, features=loud), values, recipe
-    )
+    first, gradients = loss_and_gradients(state, drawn(batch, values), values, recipe)
+    loud_batch = dataclasses.replace(batch, features=loud)
+    second, others = loss_and_gradients(state, drawn(loud_batch, values), values, recipe)
     assert float(first["loss"]) == pytest.approx(float(second["loss"]), rel=1e-6)
     assert close(others, gradients, 1e-5)
 
@@ -251,6 +254,10 @@ def test_the_second_teacher_follows_the_student(run: TrainConfig) -> None:
     )
     between = jax.tree.map(lambda a, b: (a + b) / 2, state.params, after.params)
     assert close(after.teacher, between, 1e-6)
+    # The decoder alone is trained.
+    for name, part in after.params.items():
+        same = jax.tree.all(jax.tree.map(np.array_equal, part, state.params[name]))
+        assert same == (name != "fm_decoder"), name
     assert {"distill", "reference"} <= set(metrics)
 
 

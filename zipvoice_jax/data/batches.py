@@ -122,6 +122,7 @@ class BatchIterator(grain.DatasetIterator[Batch]):
 
     Attributes:
         corrupt: sentences on the distinct records that could not be used so far.
+        fresh: those of them that came with the last batch.
     """
 
     def __init__(
@@ -142,6 +143,7 @@ class BatchIterator(grain.DatasetIterator[Batch]):
         self._fingerprint = fingerprint
         self._inner: grain.DatasetIterator[dict[str, Any]] | None = None
         self.corrupt: dict[str, None] = {}
+        self.fresh: tuple[str, ...] = ()
 
     def __next__(self) -> Batch:
         """The next batch.
@@ -153,7 +155,8 @@ class BatchIterator(grain.DatasetIterator[Batch]):
         element = next(self._inner)
         batch = Batch(arrays=element["arrays"], **vars(element["about"]))
         self._step = batch.step + 1
-        self.corrupt.update(dict.fromkeys(batch.corrupt))
+        self.fresh = tuple(fault for fault in batch.corrupt if fault not in self.corrupt)
+        self.corrupt.update(dict.fromkeys(self.fresh))
         if len(self.corrupt) > self._config.max_corrupt:
             named = " ".join(list(self.corrupt)[-_NAMED:])
             raise UserError(

@@ -129,7 +129,8 @@ class Loader(_Batches):
             features.sampling_rate / features.hop_length,
         )
         self._start_step = start_step
-        self._fingerprint = _fingerprint(plan, config.channels, seed, stage)
+        indices = [index for _, index in opened]
+        self._fingerprint = _fingerprint(plan, indices, config.channels, seed, stage)
 
     @property
     def buckets(self) -> tuple[Bucket, ...]:
@@ -234,9 +235,12 @@ def validation_batches(
     )
 
 
-def _fingerprint(plan: Plan, channels: str, seed: int, stage: str) -> str:
-    """A hash of all that the order hangs on."""
+def _fingerprint(plan: Plan, indices: Sequence[Index], channels: str, seed: int, stage: str) -> str:
+    """A hash of all that the order hangs on, and of the datasets' own indices."""
     digest = hashlib.sha256(repr((plan.buckets, plan.repeats, channels, seed, stage)).encode())
+    for index in indices:
+        for column in (index.ids, index.seconds, index.tokens):
+            digest.update(column.tobytes() + b"|")
     for sources in plan.records:
         for records in sources:
             digest.update(np.asarray(records, np.int64).tobytes() + b"|")

@@ -19,6 +19,7 @@ from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.train.state import TrainState
 
 _STATE, _META = "state", "meta"
+_STAGE = 1e6  # more than losses differ by
 
 
 def _plain(state: Any) -> dict[str, Any]:
@@ -38,7 +39,7 @@ class Checkpoints:
         folder: of the run's checkpoints, made if missing; a path or a gs:// address.
         keep_last: newest ones to keep.
         keep_every: keep those at multiples of this; None for none.
-        keep_best: those with the lowest validation loss to keep.
+        keep_best: those of the latest stage with the lowest validation loss to keep.
         keep_steps: those of these steps to keep.
 
     Raises:
@@ -63,7 +64,8 @@ class Checkpoints:
         if keep_best:
             keep.append(
                 policies.BestN(
-                    get_metric_fn=lambda metrics: metrics["loss"],
+                    # Losses of different stages cannot be compared: a later one is better.
+                    get_metric_fn=lambda metrics: metrics["loss"] - _STAGE * metrics["stage"],
                     reverse=True,
                     n=keep_best,
                     keep_checkpoints_without_metrics=False,
@@ -95,7 +97,7 @@ class Checkpoints:
         Args:
             state: to be kept; may be donated as soon as this returns.
             meta: JSON values.
-            loss: validation loss by which the best are chosen.
+            loss: validation loss by which the best of the stage in `meta` are chosen.
             wait: returns only when it is on disk.
 
         Raises:
@@ -104,7 +106,9 @@ class Checkpoints:
         step = int(state.step)
         if step in self.steps:
             return
-        metrics: Any = None if loss is None or not np.isfinite(loss) else {"loss": loss}
+        metrics: Any = None
+        if loss is not None and np.isfinite(loss):
+            metrics = {"loss": min(loss, _STAGE / 2.0), "stage": meta["stage"]}
         parts = {_STATE: _plain(state), _META: meta}
         try:
             self.wait()

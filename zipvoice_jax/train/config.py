@@ -111,6 +111,8 @@ class Stage:
             officially 100,000 wherever training starts from a trained model.
         tokens: token table from this stage on; None keeps the one before.
         keep_optimizer: carries the optimiser's state over from the stage before.
+        after: name of an earlier stage whose model this one starts from; None: the one before.
+        export_window: as of the run, for this stage alone; None takes the run's.
     """
 
     name: str
@@ -128,6 +130,8 @@ class Stage:
     batch_count_offset: float = 0.0
     tokens: str | None = None
     keep_optimizer: bool = False
+    after: str | None = None
+    export_window: int | None = None
 
     def __post_init__(self) -> None:
         require(
@@ -171,6 +175,16 @@ class Stage:
                 f"stage {self.name}: {name} is {getattr(self, name)!r}; give numbers from "
                 f"{low:g} to {high:g}.",
             )
+        require(
+            max(points(self.mask_low)) <= min(points(self.mask_high)),
+            f"stage {self.name}: mask_low {self.mask_low!r} is above mask_high "
+            f"{self.mask_high!r}; exchange them.",
+        )
+        require(
+            not (self.keep_optimizer and self.after is not None),
+            f"stage {self.name}: keep_optimizer carries on the stage before, and after names "
+            "another; give one of them.",
+        )
 
 
 def points(rate: float | PiecewiseLinear) -> tuple[float, ...]:
@@ -247,7 +261,6 @@ class TrainConfig:
             ("save_every", 1),
             ("keep_last", 1),
             ("keep_best", 0),
-            ("export_window", 0),
             ("max_bad_steps", 1),
             ("samples", 0),
         ):
@@ -256,6 +269,8 @@ class TrainConfig:
                 isinstance(value, int) and value >= low,
                 f"{name} is {value!r}; give a whole number of {low} or more.",
             )
+        for number, stage in enumerate(self.stages):
+            self._check_stage(number, stage)
         require(0 <= self.seed < 2**32, f"seed is {self.seed!r}; give one from 0 to 2^32 - 1.")
         require(
             self.features.n_mels == self.model.feat_dim,
@@ -265,6 +280,42 @@ class TrainConfig:
         require(
             0.0 < self.ema_decay < 1.0, f"ema_decay is {self.ema_decay}; give a number below 1."
         )
+
+    def _check_stage(self, number: int, stage: Stage) -> None:
+        earlier = [one.name for one in self.stages[:number]]
+        require(
+            stage.after is None or stage.after in earlier,
+            f"stage {stage.name} comes after {stage.after!r}, which is no earlier stage; choose "
+            f"one of {', '.join(earlier) or 'none: it is the first'}.",
+        )
+        require(
+            not stage.keep_optimizer or self.optimizer.name == "scaled_adam",
+            f"stage {stage.name}: keep_optimizer needs scaled_adam; choose that, or leave it out.",
+        )
+        window, period = self.window_of(stage), self.average_period
+        require(
+            isinstance(window, int) and window >= 0,
+            f"stage {stage.name}: export_window is {window!r}; give a whole number of 0 or more.",
+        )
+        begin = stage.steps - window
+        require(
+            self.average == "ema" or window == 0 or stage.steps < period or begin <= 0
+            or stage.steps // period > begin // period,
+            f"stage {stage.name}: its last {window} steps hold no multiple of average_period "
+            f"{period}, so there is nothing to average; give it an export_window of {period} or "
+            "more.",
+        )  # fmt: skip
+
+    def window_of(self, stage: Stage) -> int:
+        """Last steps of a stage that its exported model averages over; 0 for none."""
+        return self.export_window if stage.export_window is None else stage.export_window
+
+    def source_of(self, index: int) -> int | None:
+        """The stage whose model a stage starts from; None for the first stage."""
+        after = self.stages[index].after
+        if after is None:
+            return index - 1 if index else None
+        return [stage.name for stage in self.stages].index(after)
 
     @property
     def boundaries(self) -> tuple[int, ...]:
@@ -278,8 +329,10 @@ class TrainConfig:
     def window_starts(self) -> tuple[int, ...]:
         """For each stage the step after which the average that it exports begins."""
         return tuple(
-            max(begin, end - self.export_window)
-            for begin, end in itertools.pairwise(self.boundaries)
+            max(begin, end - self.window_of(stage))
+            for stage, (begin, end) in zip(
+                self.stages, itertools.pairwise(self.boundaries), strict=True
+            )
         )
 
     def stage_at(self, step: int) -> int:

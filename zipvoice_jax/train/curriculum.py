@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.schedule import PiecewiseLinear
+from zipvoice_jax.data.config import SourceConfig
 from zipvoice_jax.train.config import Eden, Rate, Stage, TrainConfig
 from zipvoice_jax.train.schedules import adjusted_batch_count
 
@@ -92,9 +93,8 @@ def show_schedules(config: TrainConfig, path: Path) -> None:
     place = stage + (steps - bounds[stage]) / np.diff(bounds)[stage]
     lines = {
         name: np.asarray(jax.vmap(schedule)(jnp.asarray(steps, jnp.int32)))
-        for name, schedule in schedules_of(config).items()
+        for name, schedule in (schedules_of(config) | data_schedules(config)).items()
     }
-    lines |= _loader_lines(config, stage)
     figure, axes = plt.subplots(
         len(lines), 1, figsize=(10, 1.2 * len(lines)), sharex=True, squeeze=False
     )
@@ -119,19 +119,27 @@ def show_schedules(config: TrainConfig, path: Path) -> None:
     plt.close(figure)
 
 
-def _loader_lines(config: TrainConfig, stage: np.ndarray) -> dict[str, np.ndarray]:
-    """What the loader does at each step: share of two-channel batches, repeats of sources."""
+def data_schedules(config: TrainConfig) -> Schedules:
+    """What the loader does at each step: share of two-channel batches, weights of sources.
+
+    These are constant within a stage: batch n of a stage hangs on its config, seed and n alone.
+    """
     share = {"mono": 0.0, "alternate": 0.5, "stereo": 1.0}
-    lines = {"two_channels": np.array([share[one.data.channels] for one in config.stages])[stage]}
-    mixes = [
-        {
-            f"{'weight' if source.weight else 'repeats'} of {Path(source.path).name}"
-            f"{' ' + '+'.join(source.languages) if source.languages else ''}": source.weight
-            or source.repeats
-            for source in one.data.sources
-        }
-        for one in config.stages
+    parts = [
+        {"two_channels": share[stage.data.channels]}
+        | {_source_name(source): source.weight or source.repeats for source in stage.data.sources}
+        for stage in config.stages
     ]
-    for name in dict.fromkeys(name for mix in mixes for name in mix):
-        lines[name] = np.array([mix.get(name, 0.0) for mix in mixes])[stage]
-    return lines
+    names = dict.fromkeys(name for part in parts for name in part)
+    inner = list(config.boundaries[1:-1])
+    return {
+        name: optax.join_schedules(
+            [optax.constant_schedule(part.get(name, 0.0)) for part in parts], inner
+        )
+        for name in names
+    }
+
+
+def _source_name(source: SourceConfig) -> str:
+    languages = f" {'+'.join(source.languages)}" if source.languages else ""
+    return f"{'weight' if source.weight else 'repeats'} of {Path(source.path).name}{languages}"

@@ -5,6 +5,7 @@ import fcntl
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.processes import on_lead
@@ -40,6 +41,24 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
+def refuse_changes(old: dict[str, Any], new: dict[str, Any], place: object) -> None:
+    """Refuses a config that is not the one of the run before.
+
+    Args:
+        old: config of the run before, as `TrainConfig.to_dict` gives it.
+        new: that of this run.
+        place: where the run before is.
+
+    Raises:
+        UserError: they differ in what can change a result; tells in what.
+    """
+    if changed := differences(old, new):
+        raise UserError(
+            f"{place} holds a run with another config ({'; '.join(changed)}); give "
+            "another folder, or --allow-config-change to go on with this one."
+        )
+
+
 def keep_config(run: TrainConfig, folder: Path, allow_change: bool) -> None:
     """Writes the config beside the checkpoints, and refuses one that is not theirs.
 
@@ -48,13 +67,8 @@ def keep_config(run: TrainConfig, folder: Path, allow_change: bool) -> None:
     """
     path, values = folder / CONFIG, run.to_dict()
     try:
-        old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else values
-        changed = differences(old, values)
-        if changed and not allow_change:
-            raise UserError(
-                f"{folder} holds a run with another config ({'; '.join(changed)}); give "
-                "another folder, or --allow-config-change to go on with this one."
-            )
+        if path.is_file() and not allow_change:
+            refuse_changes(json.loads(path.read_text(encoding="utf-8")), values, folder)
         partial = path.with_suffix(".tmp")
         partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
         partial.replace(path)

@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.files import write_text
 
 LOG = "log.jsonl"
 
@@ -146,9 +148,16 @@ class RunLog:
     def sample(
         self, name: str, step: int, wave: Float[np.ndarray, " samples"], rate: int, picture: Any
     ) -> None:
-        """Audio and a picture (a matplotlib figure) to TensorBoard."""
+        """Audio and a picture (a matplotlib figure) to TensorBoard and W&B."""
         self._board.add_audio(name, wave[:, None], step, sample_rate=rate)
         self._board.add_figure(name, picture, step)
+        if self._wandb is not None:
+            wandb = importlib.import_module("wandb")
+            shown = {
+                f"{name}/audio": wandb.Audio(wave, sample_rate=rate),
+                f"{name}/mel": wandb.Image(picture),
+            }
+            self._wandb.log(shown, step=step)
 
     def close(self) -> None:
         """Ends the bar and the writers."""
@@ -169,4 +178,9 @@ def _start_wandb(folder: Path, config: dict[str, Any]) -> Any:
         wandb = importlib.import_module("wandb")
     except ImportError:
         return None
-    return wandb.init(dir=str(folder), config=config, id=folder.name, resume="allow")
+    # The id stays with the folder, so that a run that goes on is one run there too.
+    path = folder / "wandb_id"
+    if not path.is_file():
+        write_text(path, uuid.uuid4().hex[:12])
+    name = path.read_text(encoding="utf-8")
+    return wandb.init(dir=str(folder), config=config, id=name, name=folder.name, resume="allow")

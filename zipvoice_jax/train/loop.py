@@ -18,11 +18,17 @@ from zipvoice_jax.data.loader import Loader, validation_batches
 from zipvoice_jax.train.checkpoints import Checkpoints
 from zipvoice_jax.train.config import TrainConfig
 from zipvoice_jax.train.export import exported_params
-from zipvoice_jax.train.folder import alone_in, keep_config
+from zipvoice_jax.train.folder import alone_in, keep_config, refuse_changes
 from zipvoice_jax.train.log import RunLog, draw_losses
 from zipvoice_jax.train.programs import Programs
-from zipvoice_jax.train.scaled_adam import ScaledAdamState, grow_state
-from zipvoice_jax.train.stages import StageModel, entered, first_params, stage_model
+from zipvoice_jax.train.scaled_adam import grow_state
+from zipvoice_jax.train.stages import (
+    StageModel,
+    check_stages,
+    entered,
+    first_params,
+    stage_model,
+)
 from zipvoice_jax.train.state import TrainState
 from zipvoice_jax.train.step import StepRecipe
 from zipvoice_jax.train.validate import first_batch, sample_items, validation_losses
@@ -77,10 +83,35 @@ def train(
         total, values = run.boundaries[-1], run.to_dict()
         log = RunLog(folder, start=latest or 0, total=total, config=values, silent=not is_lead())
         try:
-            return _train(run, folder, Programs(run, fsdp=fsdp), kept, latest, log, stop)
+            meta = _meta(run, kept, latest, allow_config_change)
+            return _train(run, folder, Programs(run, fsdp=fsdp), kept, latest, meta, log, stop)
         finally:
             kept.close()
             log.close()
+
+
+def _meta(
+    run: TrainConfig, checkpoints: Checkpoints, latest: int | None, allow_change: bool
+) -> dict[str, Any]:
+    """What is kept beside the state of the latest checkpoint; empty where there is none.
+
+    Raises:
+        UserError: it is of another config or token table and that is not allowed.
+    """
+    if latest is None:
+        return {}
+    meta = checkpoints.meta(latest)
+    if allow_change:
+        return {"stage": meta["stage"]}
+    refuse_changes(meta["config"], run.to_dict(), checkpoints.folder)
+    table = stage_model(run, int(meta["stage"])).table
+    if meta["fingerprint"] != table.fingerprint:
+        raise UserError(
+            f"{checkpoints.folder / str(latest)} was trained with another token table "
+            f"(fingerprint {meta['fingerprint']}, now {table.fingerprint}); bring back the one "
+            "that it was trained with, or give --allow-config-change."
+        )
+    return meta
 
 
 def _train(
@@ -89,14 +120,26 @@ def _train(
     programs: Programs,
     checkpoints: Checkpoints,
     latest: int | None,
+    meta: dict[str, Any],
     log: RunLog,
     stop: Callable[[], bool],
 ) -> Outcome:
-    """Every stage from the latest checkpoint on."""
-    first = 0 if latest is None else int(checkpoints.meta(latest)["stage"])
+    """Every stage from the latest checkpoint on.
+
+    Args:
+        run: the config.
+        folder: of the run.
+        programs: of the run.
+        checkpoints: of the run.
+        latest: step of the newest one.
+        meta: what is kept beside it.
+        log: of the run.
+        stop: asked after every step.
+    """
+    first = int(meta.get("stage", 0))
+    models = check_stages(run, first)
     state, model_folder = None, None
-    for index in range(first, len(run.stages)):
-        model = stage_model(run, index)
+    for index, model in enumerate(models, start=first):
         place = _Stage(run, index, model, folder)
         before = functools.partial(_restore, programs, model, run, index, checkpoints)
         if index == first and latest is not None:
@@ -105,19 +148,34 @@ def _train(
         else:
             state = _begin(programs, place, state)
         if int(state.step) < place.end:
-            state = _run_stage(place, state, programs, checkpoints, log, stop)
+            known = meta.get("data") if index == first else None
+            state = _run_stage(place, state, programs, checkpoints, known, log, stop)
         if int(state.step) < place.end:
             return Outcome(False, int(state.step), model_folder)
         checkpoints.wait()
         model_folder = folder / place.name
         if not on_lead(f"has {place.name}", functools.partial(is_native, model_folder)):
-            since = None if run.export_window == 0 else run.window_starts[index]
+            since = _average_since(run, index, checkpoints, log)
             params = exported_params(run, index, state, since, before, programs.fetch)
             save = functools.partial(_export, model_folder, model, run, params)
             on_lead(f"export {place.name}", save)
         log.say(f"stage {place.name} is done; its model is in {model_folder}")
     assert state is not None
     return Outcome(True, int(state.step), model_folder)
+
+
+def _average_since(
+    run: TrainConfig, index: int, checkpoints: Checkpoints, log: RunLog
+) -> int | None:
+    """The step after which a stage's exported average begins; None for no average."""
+    if run.window_of(run.stages[index]) == 0:
+        return None
+    since, begin = run.window_starts[index], run.boundaries[index]
+    if since > begin and run.average == "running" and since not in checkpoints.steps:
+        # Another window than the run was begun with.
+        log.say(f"there is no checkpoint of step {since}: averaging over the whole stage")
+        return begin
+    return since
 
 
 def _export(folder: Path, model: StageModel, run: TrainConfig, params: Any) -> None:
@@ -206,16 +264,17 @@ def _open_checkpoints(run: TrainConfig, folder: Path, elsewhere: str | None) -> 
 def _begin(programs: Programs, place: _Stage, before: TrainState | None) -> TrainState:
     """The state at a stage's start: from `init` or nothing, or from the model before it."""
     run, index = place.run, place.index
-    if index == 0:
+    source = run.source_of(index)
+    if source is None:
         params, teacher = first_params(run)
     else:
-        previous = place.folder / run.stages[index - 1].name
+        previous = place.folder / run.stages[source].name
         params, teacher = entered(run, index, load_model(model_dir=previous))
     opt_state = None
     if run.stages[index].keep_optimizer and before is not None:
-        if not isinstance(before.opt_state, ScaledAdamState):
-            raise UserError(f"stage {place.name}: keep_optimizer needs scaled_adam.")
-        opt_state = grow_state(programs.fetch(before.opt_state), params)
+        old, new = stage_model(run, index - 1).table.token2id, place.model.table.tokens
+        rows = {("embed", "embedding"): [old.get(token, -1) for token in new]}
+        opt_state = grow_state(programs.fetch(before.opt_state), params, source_rows=rows)
     return programs.begin(
         params,
         step=place.begin,
@@ -243,10 +302,24 @@ def _run_stage(
     state: TrainState,
     programs: Programs,
     checkpoints: Checkpoints,
+    known: dict[str, Any] | None,
     log: RunLog,
     stop: Callable[[], bool],
 ) -> TrainState:
-    """Steps until the stage's end, or until asked to stop; the last step is saved either way."""
+    """Steps until the stage's end, or until asked to stop; the last step is saved either way.
+
+    Args:
+        place: the stage.
+        state: to go on from.
+        programs: of the run.
+        checkpoints: of the run.
+        known: place in the data that was saved with the state, if it was.
+        log: of the run.
+        stop: asked after every step.
+
+    Raises:
+        UserError: the data are not those of the saved place, or cannot be used.
+    """
     run, stage, model, recipe = place.run, place.run.stages[place.index], place.model, place.recipe
     devices = jax.device_count()
     loader = Loader(
@@ -274,12 +347,17 @@ def _run_stage(
     step, pending = int(state.step), None
     watch = Watch(run, stage.name, place.end, model.config, log)
     with loader.iterate(step - place.begin) as batches:
+        if known is not None:
+            batches.set_state(known)
         while step < place.end:
             batch = next(batches)
-            known = len(programs.compilations)
+            for fault in batches.fresh:
+                log.say(f"a record cannot be used: {fault}")
+                log.write("corrupt", step + 1, {"record": fault})
+            compiled = len(programs.compilations)
             state, metrics = programs.train(recipe, batch, state, asked=stop())
             step += 1
-            for compilation in programs.compilations[known:]:
+            for compilation in programs.compilations[compiled:]:
                 log.say(f"compiled {compilation.name} in {compilation.seconds:.1f} s")
                 watch.restart()
             # The metrics of the step before: reading those of this one would wait for it. From
@@ -316,5 +394,5 @@ def _run_stage(
             if asked:
                 break
     if batches.corrupt:
-        log.say(f"{len(batches.corrupt)} records could not be used: {'; '.join(batches.corrupt)}")
+        log.say(f"{len(batches.corrupt)} records of stage {stage.name} could not be used")
     return state

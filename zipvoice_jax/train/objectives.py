@@ -5,7 +5,7 @@ in zipvoice/utils/common.py.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.struct
@@ -173,7 +173,24 @@ def objective_loss(
         weight = values["exclusive_weight"]
         return flow_matching_loss(params, config, given, exclusive_weight=weight, ctx=ctx)
     teacher_config = teacher_of(config, objective)
+    params = only_trained(params, objective, jax.lax.stop_gradient)
     return distillation_loss(params, config, teacher, teacher_config, given, ctx=ctx)
+
+
+def only_trained(
+    tree: dict[str, Any], objective: Objective, freeze: Callable[[Array], Array]
+) -> dict[str, Any]:
+    """A tree of parameters, with what the objective does not train passed through `freeze`.
+
+    Distillation trains the decoder alone, as officially ("only update the fm_decoder" in
+    train_zipvoice_distill.py).
+    """
+    if objective == "flow":
+        return tree
+    return {
+        name: part if name == "fm_decoder" else jax.tree.map(freeze, part)
+        for name, part in tree.items()
+    }
 
 
 def teacher_of(config: ModelConfig, objective: Objective) -> ModelConfig:

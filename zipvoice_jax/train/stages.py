@@ -20,9 +20,10 @@ from zipvoice_jax.checkpoint.mapping import Params
 from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.rng import named_key
+from zipvoice_jax.data.records import open_split
 from zipvoice_jax.models.zipvoice import init_params
 from zipvoice_jax.text.tokens import TokenTable
-from zipvoice_jax.train.config import TrainConfig
+from zipvoice_jax.train.config import Stage, TrainConfig
 
 # How a model becomes another, step by step.
 _ROUTES = {
@@ -64,6 +65,54 @@ def stage_model(run: TrainConfig, index: int) -> StageModel:
     return StageModel(dataclasses.replace(run.model, kind=kind, **ids), table)
 
 
+def check_stages(run: TrainConfig, first: int = 0) -> list[StageModel]:
+    """Models and token tables of all stages from one on; what cannot begin is told at once.
+
+    Raises:
+        UserError: a token table or dataset is missing, or a stage's model cannot be grown from
+            the one that it starts from.
+    """
+    models = [stage_model(run, index) for index in range(len(run.stages))]
+    for index in range(first, len(run.stages)):
+        stage, source = run.stages[index], run.source_of(index)
+        for data in (stage.data, *([stage.valid] if stage.valid else [])):
+            for one in data.sources:
+                open_split(one.path, one.split)
+        if source is not None:
+            kind = run.stages[source].kind
+            _route(kind, stage.kind)
+            _check_teacher(stage, kind)
+            if lost := set(models[source].table.tokens) - set(models[index].table.tokens):
+                raise UserError(
+                    f"the token table of stage {stage.name} lacks {len(lost)} tokens of the one "
+                    f"before, such as {min(lost)!r}; keep all old tokens and add to them."
+                )
+    return models[first:]
+
+
+def _route(old: str, new: str) -> tuple[str, ...]:
+    """By which steps one kind of model becomes another."""
+    if old == new:
+        return ()
+    if (old, new) not in _ROUTES:
+        raise UserError(
+            f"a {new} model cannot be grown from {old}; start from "
+            "zipvoice, or from zipvoice_dialog for stereo."
+        )
+    return _ROUTES[old, new]
+
+
+def _check_teacher(stage: Stage, kind: str) -> None:
+    """Whether a model can be the teacher of a stage, if it takes one."""
+    wanted = {"distill_first": "zipvoice", "distill_second": "zipvoice_distill"}
+    teacher = wanted.get(stage.objective, kind)
+    if kind != teacher:
+        raise UserError(
+            f"stage {stage.name} ({stage.objective}) has a {teacher} model for teacher, but what "
+            f"is before it is {kind}; put it after such a model."
+        )
+
+
 def grown(before: Loaded, wanted: StageModel, key: Key[Array, ""]) -> Params:
     """Parameters of one model as those of the next, by its tokens, speakers and projections.
 
@@ -85,13 +134,7 @@ def grown(before: Loaded, wanted: StageModel, key: Key[Array, ""]) -> Params:
             f"the model to start from and the config differ in {told}; give the config the sizes "
             "of that model."
         )
-    route = _ROUTES.get((config.kind, wanted.config.kind))
-    if route is None and config.kind != wanted.config.kind:
-        raise UserError(
-            f"a {wanted.config.kind} model cannot be grown from {config.kind}; start from "
-            "zipvoice, or from zipvoice_dialog for stereo."
-        )
-    for step in route or ():
+    for step in _route(config.kind, wanted.config.kind):
         if step == "dialog":
             params, config = grow_to_dialog(
                 params, config, old_table=table, new_table=wanted.table, key=key
@@ -133,11 +176,5 @@ def entered(run: TrainConfig, index: int, before: Loaded) -> tuple[Params, Mappi
     params = grown(before, stage_model(run, index), key)
     if stage.objective == "flow":
         return params, {}
-    first = stage.objective == "distill_first"
-    kind = "zipvoice" if first else "zipvoice_distill"
-    if before.config.kind != kind:
-        raise UserError(
-            f"stage {stage.name} ({stage.objective}) has a {kind} model for teacher, but what is "
-            f"before it is {before.config.kind}; put it after such a model."
-        )
-    return params, before.params if first else params
+    _check_teacher(stage, before.config.kind)
+    return params, before.params if stage.objective == "distill_first" else params

@@ -11,7 +11,12 @@ from jaxtyping import Array, Float, Key
 
 from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.core.rng import named_key
-from zipvoice_jax.flow.losses import FlowBatch, counted_frames, flow_matching_loss
+from zipvoice_jax.flow.losses import (
+    DistillBatch,
+    FlowBatch,
+    counted_frames,
+    flow_matching_loss,
+)
 from zipvoice_jax.nn.training import StepContext
 from zipvoice_jax.train.averaging import ema, running_average
 from zipvoice_jax.train.config import Objective, TrainConfig
@@ -20,6 +25,7 @@ from zipvoice_jax.train.objectives import (
     SpeechBatch,
     draw_batch,
     objective_loss,
+    only_trained,
 )
 from zipvoice_jax.train.sharding import Layout
 from zipvoice_jax.train.state import TrainState
@@ -33,11 +39,18 @@ class StepRecipe:
 
     Stages whose recipes are equal share their programs, since what differs between them is in
     the schedules.
+
+    Attributes:
+        config: of the model.
+        objective: which loss.
+        run: the config of the run.
+        hooks: dropout and gradient hooks; False for comparisons with numbers made without.
     """
 
     config: ModelConfig
     objective: Objective
     run: TrainConfig
+    hooks: bool = True
 
 
 def micro_batches(batch: Any, parts: int) -> list[Array]:
@@ -55,19 +68,20 @@ def micro_batches(batch: Any, parts: int) -> list[Array]:
 
 
 def loss_and_gradients(
-    state: TrainState, batch: SpeechBatch, values: Mapping[str, Array], recipe: StepRecipe
+    state: TrainState,
+    given: FlowBatch | DistillBatch,
+    values: Mapping[str, Array],
+    recipe: StepRecipe,
 ) -> tuple[Metrics, dict[str, Any]]:
     """Mean loss of a step, its parts, and the gradients.
 
-    Noise, times and masks are drawn for the whole batch, and micro-batches count by their
+    Noise, times and masks were drawn for the whole batch, and micro-batches count by their
     frames: but for dropout and hooks, `accumulate` changes nothing.
     """
     run, objective = recipe.run, recipe.objective
-    key = named_key(state.key, state.step)
-    given = draw_batch(key, batch, values, objective=objective, feat_scale=run.feat_scale)
 
     def weighted(params: dict[str, Any], given: Any, key: Key[Array, ""]) -> Any:
-        ctx = StepContext(values["batch_count"], key)
+        ctx = StepContext(values["batch_count"], key) if recipe.hooks else None
         loss, parts = objective_loss(
             params, state.teacher, given, values, ctx, config=recipe.config, objective=objective
         )
@@ -76,7 +90,7 @@ def loss_and_gradients(
         return loss * count, {**sums, "count": count}
 
     gradient = jax.grad(weighted, has_aux=True)
-    key = named_key(key, "model")
+    key = named_key(state.key, state.step, "model")
     if run.accumulate == 1:
         grads, sums = gradient(state.params, given, key)
     else:
@@ -107,7 +121,7 @@ def train_step(
     optimizer: optax.GradientTransformationExtraArgs,
     layout: Layout | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """One update; a loss or gradient that is not finite changes nothing but the counts.
+    """One update on a batch from the loader, whose noise, times and masks are drawn here.
 
     Args:
         state: donated when compiled.
@@ -120,26 +134,64 @@ def train_step(
     Returns:
         The next state, and what to log about this step.
     """
-    run, clock = recipe.run, Clock(recipe.run.boundaries)
     values = values_at(schedules, state.step)
+    given = draw_batch(
+        named_key(state.key, state.step),
+        batch,
+        values,
+        objective=recipe.objective,
+        feat_scale=recipe.run.feat_scale,
+    )
+    after, metrics = update(state, given, values, recipe=recipe, optimizer=optimizer, layout=layout)
+    frames = batch.features_lens.sum().astype(jnp.float32)
+    metrics |= {
+        "frames": frames,
+        "padding": 1.0 - frames / float(batch.features.shape[0] * batch.features.shape[1]),
+    }
+    return after, metrics
+
+
+def update(
+    state: TrainState,
+    given: FlowBatch | DistillBatch,
+    values: Mapping[str, Array],
+    *,
+    recipe: StepRecipe,
+    optimizer: optax.GradientTransformationExtraArgs,
+    layout: Layout | None = None,
+) -> tuple[TrainState, Metrics]:
+    """One update; a loss or gradient that is not finite changes nothing but the counts.
+
+    Args:
+        state: before the step.
+        given: a batch with the random quantities of the step.
+        values: the scheduled numbers at this step.
+        recipe: what to compute.
+        optimizer: takes `learning_rate` as an extra argument.
+        layout: of the arrays on several devices.
+
+    Returns:
+        The next state, and what to log about this step.
+    """
+    run, clock = recipe.run, Clock(recipe.run.boundaries)
     whole = state
     if layout is not None:
         params, teacher = layout.whole((state.params, state.teacher))
         whole = state.replace(params=params, teacher=teacher)  # type: ignore[attr-defined]
-    metrics, grads = loss_and_gradients(whole, batch, values, recipe)
+    metrics, grads = loss_and_gradients(whole, given, values, recipe)
     if layout is not None:
         grads = layout.apart(grads)
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
 
-    def update(params: Any, opt_state: Any) -> tuple[Any, Any]:
+    def step(params: Any, opt_state: Any) -> tuple[Any, Any]:
         rate = values["learning_rate"]
-        updates, opt_state = optimizer.update(grads, opt_state, params, learning_rate=rate)
+        found: Any = optimizer.update(grads, opt_state, params, learning_rate=rate)
+        updates, opt_state = found
+        updates = only_trained(updates, recipe.objective, jnp.zeros_like)
         return optax.apply_updates(params, updates), opt_state
 
-    params, opt_state = jax.lax.cond(
-        finite, update, lambda *old: old, state.params, state.opt_state
-    )
+    params, opt_state = jax.lax.cond(finite, step, lambda *old: old, state.params, state.opt_state)
     done = clock.stage_step(state.step) + 1
     if run.average == "ema":
         average = ema(params, state.average, run.ema_decay)
@@ -158,12 +210,9 @@ def train_step(
         bad_steps=(state.bad_steps + 1) * bad,
         skipped=state.skipped + bad,
     )
-    frames = batch.features_lens.sum().astype(jnp.float32)
     metrics |= {
         "grad_norm": norm,
         "learning_rate": values["learning_rate"],
-        "frames": frames,
-        "padding": 1.0 - frames / float(batch.features.shape[0] * batch.features.shape[1]),
         "bad_steps": after.bad_steps.astype(jnp.float32),
         "skipped": after.skipped.astype(jnp.float32),
     }
