@@ -97,6 +97,7 @@ def test_recordings_are_padded_to_few_lengths() -> None:
         (open_speaker_encoder, "wavlm-ecapa", "speaker_similarity/wavlm_large_finetune.pth"),
         (open_quality_predictor, "utmos", "mos/utmos22_strong_step7459_v1.pt"),
         (open_recogniser, "whisper-d", "wer/whisper-d-v1a"),
+        (open_recogniser, "whisper-large-v3", "wer/whisper-large-v3"),
         (open_recogniser, "paraformer", "wer/paraformer-zh"),
     ],
 )
@@ -119,14 +120,17 @@ def test_another_file_is_named_with_what_it_lacks(tmp_path: Path, truth: dict[st
 
 
 def test_judges_are_chosen_by_name_and_language() -> None:
-    paper = JudgeConfig.by_name("paper", "en")
+    alone = JudgeConfig.by_name("paper", "en", dialogue=False)
+    assert (alone.recogniser, alone.attribution) == ("whisper-large-v3", "auto")
+    paper = JudgeConfig.by_name("paper", "en", dialogue=True)
     assert (paper.recogniser, paper.attribution, paper.normaliser) == (
         "whisper-d", "tags", "official",
     )  # fmt: skip
-    assert (
-        JudgeConfig.by_name("paper", "zh", recogniser="whisper-base").recogniser == "whisper-base"
-    )
-    assert JudgeConfig.by_name("offline", "zh").recogniser == "whisper-base"
-    assert JudgeConfig.by_name("offline", "en") == JudgeConfig()
+    own = JudgeConfig.by_name("paper", "zh", dialogue=True, recogniser="whisper-base")
+    assert own.recogniser == "whisper-base" and own.speaker_encoder == "wavlm-ecapa"
+    for dialogue in (False, True):
+        offline = JudgeConfig.by_name("offline", "zh", dialogue=dialogue)
+        assert offline.recogniser == "whisper-base"
+        assert JudgeConfig.by_name("offline", "en", dialogue=dialogue) == JudgeConfig()
     with pytest.raises(UserError, match="choose offline or paper"):
-        JudgeConfig.by_name("mine", "en")
+        JudgeConfig.by_name("mine", "en", dialogue=False)

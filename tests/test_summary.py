@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 
 from zipvoice_jax.evaluate.attribution import phrases, two_groups
-from zipvoice_jax.evaluate.backends import RATE, Word
-from zipvoice_jax.evaluate.summary import difference, estimate, summarise, summary_table
+from zipvoice_jax.evaluate.backends import RATE, Word, joined
+from zipvoice_jax.evaluate.config import ALL_METRICS
+from zipvoice_jax.evaluate.summary import (
+    difference,
+    estimate,
+    over_items,
+    summarise,
+    summary_table,
+)
 from zipvoice_jax.evaluate.timing import Region, Turn, changes, leakage, turns_of
 
 
@@ -19,19 +26,56 @@ def test_a_number_is_a_sum_by_a_sum() -> None:
     found = estimate([records([(1, 10), (0, 30)])], "wer")
     assert found is not None
     assert found.value == pytest.approx(2.5)
-    assert 0.0 <= found.low <= 2.5 <= found.high <= 10.0
+    # Two items tell little, but that errors are no fewer than none.
+    assert found.low == 0.0 and found.high > 10.0
     assert found.items == 2
+    one = estimate([records([(1, 10)])], "wer")
+    assert one is not None and np.isnan(one.low)
+    assert one.told(ALL_METRICS["wer"]) == "10.0"
+    assert one.as_json() == {"value": 10.0, "low": None, "high": None, "items": 1}
 
 
-def test_an_interval_covers_as_often_as_it_says() -> None:
+@pytest.mark.parametrize(
+    ("seeds", "items", "spreads", "draws"),
+    [
+        (1, 40, (0.0, 1.0, 0.0), 200),
+        (1, 10, (0.0, 1.0, 0.0), 300),
+        (1, 6, (0.0, 1.0, 0.0), 1000),
+        (3, 6, (1.0, 0.1, 0.1), 1000),
+        (3, 6, (0.1, 1.0, 0.1), 1000),
+        (3, 40, (0.3, 0.3, 1.0), 1000),
+    ],
+)
+@pytest.mark.parametrize("paired", [False, True])
+def test_an_interval_covers_as_often_as_it_says(
+    seeds: int, items: int, spreads: tuple[float, float, float], draws: int, paired: bool
+) -> None:
+    """Scores of 5 with deviations of seeds, of items, and of each item with each seed."""
+    rng = np.random.default_rng(seeds * items)
+
+    def side() -> np.ndarray:
+        shapes = ((seeds, 1), (1, items), (seeds, items))
+        scores = sum(s * rng.standard_normal(n) for s, n in zip(spreads, shapes, strict=True))
+        return np.stack([5.0 + scores + np.zeros((seeds, items)), np.ones((seeds, items))], axis=2)
+
+    hits = 0
+    for _ in range(draws):
+        found = over_items(*(side() for _ in range(1 + paired)))
+        assert found is not None
+        hits += found.low <= (0.0 if paired else 5.0) <= found.high
+    assert 0.92 <= hits / draws <= 0.98
+
+
+def test_an_interval_of_words_covers_too() -> None:
     rng = np.random.default_rng(0)
     hits = 0
-    for _ in range(200):
-        values = [(float(x), 1.0) for x in rng.normal(3.0, 1.0, size=40)]
-        found = estimate([records(values, "mos")], "mos")
+    for _ in range(1000):
+        words = rng.integers(5, 30, size=6)
+        sums = np.stack([rng.binomial(words, 0.1), words], axis=1).astype(float)
+        found = over_items(sums[None])
         assert found is not None
-        hits += found.low <= 3.0 <= found.high
-    assert 0.90 <= hits / 200 <= 0.99
+        hits += found.low <= 0.1 <= found.high
+    assert 0.90 <= hits / 1000 <= 0.99
 
 
 def test_seeds_widen_an_interval() -> None:
@@ -83,12 +127,28 @@ def test_leakage_is_what_a_channel_has_of_the_other() -> None:
     left, right = rng.standard_normal((2, 2 * RATE)).astype(np.float32)
     left[RATE:] = 0
     right[:RATE] = 0
-    speech = {"S1": [Region(0.0, 1.0)], "S2": [Region(1.0, 2.0)]}
-    assert leakage(np.stack([left, right]), speech) == pytest.approx([-100.0, -100.0], abs=1.0)
+    first, second = Region(0.0, 1.0), Region(1.0, 2.0)
+    assert leakage(np.stack([left, right]), [[first], [second]]) == [-100.0, -100.0]
+    # The second is heard on the channel of the first, the first not on that of the second.
     mixed = np.stack([left + 0.1 * right, right])
-    found = leakage(mixed, speech)
-    assert found[0] == pytest.approx(-20.0, abs=0.5) and found[1] < -99.0
-    assert leakage(mixed, {"S1": [Region(0.0, 1.0)], "S2": []}) == []
+    heard = leakage(mixed, [[first, second], [second]])
+    assert heard == pytest.approx([-100.0, -20.0], abs=0.1)
+    assert leakage(mixed, [[first], []]) == [-100.0]
+    # The worst: on both channels all of it.
+    same = np.stack([left + right] * 2)
+    assert leakage(same, [[first, second]] * 2) == [0.0, 0.0]
+    assert leakage(same, [[], []]) == []
+
+
+def test_what_two_say_at_once_is_no_leakage() -> None:
+    rng = np.random.default_rng(0)
+    loudness = np.repeat(rng.uniform(-4.0, 0.0, (2, 30)), RATE // 10, axis=1)
+    stereo = (10.0**loudness * rng.standard_normal(loudness.shape)).astype(np.float32)
+    stereo[1, :RATE] = stereo[0, 2 * RATE :] = 0
+    speech = [[Region(0.0, 2.0)], [Region(1.0, 3.0)]]
+    assert max(leakage(stereo, speech)) < -40.0
+    found = leakage(stereo + 0.5 * stereo[::-1], [[Region(0.0, 3.0)]] * 2)
+    assert found == pytest.approx([-6.0, -6.0], abs=1.0)
 
 
 def test_phrases_end_at_pauses_and_sentences() -> None:
@@ -100,6 +160,12 @@ def test_phrases_end_at_pauses_and_sentences() -> None:
         "Good morning.", "Hello", "you there"
     ]  # fmt: skip
     assert phrases([]) == []
+
+
+def test_words_are_joined_as_the_recogniser_puts_spaces() -> None:
+    words = [Word(" well", 0.0, 0.3), Word("-known", 0.3, 0.6), Word(" voices", 0.6, 0.9)]
+    assert joined(words) == "well-known voices"
+    assert [phrase.text for phrase in phrases(words)] == [joined(words)]
 
 
 def test_two_groups_are_found_in_spite_of_an_odd_one() -> None:

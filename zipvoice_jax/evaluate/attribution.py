@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from zipvoice_jax.evaluate.backends import RATE, Recogniser, SpeakerEncoder, Wave, Word
+from zipvoice_jax.evaluate.backends import RATE, Recogniser, SpeakerEncoder, Wave, Word, joined
 from zipvoice_jax.evaluate.speakers import unit
 from zipvoice_jax.evaluate.timing import Region, Turn, speech_regions, turns_of
 from zipvoice_jax.evaluate.words import by_speaker
@@ -23,11 +23,13 @@ class Voices:
     """What each speaker of a recording says.
 
     Attributes:
+        by: how words and voices were given to speakers.
         words: of each speaker, as recognised.
         turns: in order.
         sound: of each speaker alone, at 16 kHz.
     """
 
+    by: dict[str, str]
     words: dict[str, str]
     turns: list[Turn]
     sound: dict[str, Wave]
@@ -44,7 +46,7 @@ def phrases(words: Sequence[Word]) -> list[Word]:
             found.append([word])
         else:
             found[-1].append(word)
-    return [Word("".join(w.text for w in part), part[0].start, part[-1].end) for part in found]
+    return [Word(joined(part), part[0].start, part[-1].end) for part in found]
 
 
 def by_channel(stereo: Float[np.ndarray, "2 samples"], recogniser: Recogniser, lang: str) -> Voices:
@@ -52,7 +54,8 @@ def by_channel(stereo: Float[np.ndarray, "2 samples"], recogniser: Recogniser, l
     channels = dict(zip(("S1", "S2"), stereo, strict=True))
     regions = {name: speech_regions(wave) for name, wave in channels.items()}
     return Voices(
-        {name: heard(recogniser.words(wave, lang)) for name, wave in channels.items()},
+        {"words": "channel", "voices": "channel"},
+        {name: joined(recogniser.words(wave, lang)) for name, wave in channels.items()},
         turns_of(regions),
         {name: _join(wave, regions[name]) for name, wave in channels.items()},
     )
@@ -61,15 +64,16 @@ def by_channel(stereo: Float[np.ndarray, "2 samples"], recogniser: Recogniser, l
 def by_tags(wave: Wave, words: Sequence[Word], encoder: SpeakerEncoder) -> Voices:
     """Words go by the recogniser's tags; since it knows no times, turns and sound go by voice."""
     regions = [Word("", region.start, region.end) for region in speech_regions(wave)]
-    voices = by_voice(wave, regions, encoder, None)
-    return dataclasses.replace(voices, words=by_speaker(heard(words)))
+    voices = by_voice(wave, regions, encoder)
+    by = {"words": "tags", "voices": "cluster"}
+    return dataclasses.replace(voices, by=by, words=by_speaker(joined(words)))
 
 
 def by_voice(
     wave: Wave,
     words: Sequence[Word],
     encoder: SpeakerEncoder,
-    prompts: Sequence[Float[np.ndarray, " dim"]] | None,
+    prompts: Sequence[Float[np.ndarray, " dim"]] | None = None,
 ) -> Voices:
     """Phrases go to the more similar prompt, or without prompts into two groups of like voices."""
     parts = phrases(words)
@@ -78,17 +82,17 @@ def by_voice(
         labels = [int(vector @ prompts[1] > vector @ prompts[0]) for vector in vectors]
     else:
         labels = two_groups(vectors, [part.end - part.start for part in parts])
-    names = [("S1", "S2")[label] for label in labels]
-    said = {
-        name: heard([p for p, n in zip(parts, names, strict=True) if n == name])
-        for name in ("S1", "S2")
-    }
-    regions = {
-        name: [Region(p.start, p.end) for p, n in zip(parts, names, strict=True) if n == name]
-        for name in ("S1", "S2")
-    }
-    sound = {name: _join(wave, regions[name]) for name in regions}
-    return Voices(said, turns_of(regions), sound)
+    said: dict[str, list[Word]] = {"S1": [], "S2": []}
+    for part, label in zip(parts, labels, strict=True):
+        said[("S1", "S2")[label]].append(part)
+    regions = {name: [Region(p.start, p.end) for p in found] for name, found in said.items()}
+    how = "cluster" if prompts is None else "prompt"
+    return Voices(
+        {"words": how, "voices": how},
+        {name: " ".join(part.text for part in found) for name, found in said.items()},
+        turns_of(regions),
+        {name: _join(wave, found) for name, found in regions.items()},
+    )
 
 
 def two_groups(vectors: Sequence[Float[np.ndarray, " dim"]], weights: Sequence[float]) -> list[int]:
@@ -124,15 +128,10 @@ def _two_means(
     return float((w * (x @ centres.T).max(axis=1)).sum()), labels
 
 
-def heard(words: Sequence[Word]) -> str:
-    """Recognised words as a text."""
-    return " ".join(" ".join(word.text for word in words).split())
-
-
 def _around(wave: Wave, part: Word) -> Wave:
     more = max(_SHORTEST - (part.end - part.start), 0.0) / 2.0
-    begin, end = max(part.start - more, 0.0), part.end + more
-    return wave[round(begin * RATE) : max(round(end * RATE), round(begin * RATE) + RATE // 10)]
+    begin = max(min(part.start - more, len(wave) / RATE - _SHORTEST), 0.0)
+    return wave[round(begin * RATE) : round(max(part.end + more, begin + _SHORTEST) * RATE)]
 
 
 def _join(wave: Wave, regions: Sequence[Region]) -> Wave:

@@ -23,6 +23,7 @@ RATE = 16_000  # Hz
 PAPER_REPO = "k2-fsa/TTS_eval_models"
 PAPER = {
     "whisper-d": "wer/whisper-d-v1a",
+    "whisper-large-v3": "wer/whisper-large-v3",
     "paraformer": "wer/paraformer-zh",
     "wavlm-ecapa": "speaker_similarity/wavlm_large_finetune.pth",
     "utmos": "mos/utmos22_strong_step7459_v1.pt",
@@ -34,11 +35,20 @@ Backend = TypeVar("Backend")
 
 @dataclasses.dataclass(frozen=True)
 class Word:
-    """A recognised word, with its time in seconds."""
+    """A recognised word, with its time in seconds.
+
+    The text begins with a space where the recogniser puts one before it: "-known" may follow
+    " well". Backends whose recogniser gives words without spaces add one.
+    """
 
     text: str
     start: float
     end: float
+
+
+def joined(words: Sequence[Word]) -> str:
+    """Recognised words as a text with single spaces."""
+    return " ".join("".join(word.text for word in words).split())
 
 
 @runtime_checkable
@@ -48,6 +58,16 @@ class Recogniser(Protocol):
     @property
     def about(self) -> Mapping[str, str]:
         """What it is, to version and weights."""
+        ...
+
+    @property
+    def english_only(self) -> bool:
+        """Whether it knows no other language."""
+        ...
+
+    @property
+    def writes_tags(self) -> bool:
+        """Whether it writes [S1] and [S2] where speakers change."""
         ...
 
     def words(self, wave: Wave, language: str) -> Sequence[Word]:
@@ -109,8 +129,17 @@ def library(name: str) -> Any:
     """
     try:
         return importlib.import_module(name)
-    except ImportError:
-        raise UserError(f"{name} is not installed; pip install it beside zipvoice-jax.") from None
+    except ImportError as error:
+        missing = error.name or name  # or what it needs
+        raise UserError(
+            f"{missing} is not installed; pip install it beside zipvoice-jax."
+        ) from None
+
+
+def told(error: Exception) -> str:
+    """What went wrong inside a library, as one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def choose(role: str, name: str, makers: Mapping[str, Callable[[Path | None], Backend]]) -> Backend:

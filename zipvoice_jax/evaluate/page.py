@@ -150,7 +150,7 @@ def _words(record: Mapping[str, Any]) -> str:
     text = " ".join(said) or html.escape(record["text"])
     for name, one in record.get("speakers", {}).items():
         heard = html.escape(one["heard"]) if one["label"] else "nobody"
-        text += f'<br><span class="who">{name} ({record["attribution"]}): {heard}</span>'
+        text += f'<br><span class="who">{name} ({record["attribution"]["words"]}): {heard}</span>'
     return text
 
 

@@ -1,6 +1,11 @@
 """Quality predictors: DNSMOS by its ONNX files, UTMOS, DistillMOS, or a TorchScript file."""
 
+import contextlib
+import importlib.util
+import sys
+import types
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -80,15 +85,16 @@ class DistillMos:
     """DistillMOS (`pip install --no-deps distillmos xls-r-sqa`, and torch)."""
 
     def __init__(self) -> None:
+        libraries = versions("distillmos", "xls-r-sqa", "torch")
+        distillmos = _distillmos()
         self.about = {
             "name": "distillmos",
-            "library": versions("distillmos", "torch"),
-            "weights": "of the package",
+            "library": libraries,
+            "weights": packages.fingerprint(Path(distillmos.sqa.DEFAULT_WEIGHTS_CHKPT)),
             "options": "",
         }
-        distillmos = library("distillmos")
-
-        self._model = distillmos.ConvTransformerSQAModel().eval()
+        with contextlib.redirect_stdout(sys.stderr):  # it tells of its weights
+            self._model = distillmos.ConvTransformerSQAModel().eval()
 
     def score(self, wave: Wave) -> float:
         """The score."""
@@ -96,6 +102,18 @@ class DistillMos:
 
         with torch.no_grad():
             return float(self._model(torch.from_numpy(np.array(wave, np.float32))[None]).ravel()[0])
+
+
+def _distillmos() -> Any:
+    """The package, which imports torchaudio for nothing but its command's reading of files."""
+    name = "torchaudio"
+    if importlib.util.find_spec(name) is not None:
+        return library("distillmos")
+    sys.modules[name] = types.ModuleType(name)
+    try:
+        return library("distillmos")
+    finally:
+        del sys.modules[name]
 
 
 def open_quality_predictor(name: str) -> QualityPredictor:

@@ -1,7 +1,9 @@
 """A folder of recordings to a report: an item at a time, restartable at any point."""
 
+import collections
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ from tqdm import tqdm
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.files import append_record, read_records, write_json, write_text
 from zipvoice_jax.data.requests import BadLine, Request, wave_path
+from zipvoice_jax.evaluate.config import ROLES
 from zipvoice_jax.evaluate.judge import Judge
 from zipvoice_jax.evaluate.page import (
     ESTIMATES,
@@ -21,8 +24,7 @@ from zipvoice_jax.evaluate.page import (
     write_page,
 )
 from zipvoice_jax.evaluate.summary import (
-    LEVEL,
-    RESAMPLES,
+    INTERVAL,
     Records,
     offsets,
     quantiles,
@@ -61,16 +63,20 @@ def evaluate(
         to: folder of the report.
         baselines: folders of reports to compare with, by name.
         overwrite: judge all anew.
-        say: gets a line for each item that cannot be judged.
+        say: gets a line for each item that cannot be judged, and for each baseline whose judge
+            had other versions of libraries.
 
     Returns:
         What was done, and the summary as a table.
 
     Raises:
-        UserError: nothing can be judged, a report cannot be written, or is of another judge.
+        UserError: nothing can be judged, a report cannot be written, or is of another judge, or a
+            baseline is.
     """
-    others = {name: load(folder) for name, folder in baselines.items()}
     about = json.loads(json.dumps(judge.about()))
+    others = {name: load(folder) for name, folder in baselines.items()}
+    for name, folder in baselines.items():
+        _check_judge(name, _read_judge(folder) or {}, about, say)
     known = _begin(to, about, overwrite)
     made = read_records(wav_dir / "report.jsonl")
     totals, listed = Totals(), []
@@ -80,6 +86,9 @@ def evaluate(
         stamp = _stamp(path, request)
         before = known.get(request.item_id)
         if before is not None and "error" not in before and before.get("stamp") == stamp:
+            if before["wav"] != str(path):  # called from another folder
+                before = {**before, "wav": str(path)}
+                append_record(to / ITEMS, before)
             listed.append(before)
             totals.skipped += 1
             continue
@@ -138,8 +147,13 @@ def write_report(
         "judge": about,
         "items": len(good),
         "failed": len(records) - len(good),
-        "interval": f"{LEVEL:g} % of {RESAMPLES} bootstrap samples of the items",
-        "metrics": {name: dataclasses.asdict(one) for name, one in summarise(good).items()},
+        "interval": INTERVAL,
+        "attribution": collections.Counter(
+            ", ".join(f"{what} by {how}" for what, how in record["attribution"].items())
+            for record in good
+            if "attribution" in record
+        ),
+        "metrics": {name: one.as_json() for name, one in summarise(good).items()},
         "seconds_between_turns": {name: quantiles(found) for name, found in between.items()},
     }
     write_json(to / "summary.json", content)
@@ -154,21 +168,64 @@ def write_report(
 def _begin(to: Path, about: dict[str, Any], overwrite: bool) -> dict[str, dict[str, Any]]:
     """What is known already; writes down who judges."""
     known = {} if overwrite else read_records(to / ITEMS)
-    path = to / JUDGE
-    if known and path.is_file():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            before = None
-        if before != about:
-            raise UserError(
-                f"{to} holds the report of another judge (see {path}); give another --to, or "
-                "--overwrite."
-            )
-    write_json(path, about)
+    if known and (to / JUDGE).is_file() and _read_judge(to) != about:
+        raise UserError(
+            f"{to} holds the report of another judge (see {to / JUDGE}); give another --to, or "
+            "--overwrite."
+        )
+    write_json(to / JUDGE, about)
     if overwrite:
         write_text(to / ITEMS, "")
     return known
+
+
+def _read_judge(folder: Path) -> dict[str, Any] | None:
+    """Who judged; None if that is not told."""
+    try:
+        found = json.loads((folder / JUDGE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _check_judge(
+    name: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], say: Callable[[str], None]
+) -> None:
+    """Refuses a baseline of another judge; tells of other versions of libraries."""
+    if "language" not in theirs:
+        raise UserError(f"the baseline {name} has no {JUDGE}; judge it anew, or leave it out.")
+    if told := _differences(_settings(theirs), _settings(ours)):
+        raise UserError(
+            f"the baseline {name} is of another judge ({told}); judge it anew, or leave it out."
+        )
+    if told := _differences(_libraries(theirs), _libraries(ours)):
+        say(f"the baseline {name} was judged with other versions ({told}).")
+
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    return "; ".join(
+        f"{key}: {there[key]} there, {here[key]} here"
+        for key in here
+        if key in there and there[key] != here[key]
+    )
+
+
+def _settings(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What two judges must have in common, of backends wherever their files lie."""
+    found = {key: about[key] for key in ("language", "normaliser") if key in about}
+    backends = [role for role in ROLES if isinstance(about.get(role), dict)]
+    for role in backends:
+        found[role] = about[role]["name"].partition(":")[0]
+        found |= {f"{role}'s {key}": about[role][key] for key in ("weights", "options")}
+    if {"recogniser", "speaker_encoder"} <= set(backends):
+        found["attribution"] = about["attribution"]
+    return found
+
+
+def _libraries(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Versions by which numbers may differ in their last digits."""
+    backends = [role for role in ROLES if isinstance(about.get(role), dict)]
+    return {**about.get("libraries", {}), **{role: about[role]["library"] for role in backends}}
 
 
 def _stamp(path: Path, request: Request | BadLine) -> str:
@@ -179,4 +236,5 @@ def _stamp(path: Path, request: Request | BadLine) -> str:
         return "missing"
     if isinstance(request, BadLine):
         return "bad"
-    return f"{stat.st_size} {stat.st_mtime_ns} {request.text} {list(map(str, request.prompt_wavs))}"
+    prompts = list(map(os.path.abspath, request.prompt_wavs))
+    return f"{stat.st_size} {stat.st_mtime_ns} {request.text} {prompts}"

@@ -19,6 +19,7 @@ from zipvoice_jax.evaluate.backends import (
     library,
     needs,
     placed,
+    told,
     versions,
 )
 from zipvoice_jax.evaluate.ecapa import embed, read_ecapa
@@ -127,16 +128,20 @@ class XVector:
     def __init__(self, path: Path) -> None:
         self.about = {
             "name": f"transformers:{path}",
-            "library": versions("transformers", "torch"),
+            "library": versions("transformers", "torch", "faster-whisper"),
             "weights": fingerprint_of(path, "*.safetensors", "*.bin"),
             "options": "AutoModelForAudioXVector",
         }
-        transformers = library("transformers")
-
+        make = library("transformers").AutoModelForAudioXVector.from_pretrained
         try:
-            self._model = transformers.AutoModelForAudioXVector.from_pretrained(path).eval()
-        except (RuntimeError, ValueError, OSError) as error:
-            raise UserError(f"{path} is no speaker encoder of transformers ({error}).") from None
+            model, info = make(path, output_loading_info=True)
+        except Exception as error:  # what is no such model can fail in any way
+            raise UserError(
+                f"{path} is no speaker encoder of transformers ({told(error)})."
+            ) from None
+        if missing := sorted(info["missing_keys"]):
+            raise UserError(f"{path} is no speaker encoder: it has no weights {missing[0]}.")
+        self._model = model.float().eval()
 
     def embed(self, wave: Wave) -> Float[np.ndarray, " dim"]:
         """A vector of length 1."""
@@ -153,32 +158,59 @@ class Scripted:
     def __init__(self, path: Path) -> None:
         self.about = {
             "name": f"torchscript:{path}",
-            "library": versions("torch"),
+            "library": versions("torch", "faster-whisper"),
             "weights": packages.fingerprint(path),
             "options": "16 kHz",
         }
+        self._path = path
         torch = library("torch")
 
         try:
             self._model = torch.jit.load(str(path), map_location="cpu").eval()
         except (RuntimeError, ValueError) as error:
-            said = str(error).splitlines()[0]
-            raise UserError(f"{path} is no file of TorchScript ({said}).") from None
+            raise UserError(f"{path} is no file of TorchScript ({told(error)}).") from None
 
-    def __call__(self, wave: Wave) -> np.ndarray:
-        """What the file computes, flat."""
+    def _vector(self, wave: Wave) -> Float[np.ndarray, " dim"]:
+        """What the file computes: (1, dim), or anything else that is one vector.
+
+        Raises:
+            UserError: it fails, or computes something else.
+        """
         torch = library("torch")
 
-        with torch.no_grad():
-            return self._model(torch.from_numpy(np.array(wave, np.float32))[None]).numpy().ravel()
+        try:
+            with torch.no_grad():
+                found = self._model(torch.from_numpy(np.array(wave, np.float32))[None])
+        except Exception as error:  # whatever it does
+            raise UserError(f"{self._path} fails on (1, samples): {told(error)}.") from None
+        if not isinstance(found, torch.Tensor) or found.numel() != max((1, *found.shape)):
+            shape = f" {tuple(found.shape)}" if isinstance(found, torch.Tensor) else ""
+            raise UserError(
+                f"{self._path} gives a {type(found).__name__}{shape}; export one that gives a "
+                "vector for a voice, or a number for an opinion."
+            )
+        if not found.isfinite().all():
+            raise UserError(f"{self._path} gives NaN or infinite numbers.")
+        return found.detach().float().numpy().ravel()
 
     def embed(self, wave: Wave) -> Float[np.ndarray, " dim"]:
-        """A vector of length 1."""
-        return unit(self(spoken(wave)))
+        """A vector of length 1.
+
+        Raises:
+            UserError: the file gives none.
+        """
+        return unit(self._vector(spoken(wave)))
 
     def score(self, wave: Wave) -> float:
-        """The first number that it gives."""
-        return float(self(wave)[0])
+        """The number that it gives.
+
+        Raises:
+            UserError: the file gives none.
+        """
+        found = self._vector(wave)
+        if len(found) != 1:
+            raise UserError(f"{self._path} gives {len(found)} numbers; an opinion is one.")
+        return float(found[0])
 
 
 def open_speaker_encoder(name: str) -> SpeakerEncoder:

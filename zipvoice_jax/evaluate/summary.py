@@ -13,6 +13,16 @@ from zipvoice_jax.evaluate.timing import Turn, changes
 _SEED = 20_250_709
 RESAMPLES = 2000
 LEVEL = 95.0  # percent
+_TAIL = (1.0 - LEVEL / 100.0) / 2.0
+_FEW = 10  # items below which the bootstrap's intervals are too narrow, however widened
+INTERVAL = (
+    f"{LEVEL:g} % for other items of this kind: {RESAMPLES} bootstrap samples of the items, "
+    f"widened for their number; below {_FEW} items Student's t with the variance between items"
+)
+INTERVAL_OF_SEEDS = (
+    f"{LEVEL:g} % for other seeds and items of this kind: Student's t with the sum of the "
+    "variances between seeds and between items"
+)
 _BY_LENGTH = {"cpwer_short", "cpwer_long"}
 
 Records = Sequence[Mapping[str, Any]]
@@ -24,7 +34,7 @@ class Estimate:
 
     Attributes:
         value: over all items.
-        low: end of the bootstrap's interval.
+        low: end of the interval; NaN for a single item, which tells nothing of others.
         high: its other end.
         items: that it was found from.
     """
@@ -37,8 +47,14 @@ class Estimate:
     def told(self, metric: Metric, sign: bool = False) -> str:
         """As a table prints it."""
         digits = 2 if metric.scale == 1.0 else 1
-        plus = "+" if sign else ""
-        return f"{self.value:{plus}.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+        value = f"{self.value:{'+' if sign else ''}.{digits}f}"
+        known = not np.isnan(self.low)
+        return f"{value} [{self.low:.{digits}f}, {self.high:.{digits}f}]" if known else value
+
+    def as_json(self) -> dict[str, float | None]:
+        """Its parts; None for an end that is not known."""
+        parts = dataclasses.asdict(self)
+        return {name: None if np.isnan(part) else part for name, part in parts.items()}
 
 
 def _pairs(records: Records, name: str) -> dict[str, tuple[float, float]]:
@@ -58,10 +74,12 @@ def _ratio(sums: Float[np.ndarray, "*draws 2"], scale: float) -> Float[np.ndarra
 def over_items(*sides: Float[np.ndarray, "seeds items 2"], scale: float = 1.0) -> Estimate | None:
     """The ratio of sums, less the second side's if there is one, with its interval.
 
-    Seeds of training and items are drawn with replacement, the same ones for both sides.
+    The interval is for other items, and where there are several, for other seeds of training (or
+    listeners): each has the same items, and both sides the same seeds and items. Ten items or more
+    with one seed are drawn anew (the bootstrap); else it is Student's t.
 
     Args:
-        sides: numerator and denominator of each item with each seed.
+        sides: numerator and denominator of each item with each seed; zeros where there is none.
         scale: factor on the ratio.
 
     Returns:
@@ -70,20 +88,63 @@ def over_items(*sides: Float[np.ndarray, "seeds items 2"], scale: float = 1.0) -
     seeds, items, _ = sides[0].shape
     if not items:
         return None
-    rng = np.random.default_rng(_SEED)
-    draws = rng.multinomial(items, np.full(items, 1.0 / items), RESAMPLES)
-    of_seeds = rng.multinomial(seeds, np.full(seeds, 1.0 / seeds), RESAMPLES)
     whole = [_ratio(side.sum(axis=(0, 1)), scale) for side in sides]
-    drawn = [
-        _ratio(np.einsum("rs,ri,sik->rk", of_seeds, draws, side, optimize=True), scale)
-        for side in sides
-    ]
     value = float(whole[0] - sum(whole[1:]))
     if np.isnan(value):
         return None
-    tail = (100.0 - LEVEL) / 2.0
-    low, high = np.nanpercentile(drawn[0] - sum(drawn[1:]), [tail, 100.0 - tail])
+    if items == 1:
+        return Estimate(value, float("nan"), float("nan"), items)
+    if seeds == 1 and items >= _FEW:
+        low, high = _bootstrap([side[0] for side in sides], scale)
+    else:
+        half = _half_width(sides, scale)
+        low, high = value - half, value + half
+        if len(sides) == 1 and (sides[0] >= 0).all():
+            low = max(low, 0.0)
     return Estimate(value, float(low), float(high), items)
+
+
+def _bootstrap(
+    sides: Sequence[Float[np.ndarray, "items 2"]], scale: float
+) -> Float[np.ndarray, "2"]:
+    """The expanded percentile interval.
+
+    Further out than the nominal percentiles, by how much Student's t is wider than the normal
+    distribution and the spread of n items than that of their samples (Hesterberg 2015, "What
+    teachers should know about the bootstrap").
+    """
+    from scipy.special import ndtr, stdtrit
+
+    items = len(sides[0])
+    rng = np.random.default_rng(_SEED)
+    draws = rng.multinomial(items, np.full(items, 1.0 / items), RESAMPLES)
+    drawn = [_ratio(np.einsum("ri,ik->rk", draws, side, optimize=True), scale) for side in sides]
+    tail = 100.0 * float(ndtr(np.sqrt(items / (items - 1)) * stdtrit(items - 1, _TAIL)))
+    return np.nanpercentile(drawn[0] - sum(drawn[1:]), [tail, 100.0 - tail])
+
+
+def _half_width(sides: Sequence[Float[np.ndarray, "seeds items 2"]], scale: float) -> float:
+    """Half of the interval by Student's t.
+
+    The variance is that between seeds by their number and that between items by theirs, with
+    Satterthwaite's degrees of freedom. What belongs to a seed with an item counts in both, so that
+    the interval errs on the wide side.
+    """
+    from scipy.special import stdtrit
+
+    # What each cell adds to the ratio, to first order; their mean is zero.
+    parts = [
+        scale * (side[..., 0] - side[..., 1] * (totals[0] / totals[1])) / side[..., 1].mean()
+        for side, totals in ((side, side.sum(axis=(0, 1))) for side in sides)
+    ]
+    cells = parts[0] - sum(parts[1:])
+    means = [cells.mean(axis=axis) for axis in (0, 1) if cells.shape[1 - axis] > 1]
+    variances = np.array([mean.var(ddof=1) / len(mean) for mean in means])
+    freedoms = np.array([len(mean) - 1 for mean in means])
+    if not variances.any():
+        return 0.0
+    freedom = variances.sum() ** 2 / (variances**2 / freedoms).sum()
+    return float(-stdtrit(freedom, _TAIL) * np.sqrt(variances.sum()))
 
 
 def _stacked(

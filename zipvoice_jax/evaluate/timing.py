@@ -11,6 +11,7 @@ from zipvoice_jax.evaluate.backends import RATE, Wave
 
 _STEP = 0.01  # seconds, of activity
 _QUIET = 1e-10  # power below which nothing is heard at all: -100 dB
+_ALIKE = 0.7  # correlation of loudness over 1 s: of two speakers below 0.5, of one above 0.9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,22 +90,55 @@ def changes(turns: Sequence[Turn]) -> list[float]:
 
 
 def leakage(
-    stereo: Float[np.ndarray, "2 samples"], regions: Mapping[str, Sequence[Region]]
+    stereo: Float[np.ndarray, "2 samples"], regions: Sequence[Sequence[Region]]
 ) -> list[float]:
-    """How much of the other is heard on each channel, in dB.
+    """How much of each speaker is heard on the other's channel, in dB.
 
-    The power of a channel where only the other speaks, by its power where only its own speaker
-    speaks; from -100 (nothing). A channel without either is left out.
+    Whoever is louder speaks; the power of the other channel by that of the own one, over all
+    speech of that speaker, from -100 (nothing) to 0 (as loud). Where both speak at once, nothing
+    is told: there both channels have speech, and do not grow loud and quiet together.
+
+    Args:
+        stereo: at 16 kHz.
+        regions: where each channel has speech of whomever.
+
+    Returns:
+        A number for each speaker who is heard.
     """
-    seconds = stereo.shape[1] / RATE
-    active = [activity(regions[name], seconds) for name in ("S1", "S2")]
     step = round(_STEP * RATE)
+    frames = stereo[:, : stereo.shape[1] // step * step].reshape(2, -1, step)
+    power = np.mean(frames.astype(np.float64) ** 2, axis=2)
+    seconds = stereo.shape[1] / RATE
+    left, right = (activity(one, seconds)[: power.shape[1]] for one in regions)
+    alone = (left | right) & ~(left & right & (_together(power) < _ALIKE))
     found = []
-    for channel in range(2):
-        frames = stereo[channel, : stereo.shape[1] // step * step].reshape(-1, step)
-        power = np.mean(frames.astype(np.float64) ** 2, axis=1)
-        own, other = (a[: len(power)] for a in (active[channel], active[1 - channel]))
-        if (own & ~other).any() and (other & ~own).any():
-            ratio = (power[other & ~own].mean() + _QUIET) / (power[own & ~other].mean() + _QUIET)
-            found.append(max(10.0 * float(np.log10(ratio)), -100.0))
+    for channel in range(2):  # where both are the same, each is the louder one
+        own = power[:, alone & (power[channel] >= power[1 - channel])].sum(axis=1)
+        if own[channel] > 0:
+            ratio = own[1 - channel] / own[channel]
+            found.append(10.0 * float(np.log10(max(ratio, _QUIET))))
     return found
+
+
+def _together(power: Float[np.ndarray, "2 steps"]) -> Float[np.ndarray, " steps"]:
+    """How far two channels grow loud and quiet together: correlation of decibels over 1 s."""
+    window = np.ones(round(1.0 / _STEP) + 1)
+    a, b = np.log(power + _QUIET)
+    if not len(a):
+        return a
+    share = _smooth(np.ones_like(a), window)
+
+    def mean(x: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " steps"]:
+        return _smooth(x, window) / share
+
+    both = mean(a * b) - mean(a) * mean(b)
+    each = (mean(a * a) - mean(a) ** 2) * (mean(b * b) - mean(b) ** 2)
+    return np.where(each > _QUIET, both / np.sqrt(np.maximum(each, _QUIET)), 0.0)
+
+
+def _smooth(
+    x: Float[np.ndarray, " steps"], window: Float[np.ndarray, " width"]
+) -> Float[np.ndarray, " steps"]:
+    """Sums over a window around each step, cut at the ends."""
+    half = len(window) // 2
+    return np.convolve(x, window)[half : half + len(x)]

@@ -8,7 +8,7 @@ import functools
 import re
 import string
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 from zipvoice_jax.core.errors import require
@@ -18,7 +18,8 @@ NORMALISERS: tuple[str, ...] = get_args(Normaliser)
 Language = Literal["en", "zh"]
 LANGUAGES: tuple[str, ...] = get_args(Language)
 
-_TAG = re.compile(r"\[S([12])\]")
+_TAG = re.compile(r"\[S([1-9])\]")
+# A Chinese character, or a word of another script.
 _CHARACTER_OR_WORD = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]|[^\W\u3400-\u9fff\uf900-\ufaff]+")
 # What a recogniser adds in brackets: noises, speakers.
 _BRACKETED = re.compile(r"\[.*?\]|<.*?>|\(.*?\)")
@@ -112,10 +113,7 @@ def _whisper(language: str, text: str) -> str:
         return _english()(text)
     from whisper_normalizer.basic import BasicTextNormalizer
 
-    text = BasicTextNormalizer()(_simplified(text))
-    return " ".join(
-        re.findall(r"[\u3400-\u9fff\uf900-\ufaff]|[^\W\u3400-\u9fff\uf900-\ufaff]+", text)
-    )
+    return " ".join(_CHARACTER_OR_WORD.findall(BasicTextNormalizer()(_simplified(text))))
 
 
 def _official(language: str, text: str) -> str:
@@ -126,11 +124,14 @@ def _official(language: str, text: str) -> str:
 
 
 def by_speaker(text: str) -> dict[str, str]:
-    """What each speaker says in a text with tags; what stands before the first is S1's."""
-    parts = _TAG.split(text)
-    said = {"S1": parts[0], "S2": ""}
-    for number, words in zip(parts[1::2], parts[2::2], strict=True):
-        said[f"S{number}"] += f" {words}"
+    """What each speaker says in a text with tags; what stands before the first is S1's.
+
+    S1 and S2 are always there; a recogniser may write of more.
+    """
+    before, *parts = _TAG.split(text)
+    said = {"S1": before, "S2": ""}
+    for number, words in zip(parts[::2], parts[1::2], strict=True):
+        said[f"S{number}"] = f"{said.get(f'S{number}', '')} {words}"
     return said
 
 
@@ -186,8 +187,3 @@ def count_cp_errors(
     found: Any = cp_word_error_rate(*sides, **options)
     errors = Errors(found.substitutions, found.deletions, found.insertions, found.length)
     return errors, {r: h for r, h in found.assignment or () if r is not None and h is not None}
-
-
-def joined(texts: Sequence[str]) -> str:
-    """Texts as one, with single spaces."""
-    return " ".join(" ".join(texts).split())
