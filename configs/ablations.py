@@ -5,6 +5,10 @@
 
 `get_config` is one budget for all rows: tiny.py's model with fewer steps. For an ablation that
 says something about speech, give `get_config` the sizes of dialog_opendialog.py and its data.
+`speakers` wants the corpora of data/demo/make_voices.py.
+
+Rows of an ablation are validated on one set, and their stages that start from random weights have
+one peak of the learning rate, so that they differ in what their names say.
 """
 
 import dataclasses
@@ -15,60 +19,69 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import tiny
 
 from zipvoice_jax.bench.ablation import Ablation, Row
+from zipvoice_jax.core.schedule import PiecewiseLinear
 from zipvoice_jax.data.config import SourceConfig
 from zipvoice_jax.train.config import Stage, TrainConfig
 
 
 def get_config(
     data: str = "demo/data",
+    voices: str = "",  # folder in data: seen or held_out, of make_voices.py
     stages: str = "single,dialog",  # of single, dialog, stereo
     single: int = 60,
     dialog: int = 60,
     stereo: int = 40,
     mixture: float = 0.0,  # share of single speakers in the dialogue stage
-    single_data: str = "single",
     speaker_tokens: str = "tags",
     speaker_embedding: str = "text_output",
     exclusive_weight: float = 1.0,
     one_channel: bool = True,  # alternates one- and two-channel batches of the stereo stage
     batch_seconds: float = 16.0,
+    peak: float = 0.045,  # learning rate of the stage that starts from random weights
     seed: int = 0,
 ) -> TrainConfig:
     """One row's run."""
+    data = f"{data}/{voices}" if voices else data
     run = tiny.get_config(
         data, single=single, dialog=dialog, stereo=stereo, batch_seconds=batch_seconds,
         save_every=10_000,
     )  # fmt: skip
     by_name = {stage.name: stage for stage in run.stages}
-    by_name["single"] = _with_sources(by_name["single"], [SourceConfig(f"{data}/{single_data}")])
     if mixture > 0:
         by_name["dialog"] = _with_sources(
             by_name["dialog"],
             [
                 SourceConfig(f"{data}/dialogue", weight=1.0 - mixture),
-                SourceConfig(f"{data}/{single_data}", weight=mixture),
+                SourceConfig(f"{data}/single", weight=mixture),
             ],
         )
     two = by_name["stereo"]
-    if not one_channel:
-        two = dataclasses.replace(
-            two,
-            data=dataclasses.replace(two.data, channels="stereo"),
-            valid=dataclasses.replace(two.valid, channels="stereo"),  # type: ignore[type-var]
-        )
-    by_name["stereo"] = dataclasses.replace(two, exclusive_weight=exclusive_weight)
+    assert two.valid is not None
+    by_name["stereo"] = dataclasses.replace(
+        two,
+        data=two.data if one_channel else dataclasses.replace(two.data, channels="stereo"),
+        # Two channels for all rows, however they train.
+        valid=dataclasses.replace(two.valid, channels="stereo"),
+        exclusive_weight=exclusive_weight,
+    )
+    first, *rest = (by_name[name] for name in stages.split(","))
     model = dataclasses.replace(
         run.model,
         speaker_tokens=speaker_tokens,  # type: ignore[arg-type]
         speaker_embedding=speaker_embedding,  # type: ignore[arg-type]
     )
     return dataclasses.replace(
-        run,
-        model=model,
-        stages=tuple(by_name[name] for name in stages.split(",")),
-        seed=seed,
-        samples=0,
+        run, model=model, stages=(_with_peak(first, peak), *rest), seed=seed, samples=0
     )
+
+
+def _with_peak(stage: Stage, peak: float) -> Stage:
+    """The stage with its learning rate scaled to another peak."""
+    rate = stage.learning_rate
+    assert isinstance(rate, PiecewiseLinear)
+    most = max(value for _, value in rate.points)
+    points = tuple((step, value * peak / most) for step, value in rate.points)
+    return dataclasses.replace(stage, learning_rate=PiecewiseLinear(points))
 
 
 def _with_sources(stage: Stage, sources: list[SourceConfig]) -> Stage:
@@ -98,10 +111,12 @@ def get_ablations() -> dict[str, Ablation]:
             "without one-channel initialisation", ("stages=stereo", "stereo=160"),
         ),
     )  # fmt: skip
+    # The same prompts for both, of voices that only the first was trained on: in both stages, on
+    # the same sentences and dialogues, with other voices in their place in the second.
     speakers = (
-        Row("seen speakers"),
-        Row("one held out", ("single_data=single_held_out",)),
-    )  # fmt: skip
+        Row("voices seen in training", ("voices=seen",)),
+        Row("voices held out", ("voices=held_out",)),
+    )
     inference = (
         Row("16 steps, guidance 1.5, t_shift 0.5"),
         Row("8 steps", (), ("--num-step", "8")),

@@ -1,16 +1,31 @@
-"""`zipvoice-jax ablate`: rows by one command each, a table, and going on where it failed."""
+"""`zipvoice-jax ablate`: what is run and what is not, its table, and what is refused beforehand."""
 
+import functools
 import json
+import os
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from complaints import user_error
 from conftest import ROOT, RunCli
-from generation import TEXT1, VOICES, one_line, run_main, write_list
-from training import CONFIG, make_place
+from generation import TEXT1, VOICES, one_line, read_report, run_main, write_list
+from training import CONFIG, make_data, make_place
 
-from zipvoice_jax.bench.ablation import Ablation, Row, read_ablations
+from zipvoice_jax.bench import ablation as module
+from zipvoice_jax.bench import commands
+from zipvoice_jax.bench.ablation import Ablation, Row, Setup, read_ablations, run_ablation
+from zipvoice_jax.bench.ablation_report import paired
+from zipvoice_jax.bench.commands import Command, Place, find_places, run_all, share_out
 from zipvoice_jax.cli.train import load_config
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.evaluate.config import JudgeConfig
+from zipvoice_jax.evaluate.judge import Judge
 
 ABLATIONS = """
 from zipvoice_jax.bench.ablation import Ablation, Row
@@ -18,68 +33,350 @@ from zipvoice_jax.bench.ablation import Ablation, Row
 
 def get_ablations():
     rows = (
-        Row("one step", (), ("--num-step", "1")),
-        Row("two steps", (), ("--num-step", "2")),
+        Row("plain", (), ("--num-step", "1")),
+        Row("guided", (), ("--num-step", "1", "--guidance-scale", "3")),
     )
-    return {"steps": Ablation("How many?", "two", rows, ("cpwer", "rate", "rtf"))}
+    return {"guidance": Ablation("Does it help?", "two", rows, ("wer", "rtf"))}
 """
 GUIDED = CONFIG.replace("steps: int = 8", "seed: int = 0, steps: int = 2").replace(
     "model=model,", "model=model, seed=seed,"
 )
+ITEMS = [
+    (f"item{i}", VOICES[0][1], VOICES[1][1], VOICES[0][0], VOICES[1][0], f"[S1] {word} [S2] No.")
+    for i, word in enumerate(("Yes.", "Perhaps.", "Never."))
+]
+ROWS = (
+    Row("plain"),
+    Row("guided", (), ("--guidance-scale", "3")),
+    Row("longer", ("steps=3",)),
+)
+LOSSES = {"plain": 1.0, "guided": 1.0, "longer": 0.5}  # a seed adds a tenth of itself
+
+
+class Stub:
+    """Stands in for the processes: leaves what they would leave, and keeps what was asked."""
+
+    def __init__(self) -> None:
+        self.ran: list[Sequence[str]] = []
+        self.places: list[Place] = []
+        self.together: dict[str, int] = {}
+        self.failing: str | None = None
+        self._running: list[str] = []
+        self._lock = threading.Lock()
+
+    def __call__(self, words: Sequence[str], place: Place, said: Any) -> int:
+        verb = words[0]
+        with self._lock:
+            self.ran.append(words)
+            self.places.append(place)
+            self._running.append(verb)
+            self.together[verb] = max(self.together.get(verb, 0), self._running.count(verb))
+        time.sleep(0.02)
+        options = dict(zip(words[1::2], words[2::2], strict=False))
+        if verb == self.failing:
+            said.write("something\nwas wrong\n")
+        elif verb == "train":
+            self._train(Path(options["--to"]), words)
+        elif verb == "generate":
+            for line in Path(options["--test-list"]).read_text().splitlines():
+                path = Path(options["--res-dir"]) / (line.partition("\t")[0] + ".wav")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+        else:
+            self._judge(Path(options["--to"]), Path(options["--wav-dir"]))
+        with self._lock:
+            self._running.remove(verb)
+        return int(verb == self.failing)
+
+    def _train(self, run: Path, words: Sequence[str]) -> None:
+        (run / "two").mkdir(parents=True, exist_ok=True)
+        loss = LOSSES["longer" if "steps=3" in words else "plain"]
+        seed = int(next(word for word in words if word.startswith("seed=")).partition("=")[2])
+        entries = [{"kind": "valid", "step": 1, "flow": 9.0},  # of the stage before
+                   {"kind": "valid", "step": 4, "flow": loss + 0.1 * seed}]  # fmt: skip
+        (run / "log.jsonl").write_text("".join(json.dumps(one) + "\n" for one in entries))
+
+    def _judge(self, report: Path, wavs: Path) -> None:
+        report.mkdir(parents=True, exist_ok=True)
+        with (report / "items.jsonl").open("a") as file:
+            for wav in sorted(wavs.glob("*.wav")):
+                errors = 3 if "longer" in str(report) else 1
+                file.write(json.dumps({"id": wav.stem, "metrics": {"cpwer": [errors, 4]}}) + "\n")
+
+    def took(self) -> list[str]:
+        """Commands since it was asked last."""
+        verbs = [words[0] for words in self.ran]
+        self.ran.clear()
+        return verbs
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
+    stub = Stub()
+    monkeypatch.setattr(commands, "_process", stub)
+    places = [Place({"PLACE": str(i)}) for i in range(2)]
+    monkeypatch.setattr(module, "find_places", lambda jobs: places[:jobs])
+    return stub
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Data, a config and a list, in a folder whose name needs quoting."""
+    folder = tmp_path / "a place"
+    make_data(folder)
+    (folder / "rows.py").write_text(GUIDED)
+    write_list(folder / "list.tsv", ITEMS)
+    return folder
+
+
+def ablate(
+    place: Path, *, seeds: tuple[int, ...] = (0, 1, 2), jobs: int = 2, rtf: bool = False,
+    **changes: Any,
+) -> str:  # fmt: skip
+    """Runs ROWS with the stub."""
+    metrics = ("cpwer", "rtf") if rtf else ("cpwer",)
+    setup = Setup(
+        config=place / "rows.py", settings=(f"data={place}",), test_list=place / "list.tsv",
+        seeds=seeds, generate=(), evaluate=(), judge=changes.get("judge", {}), to=place / "out",
+    )  # fmt: skip
+    load = functools.partial(load_config, setup.config)
+    return run_ablation(Ablation("Why?", "two", ROWS, metrics), setup, load, jobs=jobs)
+
+
+def test_a_table_of_three_seeds_tells_paired_differences(place: Path, stub: Stub) -> None:
+    told = ablate(place)
+    verbs = stub.took()
+    assert [verbs.count(verb) for verb in ("train", "generate", "evaluate")] == [6, 9, 9]
+    assert verbs == sorted(verbs, key=("train", "generate", "evaluate").index)
+    assert stub.together == {"train": 2, "generate": 2, "evaluate": 2}
+    assert {one.env["PLACE"] for one in stub.places} == {"0", "1"}
+    table = json.loads((place / "out" / "table.json").read_text())
+    assert table["rows"]["plain"]["validation_loss"] == [1.0, 1.1, 1.2]
+    assert table["rows"]["plain"]["trained_on"] == "2 x 12 s of mono, 2 x 12 s of mono"
+    longer = table["rows"]["longer"]
+    assert longer["trained_on"] == "3 x 12 s of mono, 3 x 12 s of mono"
+    assert longer["cpwer"]["value"] == 75.0 and longer["cpwer"]["items"] == 3
+    loss = longer["less_the_first"]["validation_loss"]
+    assert loss["seeds"] == 3 and loss["mean"] == pytest.approx(-0.5)
+    assert loss["low"] <= loss["mean"] <= loss["high"]
+    assert "-0.5000 [" in told and "3 seeds, 3 items" in told and "+50.0 [" in told
+    assert (place / "out" / "table.png").read_bytes().startswith(b"\x89PNG")
+    assert ablate(place) == told and stub.took() == []
+
+
+def test_commands_can_be_run_from_anywhere(
+    place: Path, stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    ablate(place, seeds=(4,))
+    asked = [list(words) for words in stub.ran]
+    script = tmp_path / "bin" / "zipvoice-jax"
+    script.parent.mkdir()
+    script.write_text(
+        f'#!/bin/sh\npwd >> {tmp_path}/ran\nprintf "%s\\n" "$@" . >> {tmp_path}/ran\n'
+    )
+    script.chmod(0o755)
+    env = {"PATH": f"{script.parent}:{os.environ['PATH']}"}
+    subprocess.run(["sh", place / "out" / "commands.sh"], env=env, cwd="/", check=True)
+    ran = [part.splitlines() for part in (tmp_path / "ran").read_text().split("\n.\n")[:-1]]
+    assert {folder for folder, *_ in ran} == {str(place)}
+    assert sorted(words for _, *words in ran) == sorted(asked)
+    assert any(f"data={place}" in words for _, *words in ran)  # in one piece
+
+
+def test_what_was_made_from_something_else_is_made_again(place: Path, stub: Stub) -> None:
+    ablate(place, seeds=(0, 1))
+    stub.took()
+    write_list(place / "list.tsv", ITEMS[:2])
+    assert "2 items" in ablate(place, seeds=(0, 1))  # the third one is not in the list any more
+    assert stub.took() == ["generate"] * 6 + ["evaluate"] * 6
+    config = place / "rows.py"
+    config.write_text(config.read_text().replace("learning_rate=0.01", "learning_rate=0.02"))
+    ablate(place, seeds=(0, 1))
+    assert stub.took() == ["train"] * 4 + ["generate"] * 6 + ["evaluate"] * 6
+    ablate(place, seeds=(0, 1), judge={"recogniser": "another"})
+    assert stub.took() == ["evaluate"] * 6
+    (place / "out" / "rows" / "guided" / "seed1" / "wavs" / "item0.wav").unlink()
+    ablate(place, seeds=(0, 1))
+    assert stub.took() == ["generate"]
+    for path in (place / "out").glob("rows/*/*/report-*/items.jsonl"):
+        path.unlink()
+    ablate(place, seeds=(0, 1))
+    assert stub.took() == ["evaluate"] * 6
+    for path in (place / "out" / "models").rglob("*.jsonl"):
+        path.unlink()
+    ablate(place, seeds=(0, 1))
+    assert stub.took() == ["train"] * 4
+
+
+def test_nothing_runs_beside_what_is_timed(place: Path, stub: Stub) -> None:
+    ablate(place, seeds=(0, 1), rtf=True)
+    assert stub.together == {"train": 2, "generate": 1, "evaluate": 2}
+    timed = [
+        one for words, one in zip(stub.ran, stub.places, strict=True) if words[0] == "generate"
+    ]
+    assert {one.env.get("PLACE") for one in timed} == {None}  # but on all devices
+
+
+def test_a_command_that_failed_is_told_and_run_again(place: Path, stub: Stub) -> None:
+    stub.failing = "generate"
+    with user_error(
+        "`zipvoice-jax generate", "ended with 1 (was wrong)", "The same command goes on"
+    ):
+        ablate(place, seeds=(0,), jobs=1)
+    assert stub.took() == ["train", "train", "generate"]
+    stub.failing = None
+    ablate(place, seeds=(0,), jobs=1)
+    assert stub.took() == ["generate"] * 3 + ["evaluate"] * 3
+    words = ("evaluate", "--to", str(place / "x"), "--wav-dir", str(place))
+    lost = Command(words, (), (place / "nowhere",))
+    with user_error(f"did not make {place / 'nowhere'}"):
+        run_all([lost], place / "logs", [Place()], module.tqdm(disable=True))
+
+
+def test_what_cannot_work_is_refused_before_any_training(place: Path, stub: Stub) -> None:
+    def refused(*words: str, **changes: Any) -> None:
+        with user_error(*words):
+            ablate(place, **changes)
+        assert stub.took() == []
+
+    write_list(place / "list.tsv", [*ITEMS, ("item9", "too", "few")])
+    refused("list.tsv: line 4: it has 3 tab-separated fields")
+    write_list(place / "list.tsv", [ITEMS[0], (*ITEMS[1][:5], "Who says this?")])
+    refused("list.tsv: item1: ", "[S1]")
+    write_list(place / "list.tsv", [(*ITEMS[0][:4], place / "nobody.wav", "[S1] Yes. [S2] No.")])
+    refused("list.tsv: item0: ", "nobody.wav")
+    write_list(place / "list.tsv", ITEMS)
+    config = place / "rows.py"
+    config.write_text(GUIDED.replace('stages: str = "one,two"', 'stages: str = "one"'))
+    refused("row 'plain' trains one, but two is to speak")
+    config.write_text(GUIDED.replace("seed: int = 0, ", "seeds: int = 0, "))
+    refused("--set seed=0")
+    config.write_text(GUIDED.replace('of("mono")', 'of("other")'))
+    refused("other is no dataset")
+
+
+def test_each_job_has_an_accelerator_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shared(jobs: int, platform: str, count: int, cores: int = 4, **env: str) -> list[Place]:
+        return share_out(jobs, platform, count, env, range(cores))
+
+    gpus = [one.env["CUDA_VISIBLE_DEVICES"] for one in shared(2, "gpu", 4)]
+    assert gpus == ["0", "1"]
+    seen = shared(2, "gpu", 2, CUDA_VISIBLE_DEVICES="5, GPU-8")
+    assert [one.env["CUDA_VISIBLE_DEVICES"] for one in seen] == ["5", "GPU-8"]
+    chips = shared(4, "tpu", 4)
+    assert [one.env["TPU_VISIBLE_CHIPS"] for one in chips] == ["0", "1", "2", "3"]
+    assert chips[0].env["TPU_PROCESS_BOUNDS"] == chips[0].env["TPU_CHIPS_PER_PROCESS_BOUNDS"] == (
+        "1,1,1"
+    )  # fmt: skip
+    with user_error("--jobs 3 is more than the 2 accelerators (gpu)", "--jobs 2 or less"):
+        shared(3, "gpu", 2)
+    cores = shared(2, "cpu", 1, 5)
+    assert [one.cpus for one in cores] == [{0, 2, 4}, {1, 3}]
+    assert [one.env["OMP_NUM_THREADS"] for one in cores] == ["3", "2"]
+    assert shared(8, "cpu", 1) == [Place()] * 8
+
+    def told(status: int, out: str, err: str) -> None:
+        done = subprocess.CompletedProcess([], status, out, err)
+        monkeypatch.setattr(commands.subprocess, "run", lambda *_, **__: done)
+
+    told(0, "a warning\ntpu 4\n", "")
+    assert len(find_places(4)) == 4
+    with user_error("--jobs 5 is more than the 4"):
+        find_places(5)
+    told(1, "", "Traceback\nRuntimeError: no backend\n")
+    with user_error("RuntimeError: no backend"):
+        find_places(2)
+    assert find_places(1) == [Place()]  # asks nobody
+
+
+def test_processes_get_their_variables_and_cores(tmp_path: Path) -> None:
+    core = min(os.sched_getaffinity(0))
+    seen = Path("/proc/self/status")
+    code = (
+        f"import os, time; time.sleep(0.3); print(os.environ['PLACE'], open({str(seen)!r}).read())"
+    )
+    (tmp_path / "sitecustomize.py").write_text(code)
+    place = Place({"PLACE": "here", "PYTHONPATH": str(tmp_path)}, frozenset({core}))
+    with (tmp_path / "log").open("w") as said:
+        assert commands._process(("--version",), place, said) == 0
+    told = (tmp_path / "log").read_text()
+    assert told.startswith("here") and re.search(rf"Cpus_allowed_list:\s+{core}\n", told)
+
+
+def test_differences_of_losses_are_paired_by_seed() -> None:
+    found = paired([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
+    assert found is not None and found.mean == 2.0
+    # By hand: Student's t for 2 degrees of freedom is 4.3027, times 1 / sqrt(3).
+    assert found.low == pytest.approx(2.0 - 2.48414, abs=1e-4)
+    assert found.high == pytest.approx(2.0 + 2.48414, abs=1e-4)
+    two = paired([2.0, 4.0], [1.0, 2.0])
+    assert two is not None and (two.mean, two.low, two.high) == (1.5, None, None)
+    assert two.told() == "+1.5000"
+    assert paired([2.0, None], [1.0, 2.0]) is None
 
 
 @pytest.mark.slow
-def test_rows_share_a_training_and_go_on_after_a_failure(tmp_path: Path, run_cli: RunCli) -> None:
+def test_rows_are_trained_spoken_and_judged(tmp_path: Path, run_cli: RunCli) -> None:
     place = make_place(tmp_path)
-    (place / "steps.py").write_text(GUIDED + ABLATIONS)
-    (wav1, text1), (wav2, text2) = VOICES[:2]
-    rows = [(f"item{i}", text1, text2, wav1, wav2, "[S1] Yes. [S2] No.") for i in range(2)]
-    lines = write_list(place / "list.tsv", rows)
+    (place / "rows.py").write_text(GUIDED + ABLATIONS)
+    lines = write_list(place / "list.tsv", ITEMS[:1])
     to = place / "out"
-    args = ["ablate", "steps", "--config", place / "steps.py", "--set", f"data={place}",
-            "--test-list", lines, "--to", to, "--seeds", "0",
-            "--vocoder-path", "griffin-lim"]  # fmt: skip
-    done = run_cli(*args, "--recogniser", "nobody", timeout=600)
-    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("zipvoice-jax: error")
-    assert (
-        "recogniser nobody is unknown" in done.stderr and "The same command goes on" in done.stderr
-    )
-    before = {path: path.stat().st_mtime_ns for path in to.glob("logs/*.done")}
-    assert any(path.name.startswith("train-") for path in before)
+    args = ["ablate", "guidance", "--config", place / "rows.py", "--set", f"data={place}",
+            "--set", "stages=two", "--test-list", lines, "--to", to, "--seeds", "0",
+            "--vocoder-path", "griffin-lim", "--jobs", "2"]  # fmt: skip
     done = run_cli(*args, timeout=600)
     assert done.returncode == 0, done.stderr
-    assert all(path.stat().st_mtime_ns == at for path, at in before.items())
-
-    commands = (to / "commands.sh").read_text().splitlines()
-    verbs = [line.split()[0] for line in commands]
-    assert [verbs.count(verb) for verb in ("train", "generate", "evaluate")] == [1, 2, 2]
     table = json.loads((to / "table.json").read_text())
-    assert list(table["rows"]) == ["one step", "two steps"]
     for row in table["rows"].values():
-        assert (
-            row["trained_on"] == "2 x 12 s of mono, 2 x 12 s of mono" and row["rtf"]["items"] == 2
-        )
-        assert row["cpwer"]["value"] >= 50.0  # such a model says nothing
-    assert "How many?" in done.stdout and "less the first" in done.stdout
-    assert (to / "table.png").read_bytes().startswith(b"\x89PNG")
+        assert row["trained_on"] == "2 x 12 s of mono" and row["rtf"]["items"] == 1
+        assert row["wer"]["value"] >= 50.0  # such a model says nothing
+    assert "Does it help?" in done.stdout and "less the first" in done.stdout
+    made = [read_report(to / "rows" / row / "seed0" / "wavs") for row in ("plain", "guided")]
+    assert [one["item0"]["guidance_scale"] for one in made] == [1.5, 3.0]
+
+    script = (to / "commands.sh").read_text().splitlines()
+    verbs = [line.split()[1] for line in script if line.startswith("zipvoice-jax ")]
+    assert verbs == ["train", "generate", "generate", "evaluate", "evaluate"]
+    env = {**os.environ, "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}"}
+    command = "\n".join([*script[:2], script[-1]])
+    ran = subprocess.run(
+        ["sh", "-c", command], env=env, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0 and "0 judged, 1 known" in ran.stdout, ran.stderr
 
 
-def test_the_ablations_of_the_repository_are_sound() -> None:
+@pytest.fixture
+def repository() -> dict[str, Ablation]:
+    return read_ablations(ROOT / "configs" / "ablations.py")
+
+
+def test_the_ablations_of_the_repository_are_sound(repository: dict[str, Ablation]) -> None:
     path = ROOT / "configs" / "ablations.py"
-    found = read_ablations(path)
-    assert set(found) == {"turns", "curriculum", "stereo", "speakers", "inference"}
-    for ablation in found.values():
-        for row in ablation.rows:
-            config = load_config(path, [*row.settings, "seed=3"])
+    assert set(repository) == {"turns", "curriculum", "stereo", "speakers", "inference"}
+    for ablation in repository.values():
+        configs = [load_config(path, [*row.settings, "seed=3"]) for row in ablation.rows]
+        for config in configs:
             assert config.stages[-1].name == ablation.stage and config.seed == 3
-    stereo = {row.name: row for row in found["stereo"].rows}
+        # One budget, one validation set, and one peak wherever random weights are trained.
+        assert len({sum(stage.steps for stage in config.stages) for config in configs}) == 1
+        assert len({max(v for _, v in one.stages[0].learning_rate.points) for one in configs}) == 1
+        valid = {json.dumps(one.to_dict()["stages"][-1]["valid"]) for one in configs}
+        assert len({re.sub("seen|held_out", "", one) for one in valid}) == 1
+    stereo = {row.name: row for row in repository["stereo"].rows}
     one = load_config(path, stereo["without one-channel regularisation"].settings)
     assert one.stages[-1].data.channels == "stereo"
-    steps = {
-        sum(stage.steps for stage in load_config(path, row.settings).stages)
-        for row in found["curriculum"].rows
-    }
-    assert len(steps) == 1  # one budget
+
+
+def test_voices_are_held_out_of_both_stages(repository: dict[str, Ablation]) -> None:
+    path = ROOT / "configs" / "ablations.py"
+    seen, held_out = (
+        [source.path for stage in load_config(path, row.settings).stages
+         for source in stage.data.sources]
+        for row in repository["speakers"].rows
+    )  # fmt: skip
+    assert seen == ["demo/data/seen/single", "demo/data/seen/dialogue"]
+    assert held_out == ["demo/data/held_out/single", "demo/data/held_out/dialogue"]
 
 
 def test_what_is_no_ablation_is_one_line(tmp_path: Path) -> None:
@@ -93,3 +390,37 @@ def test_what_is_no_ablation_is_one_line(tmp_path: Path) -> None:
     tiny = ROOT / "configs" / "tiny.py"
     status, _, err = run_main("ablate", "turns", "--config", tiny, *rest)
     one_line(status, err, "has no get_ablations")
+    status, _, err = run_main("ablate", "turns", "--config", config, *rest, "--recogniser", "me")
+    one_line(status, err, "recogniser me is unknown")  # before anything is trained
+    assert not (tmp_path / "to").exists()
+
+
+def test_the_judge_is_chosen_as_by_evaluate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[JudgeConfig] = []
+    setups: list[Setup] = []
+
+    def opened(config: JudgeConfig) -> Judge:
+        asked.append(config)
+        return Judge(config, None, None, None)
+
+    def ran(ablation: Ablation, setup: Setup, *_: Any, **__: Any) -> str:
+        setups.append(setup)
+        return ""
+
+    monkeypatch.setattr(Judge, "open", opened)
+    monkeypatch.setattr(module, "run_ablation", ran)
+    lines = write_list(tmp_path / "list.tsv", ITEMS)
+    args = ("ablate", "stereo", "--config", ROOT / "configs" / "ablations.py", "--to", tmp_path)
+    assert run_main(*args, "--test-list", lines, "--language", "zh")[0] == 0
+    assert asked[0].recogniser == "whisper-base" and "leakage" in asked[0].metrics
+    assert setups[0].evaluate == ("--judges", "offline", "--language", "zh")
+    paper = (*args, "--test-list", lines, "--judges", "paper", "--quality-predictor", "dnsmos")
+    assert run_main(*paper)[0] == 0
+    assert (asked[1].recogniser, asked[1].attribution) == ("whisper-d", "tags")  # of dialogues
+    assert asked[1].quality_predictor == "dnsmos"
+    assert setups[1].evaluate[-2:] == ("--quality-predictor", "dnsmos")
+    assert setups[0].judge != setups[1].judge
+    status, _, err = run_main(*paper, "--vocoder-path", tmp_path)
+    one_line(status, err, str(tmp_path))

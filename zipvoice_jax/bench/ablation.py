@@ -1,30 +1,38 @@
 """Ablations: rows that differ in one thing, each trained with several seeds, spoken and judged.
 
-All is done by commands of `zipvoice-jax`, which are written down as they were run; what is done is
-not done again. Rows with the same training share it.
+All is done by commands of `zipvoice-jax`, which are written down as they are run; what is done is
+not done again. Rows with the same training share it. What can be refused is refused before any
+training.
 """
 
-import concurrent.futures
 import dataclasses
-import hashlib
-import json
+import functools
+import os
 import runpy
 import shlex
-import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from zipvoice_jax.bench.ablation_report import Outcome, write_report
+from zipvoice_jax.bench.commands import Command, Place, find_places, identity, run_all
+from zipvoice_jax.config import SamplingConfig
 from zipvoice_jax.core.errors import UserError, require
-from zipvoice_jax.core.files import write_json, write_text
-from zipvoice_jax.evaluate.config import ALL_METRICS
-from zipvoice_jax.evaluate.page import draw_estimates
-from zipvoice_jax.evaluate.run import load
-from zipvoice_jax.evaluate.summary import LEVEL, Records, difference, summarise, table
-from zipvoice_jax.train.folder import CONFIG
+from zipvoice_jax.core.files import write_text
+from zipvoice_jax.data.records import index_name, open_split
+from zipvoice_jax.data.requests import BadLine, Request, read_requests, wave_path
+from zipvoice_jax.evaluate.packages import fingerprint
+from zipvoice_jax.evaluate.run import ITEMS, load
+from zipvoice_jax.infer.prepare import Preparation
+from zipvoice_jax.text.tokenizer import make_tokenizer
+from zipvoice_jax.train.config import TrainConfig
+from zipvoice_jax.train.log import LOG, read_log
+from zipvoice_jax.train.stages import stage_model
+
+LoadConfig = Callable[[Sequence[str]], TrainConfig]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +43,16 @@ class Row:
         name: for the table.
         settings: arguments of the config file's get_config, NAME=VALUE.
         generate: options of `generate`.
-        test_list: what is said, if not that of the ablation.
     """
 
     name: str
     settings: tuple[str, ...] = ()
     generate: tuple[str, ...] = ()
-    test_list: str | None = None
+
+    @property
+    def folder(self) -> str:
+        """The name for files."""
+        return "".join(c if c.isalnum() else "_" for c in self.name).strip("_")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +63,7 @@ class Ablation:
         question: that it answers.
         stage: whose model speaks.
         rows: the variants.
-        metrics: of `evaluate`.
+        metrics: of `evaluate`. With "rtf" nothing runs beside a `generate`.
     """
 
     question: str
@@ -63,8 +74,9 @@ class Ablation:
     def __post_init__(self) -> None:
         names = [row.name for row in self.rows]
         require(
-            len(names) > 1 and len(set(names)) == len(names),
-            f"an ablation needs two rows or more with names of their own, not {names}.",
+            len(names) > 1 and len({row.folder for row in self.rows}) == len(names),
+            "an ablation needs two rows or more with names of their own (in letters and digits), "
+            f"not {names}.",
         )
 
 
@@ -79,6 +91,7 @@ class Setup:
         seeds: of training.
         generate: options of `generate` for all rows.
         evaluate: options of `evaluate` for all rows.
+        judge: who judges, as `Judge.about` tells.
         to: folder of everything.
     """
 
@@ -88,7 +101,29 @@ class Setup:
     seeds: tuple[int, ...]
     generate: tuple[str, ...]
     evaluate: tuple[str, ...]
+    judge: Mapping[str, Any]
     to: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """A row with a seed.
+
+    Attributes:
+        config: of its training.
+        model: folder of its training.
+        report: folder of what the judge says.
+        train: its commands; those of rows with one training are equal.
+        speak: after it.
+        judge: after that.
+    """
+
+    config: TrainConfig
+    model: Path
+    report: Path
+    train: Command
+    speak: Command
+    judge: Command
 
 
 def read_ablations(path: Path) -> dict[str, Ablation]:
@@ -109,7 +144,7 @@ def read_ablations(path: Path) -> dict[str, Ablation]:
     return found
 
 
-def run_ablation(ablation: Ablation, setup: Setup, *, jobs: int) -> str:
+def run_ablation(ablation: Ablation, setup: Setup, load_config: LoadConfig, *, jobs: int) -> str:
     """Trains, speaks and judges every row with every seed; returns the table.
 
     Writes commands.sh, table.txt, table.json and table.png.
@@ -117,172 +152,174 @@ def run_ablation(ablation: Ablation, setup: Setup, *, jobs: int) -> str:
     Args:
         ablation: what varies.
         setup: what does not.
-        jobs: commands that run at a time.
+        load_config: the training that settings give.
+        jobs: commands that run at a time, each on an accelerator of its own if there are any.
 
     Raises:
-        UserError: a command failed, or a file cannot be written.
+        UserError: something of it cannot be used, a command failed, or a file cannot be written.
     """
-    pairs = [(row, seed) for row in ablation.rows for seed in setup.seeds]
-    trainings = dict.fromkeys(_train(row, seed, setup) for row, seed in pairs)
-    chains = [[command] for command in trainings]
-    after = [_speak_and_judge(ablation, row, seed, setup) for row, seed in pairs]
-    lines = [shlex.join(command) for chain in (*chains, *after) for command in chain]
-    write_text(setup.to / "commands.sh", "set -e\n" + "\n".join(lines) + "\n")
-    bar = tqdm(total=len(lines), desc="ablate", unit="command", file=sys.stderr, mininterval=0.5)
-    with bar:
-        _run_all(chains, setup.to, jobs, bar)
-        _run_all(after, setup.to, jobs, bar)
-    runs: dict[str, list[Records]] = {
-        row.name: [load(_folder(row, seed, setup) / "report") for seed in setup.seeds]
+    configs = {
+        (row.name, seed): load_config([*setup.settings, *row.settings, f"seed={seed}"])
+        for row in ablation.rows
+        for seed in setup.seeds
+    }
+    for (name, _), config in configs.items():
+        if ablation.stage not in (stages := [stage.name for stage in config.stages]):
+            raise UserError(
+                f"row {name!r} trains {', '.join(stages)}, but {ablation.stage} is to speak; "
+                "leave it in."
+            )
+    identify = functools.cache(_identity_of_data)  # of each dataset once
+    about = {key: _identity_of_run(config, identify) for key, config in configs.items()}
+    items = read_items(setup.test_list, _preparation(ablation, next(iter(configs.values()))))
+    places = find_places(jobs)
+    said = _identity_of_items(items)
+    runs = {
+        (row.name, seed): _plan(ablation, setup, row, seed, configs[row.name, seed],
+                                about[row.name, seed], items, said)
+        for row in ablation.rows
+        for seed in setup.seeds
+    }  # fmt: skip
+    _run(list(runs.values()), ablation, setup, places)
+    ids = {item.item_id for item in items}
+    outcomes = {
+        row.name: [_outcome(runs[row.name, seed], ablation.stage, ids) for seed in setup.seeds]
         for row in ablation.rows
     }
-    losses = {
-        row.name: [_valid_loss(row, seed, setup) for seed in setup.seeds] for row in ablation.rows
-    }
-    return _report(ablation, setup, runs, losses)
+    trained_on = _trained_on({row.name: configs[row.name, setup.seeds[0]] for row in ablation.rows})
+    return write_report(ablation.question, setup.seeds, trained_on, outcomes, setup.to)
 
 
-def _train(row: Row, seed: int, setup: Setup) -> tuple[str, ...]:
-    settings = (*setup.settings, *row.settings, f"seed={seed}")
-    sets = [part for setting in settings for part in ("--set", setting)]
-    run = _run_folder(row, seed, setup)
-    return ("train", "--config", str(setup.config), "--to", str(run), *sets)
+def read_items(path: Path, prepare: Callable[[Request], Any]) -> list[Request]:
+    """The items of a test list, all of which can be spoken.
 
-
-def _run_folder(row: Row, seed: int, setup: Setup) -> Path:
-    return setup.to / "models" / f"{_digest((*setup.settings, *row.settings))}-seed{seed}"
-
-
-def _folder(row: Row, seed: int, setup: Setup) -> Path:
-    slug = "".join(c if c.isalnum() else "_" for c in row.name).strip("_")
-    return setup.to / "rows" / slug / f"seed{seed}"
-
-
-def _speak_and_judge(
-    ablation: Ablation, row: Row, seed: int, setup: Setup
-) -> list[tuple[str, ...]]:
-    folder = _folder(row, seed, setup)
-    test_list, model = row.test_list or str(setup.test_list), _run_folder(row, seed, setup)
-    speak = (
-        "generate", "--model-dir", str(model / ablation.stage), "--test-list", test_list,
-        "--res-dir", str(folder / "wavs"), *setup.generate, *row.generate,
-    )  # fmt: skip
-    judge = (
-        "evaluate", "--test-list", test_list, "--wav-dir", str(folder / "wavs"),
-        "--to", str(folder / "report"), "--metrics", *ablation.metrics, *setup.evaluate,
-    )  # fmt: skip
-    return [speak, judge]
-
-
-def _digest(words: Iterable[str]) -> str:
-    return hashlib.sha256("\0".join(words).encode()).hexdigest()[:12]
-
-
-def _run_all(
-    chains: Sequence[Sequence[tuple[str, ...]]], to: Path, jobs: int, bar: "tqdm[Any]"
-) -> None:
-    """Runs chains of commands, several at a time; the first failure ends all."""
-
-    def work(chain: Sequence[tuple[str, ...]]) -> None:
-        for command in chain:
-            _run(command, to)
-            bar.update()
-
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        waiting = [pool.submit(work, chain) for chain in chains]
+    Raises:
+        UserError: one cannot; `generate` would fail on it after every training.
+    """
+    items = []
+    for item in tqdm(read_requests(path), desc="check", unit="item", file=sys.stderr, leave=False,
+                     mininterval=0.5):  # fmt: skip
+        if isinstance(item, BadLine):
+            raise UserError(f"the list {path}: {item.error}")
         try:
-            for future in concurrent.futures.as_completed(waiting):
-                future.result()
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+            prepare(item)
+        except UserError as error:
+            raise UserError(f"the list {path}: {item.item_id}: {error}") from None
+        items.append(item)
+    return items
 
 
-def _run(command: tuple[str, ...], to: Path) -> None:
-    """Runs a command unless it was done; its words go to a log."""
-    log = to / "logs" / f"{command[0]}-{_digest(command)}.log"
-    done = log.with_suffix(".done")
-    if done.is_file():
-        return
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("w", encoding="utf-8") as said:
-            status = subprocess.run(
-                [sys.executable, "-m", "zipvoice_jax.cli.main", *command],
-                stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT, check=False,
-            ).returncode  # fmt: skip
-        last = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()][-1:]
-    except OSError as error:
-        raise UserError(f"{log} cannot be written ({error.strerror}).") from None
-    if status:
-        raise UserError(
-            f"`zipvoice-jax {shlex.join(command)}` ended with {status} ({''.join(last)}); "
-            f"see {log}. The same command goes on."
-        )
-    write_text(done, "")
+def _preparation(ablation: Ablation, config: TrainConfig) -> Preparation:
+    """What `generate` does to the items before the model sees them."""
+    names = [stage.name for stage in config.stages]
+    model = stage_model(config, names.index(ablation.stage))
+    return Preparation(
+        model=model.config,
+        features=config.features,
+        sampling=SamplingConfig.for_kind(model.config.kind),
+        tokenizer=make_tokenizer("dialog" if model.config.is_dialog else "emilia", model.table),
+    )
 
 
-def _valid_loss(row: Row, seed: int, setup: Setup) -> float | None:
-    """The last validation loss of a run."""
-    path = _run_folder(row, seed, setup) / "log.jsonl"
-    entries = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    losses = [entry.get("flow") for entry in entries if entry.get("kind") == "valid"]
-    return losses[-1] if losses else None
+def _identity_of_data(path: str, split: str) -> str:
+    """Changes when a dataset is another one."""
+    open_split(path, split)  # refuses one that cannot be used
+    return fingerprint(Path(path) / index_name(split))
 
 
-def _trained_on(row: Row, seed: int, setup: Setup) -> str:
-    """Steps, audio and datasets of a run's stages, as its config says."""
-    path = _run_folder(row, seed, setup) / CONFIG
-    told = []
-    for stage in json.loads(path.read_text(encoding="utf-8"))["stages"]:
-        data = stage["data"]
-        names = "+".join(Path(source["path"]).name for source in data["sources"])
-        told.append(f"{stage['steps']} x {data['batch_seconds']:g} s of {names}")
-    return ", ".join(told)
+def _identity_of_run(config: TrainConfig, identify: Callable[[str, str], str]) -> str:
+    """Changes when a training would be another one."""
+    parts = [data for stage in config.stages for data in (stage.data, stage.valid) if data]
+    data = [identify(source.path, source.split) for part in parts for source in part.sources]
+    tables = [stage_model(config, i).table.fingerprint for i in range(len(config.stages))]
+    return identity(config.to_dict(), data, tables)
 
 
-def _report(
+def _identity_of_items(items: Sequence[Request]) -> str:
+    """Changes when what is to be said, or a prompt, is another one."""
+    prompts = dict.fromkeys(path for item in items for path in item.prompt_wavs)
+    told = [[item.item_id, item.text, item.prompt_texts, item.speed] for item in items]
+    wavs = [[str(path), fingerprint(path)] for path in prompts]
+    return identity(told, [list(map(str, item.prompt_wavs)) for item in items], wavs)
+
+
+def _plan(
     ablation: Ablation,
     setup: Setup,
-    runs: dict[str, list[Records]],
-    losses: dict[str, list[float | None]],
-) -> str:
-    systems = {row.name: summarise(*runs[row.name]) for row in ablation.rows}
-    first = ablation.rows[0].name
-    names = [name for name in ALL_METRICS if any(name in found for found in systems.values())]
-    titles = [f"{ALL_METRICS[n].title} {ALL_METRICS[n].unit}".strip() for n in names]
-    rows = [["", "trained on", "validation loss", *titles]]
-    for row in ablation.rows:
-        told = ["" if one is None else f"{one:.4f}" for one in losses[row.name]]
-        cells = [row.name, _trained_on(row, setup.seeds[0], setup), " ".join(told)]
-        for name in names:
-            one = systems[row.name].get(name)
-            cells.append("" if one is None else one.told(ALL_METRICS[name]))
-        rows.append(cells)
-    deltas = [["less the first", "", "", *titles]]
-    for row in ablation.rows[1:]:
-        found = [difference(runs[row.name], runs[first], name) for name in names]
-        told = [
-            "" if one is None else one.told(ALL_METRICS[name], sign=True)
-            for one, name in zip(found, names, strict=True)
-        ]
-        deltas.append([row.name, "", "", *told])
-    count = len(runs[first][0])
-    text = (
-        f"{ablation.question}\n{len(setup.seeds)} seeds, {count} items; intervals of {LEVEL:g} % "
-        f"by drawing seeds and items anew; a validation loss for each seed\n\n"
-        f"{table(rows)}\n\n{table(deltas)}"
+    row: Row,
+    seed: int,
+    config: TrainConfig,
+    about: str,
+    items: Sequence[Request],
+    said: str,
+) -> _Run:
+    """The commands of a row with a seed; `about` and `said` identify training and list."""
+    settings = (*setup.settings, *row.settings, f"seed={seed}")
+    sets = [part for setting in settings for part in ("--set", setting)]
+    model = setup.to / "models" / f"{about}-seed{seed}"
+    folder = setup.to / "rows" / row.folder / f"seed{seed}"
+    wavs, report = folder / "wavs", folder / f"report-{identity(dict(setup.judge))}"
+    train = Command(
+        ("train", "--config", str(setup.config), "--to", str(model), *sets),
+        (about,),
+        (model / LOG, model / ablation.stage),
     )
-    write_text(setup.to / "table.txt", text + "\n")
-    content = {
-        row.name: {
-            "trained_on": _trained_on(row, setup.seeds[0], setup),
-            "validation_loss": losses[row.name],
-            **{name: dataclasses.asdict(one) for name, one in systems[row.name].items()},
-        }
-        for row in ablation.rows
+    speak = Command(
+        ("generate", "--model-dir", str(model / ablation.stage),
+         "--test-list", str(setup.test_list), "--res-dir", str(wavs), *setup.generate,
+         *row.generate),
+        (about, said),
+        tuple(wave_path(wavs, item.item_id) for item in items),
+    )  # fmt: skip
+    judge = Command(
+        ("evaluate", "--test-list", str(setup.test_list), "--wav-dir", str(wavs),
+         "--to", str(report), "--metrics", *ablation.metrics, *setup.evaluate),
+        (about, said, *speak.words),
+        (report / ITEMS,),
+    )  # fmt: skip
+    return _Run(config, model, report, train, speak, judge)
+
+
+def _run(runs: Sequence[_Run], ablation: Ablation, setup: Setup, places: Sequence[Place]) -> None:
+    """Writes the commands down and runs them: all trainings, then all speech, then all judging."""
+    # A training that rows share is there once, under the settings of the first of them.
+    trainings = {run.model: run.train for run in reversed(runs)}
+    steps = [list(reversed(trainings.values())), [r.speak for r in runs], [r.judge for r in runs]]
+    lines = [f"cd {shlex.quote(os.getcwd())}", *(one.line for step in steps for one in step)]
+    write_text(setup.to / "commands.sh", "set -e\n" + "\n".join(lines) + "\n")
+    alone = [Place()] if "rtf" in ablation.metrics else places  # else it would be measured too slow
+    total = sum(map(len, steps))
+    with tqdm(total=total, desc="ablate", unit="command", file=sys.stderr, mininterval=0.5) as bar:
+        for commands, where in zip(steps, (places, alone, places), strict=True):
+            run_all(commands, setup.to / "logs", where, bar)
+
+
+def _outcome(run: _Run, stage: str, ids: set[str]) -> Outcome:
+    records = [one for one in load(run.report) if one["id"] in ids and "error" not in one]
+    names = [one.name for one in run.config.stages]
+    begin, end = run.config.boundaries[names.index(stage) :][:2]
+    losses = [
+        entry.get("flow")
+        for entry in read_log(run.model / LOG)
+        if entry["kind"] == "valid" and begin < entry["step"] <= end
+    ]
+    return Outcome(records, losses[-1] if losses else None)
+
+
+def _trained_on(configs: Mapping[str, TrainConfig]) -> dict[str, str]:
+    """Steps, audio and datasets of each row's stages; paths from the folder that all are in."""
+    paths = [
+        os.path.abspath(source.path)
+        for config in configs.values()
+        for stage in config.stages
+        for source in stage.data.sources
+    ]
+    base = os.path.commonpath([os.path.dirname(path) for path in paths])
+    return {
+        name: ", ".join(
+            f"{stage.steps} x {stage.data.batch_seconds:g} s of "
+            + "+".join(os.path.relpath(source.path, base) for source in stage.data.sources)
+            for stage in config.stages
+        )
+        for name, config in configs.items()
     }
-    about = {"question": ablation.question, "seeds": list(setup.seeds), "rows": content}
-    write_json(setup.to / "table.json", about)
-    draw_estimates(systems, setup.to / "table.png")
-    return text

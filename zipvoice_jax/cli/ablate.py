@@ -1,6 +1,7 @@
 """`zipvoice-jax ablate`: trains, speaks and judges the variants of a config, into one table."""
 
 import argparse
+import functools
 from pathlib import Path
 
 from zipvoice_jax.cli.options import add_config
@@ -9,12 +10,15 @@ from zipvoice_jax.core.errors import UserError
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds the `ablate` command."""
+    from zipvoice_jax.evaluate.config import JUDGES, ROLES
+    from zipvoice_jax.evaluate.words import LANGUAGES
+
     parser = subparsers.add_parser(
         "ablate",
         help="train variants of a config and compare what they say",
         description="Trains each row of an ablation with each seed, has it speak the test list, "
         "judges that, and writes one table with intervals, a picture and the commands. Running "
-        "again does what is missing.",
+        "again does what is missing or was made from something else.",
     )
     add = parser.add_argument
     add("name", metavar="NAME", help="of the config's get_ablations, such as turns")
@@ -22,10 +26,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add("--test-list", type=Path, required=True, metavar="FILE", help="as of `generate`")
     add("--to", type=Path, required=True, metavar="DIR", help="folder of everything")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="(default: 0 1 2)")
-    add("--jobs", type=int, default=1, metavar="N", help="commands at a time (default: 1)")
+    add("--jobs", type=int, default=1, metavar="N",
+        help="commands at a time, each on an accelerator of its own, or with its share of the "
+        "cores (default: 1, with all of them)")  # fmt: skip
     add("--vocoder-path", metavar="DIR", help="as of `generate`")
-    add("--recogniser", default="whisper-tiny", metavar="NAME", help="as of `evaluate`")
-    add("--language", default="en", help="as of `evaluate` (default: en)")
+    add("--language", choices=LANGUAGES, default="en", help="of the speech (default: en)")
+    add("--judges", choices=JUDGES, default="offline", help="as of `evaluate` (default: offline)")
+    for name in ROLES:
+        add(f"--{name.replace('_', '-')}", metavar="NAME", help="instead, as of `evaluate`")
     parser.set_defaults(run=run)
 
 
@@ -33,29 +41,54 @@ def run(args: argparse.Namespace) -> int:
     """Runs `zipvoice-jax ablate`.
 
     Raises:
-        UserError: the config or an option cannot be used, or a command failed.
+        UserError: the config, the list, a judge or an option cannot be used, or a command failed.
     """
+    import jax
+
     from zipvoice_jax.bench.ablation import Setup, read_ablations, run_ablation
+    from zipvoice_jax.cli.train import load_config
+    from zipvoice_jax.data.requests import Request, read_requests
+    from zipvoice_jax.evaluate.config import ROLES, JudgeConfig
+    from zipvoice_jax.evaluate.judge import Judge, is_dialogue
+    from zipvoice_jax.infer import vocoder
 
     ablations = read_ablations(args.config)
     if args.name not in ablations:
         raise UserError(
             f"{args.config} has no ablation {args.name}; it has {', '.join(ablations)}."
         )
+    ablation = ablations[args.name]
     if len(set(args.seeds)) != len(args.seeds) or args.jobs < 1:
         raise UserError("--seeds must differ, and --jobs be 1 or more.")
-    if not args.test_list.is_file():
-        raise UserError(f"the list {args.test_list} does not exist.")
-    vocoder = ("--vocoder-path", args.vocoder_path) if args.vocoder_path else ()
+    # The commands need the accelerators: this process is not to hold any.
+    jax.config.update("jax_platforms", "cpu")
+    items = [one for one in read_requests(args.test_list) if isinstance(one, Request)]
+    chosen = {name: value for name in ROLES if (value := getattr(args, name)) is not None}
+    config = JudgeConfig.by_name(
+        args.judges, args.language, dialogue=any(map(is_dialogue, items)), metrics=ablation.metrics,
+        **chosen,
+    )  # fmt: skip
+    judge = Judge.open(config).about()  # also shows before any training that the weights are there
+    load = functools.partial(load_config, args.config)
+    vocoded = ()
+    if args.vocoder_path is not None:
+        vocoded = ("--vocoder-path", args.vocoder_path)
+        vocoder.find(args.vocoder_path, load(args.settings).features)
+    options = {"judges": args.judges, "language": args.language, **chosen}
     setup = Setup(
         config=args.config,
         settings=tuple(args.settings),
         test_list=args.test_list,
         seeds=tuple(args.seeds),
-        generate=vocoder,
-        evaluate=("--recogniser", args.recogniser, "--language", args.language),
+        generate=vocoded,
+        evaluate=tuple(
+            word
+            for name, value in options.items()
+            for word in (f"--{name.replace('_', '-')}", value)
+        ),
+        judge=judge,
         to=args.to,
     )
-    print(run_ablation(ablations[args.name], setup, jobs=args.jobs))
+    print(run_ablation(ablation, setup, load, jobs=args.jobs))
     print(f"{args.to}: table.txt, table.json, table.png, commands.sh")
     return 0
