@@ -1,5 +1,7 @@
 """Listening tests: the page in a real browser, its key, and what is made of the answers."""
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -11,7 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from generation import TEXT1, WAV1, one_line, run_main, write_list
+from generation import TEXT1, TEXT2, WAV1, WAV2, one_line, run_main, write_list
+
+from zipvoice_jax.audio.io import read_audio
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 COUNT = 5
@@ -48,6 +52,33 @@ def answers(key: dict[str, Any], prefer: str, by: int) -> dict[str, Any]:
     return found
 
 
+def told(systems: Path, page: str, *files: Path) -> tuple[int, str, str]:
+    key = systems / f"{page}.key.json"
+    return run_main("evaluate", "--key", key, "--listening-results", *files)
+
+
+def save(systems: Path, listener: str, page: str, found: dict[str, Any], **more: Any) -> Path:
+    """What the page saves, but for a listener's answers."""
+    key = json.loads((systems / f"{page}.key.json").read_text())
+    result = {"test": key["name"], "kind": key["kind"], "listener": listener, "answers": found}
+    path = systems / f"results-{listener}.json"
+    path.write_text(json.dumps({**result, **more}))
+    return path
+
+
+def page_of(path: Path) -> dict[str, Any]:
+    """What a page holds."""
+    found = re.search(r'type="application/json">(.*?)</script>', path.read_text(), re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def sound_of(url: str) -> np.ndarray:
+    """Samples (samples, channels) of a sound of a page."""
+    data = base64.b64decode(url.partition("base64,")[2])
+    return soundfile.read(io.BytesIO(data), always_2d=True)[0]
+
+
 def test_answers_become_means_with_intervals(systems: Path) -> None:
     status, out, err = make(systems, "test.html", "--seed", "3")
     assert status == 0 and f"{COUNT} trials" in out, err
@@ -56,24 +87,31 @@ def test_answers_become_means_with_intervals(systems: Path) -> None:
     assert "ours" not in re.sub(r"base64,[^\"]*", "", page) and "theirs" not in page
     key = json.loads((systems / "test.key.json").read_text())
     assert {trial["a"] for trial in key["trials"].values()} == {"ours", "theirs"}
-    files = []
-    for listener, by in (("x", 2), ("y", 1)):
-        result = {"test": "test", "kind": "cmos", "listener": listener}
-        result["answers"] = answers(key, "ours", by)
-        files.append(systems / f"results-{listener}.json")
-        files[-1].write_text(json.dumps(result))
-    told = ("evaluate", "--key", systems / "test.key.json", "--listening-results")
-    status, out, err = run_main(*told, *files)
-    assert status == 0, err
-    assert re.search(r"ours +\+1\.50 \[1\.50, 1\.50\] +5 +10", out)
-    assert re.search(r"theirs +-1\.50", out) and "2 listeners" in out
-    other = systems / "other.json"
-    other.write_text(json.dumps({**json.loads(files[0].read_text()), "test": "another"}))
-    status, _, err = run_main(*told, other)
-    one_line(status, err, "is of the test 'another'")
-    other.write_text("{")
-    status, _, err = run_main(*told, other)
-    one_line(status, err, "it is no JSON")
+    x = save(systems, "x", "test", answers(key, "ours", 2))
+    status, out, err = told(systems, "test", x)
+    assert status == 0 and "1 listener;" in out, err
+    assert re.search(r"ours +\+2\.00 \[2\.00, 2\.00\] +5 +5", out)
+    # Listeners differ, so the interval is one of other listeners: Student's t of two, 1.5 +- 6.35.
+    y = save(systems, "y", "test", answers(key, "ours", 1))
+    status, out, err = told(systems, "test", x, y)
+    assert status == 0 and "2 listeners;" in out, err
+    assert re.search(r"ours +\+1\.50 \[-4\.85, 7\.85\] +5 +10", out)
+    assert re.search(r"theirs +-1\.50", out)
+    # A file that is given twice, or a copy, is one listener.
+    copy = systems / "copy.json"
+    shutil.copyfile(x, copy)
+    _, out, _ = told(systems, "test", x, x, copy)
+    assert "1 listener;" in out and re.search(r"ours +\+2\.00 \[2\.00, 2\.00\] +5 +5", out)
+    y = save(systems, "x", "test", answers(key, "ours", 1))
+    status, _, err = told(systems, "test", copy, y)
+    one_line(status, err, "are of one listener (x) and differ")
+
+
+def test_one_answer_has_no_interval(systems: Path) -> None:
+    make(systems, "test.html", "--count", "1")
+    key = json.loads((systems / "test.key.json").read_text())
+    _, out, _ = told(systems, "test", save(systems, "x", "test", answers(key, "ours", 3)))
+    assert re.search(r"ours +\+3\.00 +1 +1$", out, re.MULTILINE)
 
 
 def test_voices_are_compared_with_the_prompt(systems: Path) -> None:
@@ -81,15 +119,95 @@ def test_voices_are_compared_with_the_prompt(systems: Path) -> None:
     assert status == 0 and "4 trials" in out
     key = json.loads((systems / "voice.key.json").read_text())
     assert [trial["a"] for trial in key["trials"].values()] == ["prompt"] * 4
-    result = {"test": "voice", "kind": "smos", "listener": "x", "answers": {}}
-    for name, trial in key["trials"].items():
-        value = 4 if trial["b"] == "ours" else 2
-        result["answers"][name] = {"value": value, "exchanged": False}
-    (systems / "r.json").write_text(json.dumps(result))
-    _, out, _ = run_main(
-        "evaluate", "--key", systems / "voice.key.json", "--listening-results", systems / "r.json"
-    )
+    assert {trial["voices"] for trial in page_of(systems / "voice.html")["trials"]} == {1}
+    found = {
+        name: {"value": 4 if trial["b"] == "ours" else 2, "exchanged": False}
+        for name, trial in key["trials"].items()
+    }
+    _, out, _ = told(systems, "voice", save(systems, "x", "voice", found))
     assert re.search(r"ours +4\.00", out) and re.search(r"theirs +2\.00", out)
+
+
+def test_both_prompts_of_a_dialogue_are_heard(systems: Path) -> None:
+    texts = (TEXT1, TEXT2, WAV1, WAV2, "[S1] Yes. [S2] No.")
+    write_list(systems / "list.tsv", [(f"item{i}", *texts) for i in range(COUNT)])
+    status, _, err = make(systems, "voices.html", "--kind", "smos", "--count", "1")
+    assert status == 0, err
+    trial = page_of(systems / "voices.html")["trials"][0]
+    assert trial["voices"] == 2
+    heard = sound_of(trial["a"])[:, 0]
+    first, second = (read_audio(path, 24_000)[0] for path in (WAV1, WAV2))
+    pause = len(heard) - len(first) - len(second)
+    assert pause == 12_000 and not heard[len(first) : len(first) + pause].any()
+    parts = [heard[: len(first)], heard[-len(second) :]]
+    for part, true in zip(parts, (first, second), strict=True):
+        assert np.corrcoef(part, true)[0, 1] > 0.999
+    levels = [np.sqrt(np.mean(part**2)) for part in parts]
+    assert levels[0] == pytest.approx(levels[1], rel=1e-3)
+
+
+def test_peaks_lower_all_sounds_and_are_not_cut(systems: Path) -> None:
+    make(systems, "before.html")
+    usual = sound_of(page_of(systems / "before.html")["trials"][0]["a"])
+    assert np.sqrt(np.mean(usual**2)) == pytest.approx(0.08, rel=1e-3)
+    wave = 0.005 * np.random.default_rng(1).standard_normal(4800)
+    wave[1000] = 0.9  # 48 times the root mean square
+    soundfile.write(systems / "ours" / "item0.wav", wave, 24_000)
+    make(systems, "after.html")
+    sounds = [
+        sound_of(trial[side])
+        for trial in page_of(systems / "after.html")["trials"]
+        for side in ("a", "b")
+    ]
+    levels = [float(np.sqrt(np.mean(sound**2))) for sound in sounds]
+    assert max(levels) == pytest.approx(min(levels), rel=1e-2) and max(levels) < 0.03
+    assert max(np.abs(sound).max() for sound in sounds) == pytest.approx(0.99, abs=1e-3)
+    soundfile.write(systems / "ours" / "item0.wav", np.zeros(4800), 24_000)
+    assert make(systems, "silent.html")[0] == 0
+
+
+def test_answers_to_another_page_of_the_same_name_are_refused(systems: Path) -> None:
+    make(systems, "test.html")
+    key = json.loads((systems / "test.key.json").read_text())
+    old = save(systems, "x", "test", answers(key, "ours", 2))
+    make(systems, "test.html")
+    assert told(systems, "test", old)[0] == 0  # the same sounds in the same order
+    make(systems, "test.html", "--seed", "1")
+    status, _, err = told(systems, "test", old)
+    one_line(status, err, f"is of the test '{key['name']}', not 'test-")
+    assert page_of(systems / "test.html")["name"] != key["name"]
+
+
+def test_damaged_and_exchanged_files_are_one_line(systems: Path) -> None:
+    make(systems, "test.html")
+    key = systems / "test.key.json"
+    good = answers(json.loads(key.read_text()), "ours", 2)
+    result = save(systems, "x", "test", good)
+
+    def refused(said: str, *files: Path, page: str = "test") -> None:
+        status, _, err = told(systems, page, *files)
+        one_line(status, err, said)
+
+    refused("is a key and no result", key)
+    shutil.copyfile(result, systems / "swapped.key.json")
+    refused("is what a listener saved and no key", result, page="swapped")
+    for odd in (4, -4, "2", None, True, float("nan")):
+        damaged = {**good, "trial000": {"value": odd, "exchanged": False}}
+        refused("its answer to trial000 is no number from -3 to 3",
+                save(systems, "x", "test", damaged))  # fmt: skip
+    for odd in ({}, [], 3, {"value": 1, "exchanged": 1}):
+        refused("trial000", save(systems, "x", "test", {**good, "trial000": odd}))
+    refused("answers trial999", save(systems, "x", "test", {"trial999": {"value": 1}}))
+    refused("nobody has answered", save(systems, "x", "test", {}))
+    refused("is no result", save(systems, "x", "test", good, answers=[]))
+    for text, said in (("{", "it is no JSON"), ("[]", "neither"), ("{}", "is no result")):
+        result.write_text(text)
+        refused(said, result)
+    for name, change in (("kind", "mos"), ("trials", {"trial000": {}}), ("name", 3)):
+        (systems / "odd.key.json").write_text(
+            json.dumps({**json.loads(key.read_text()), name: change})
+        )
+        refused("is no key", result, page="odd")
 
 
 def test_what_cannot_be_compared_is_one_line(systems: Path, tmp_path: Path) -> None:
@@ -163,10 +281,36 @@ def test_a_listener_answers_by_keys_in_a_browser(systems: Path, browser: Any) ->
         time.sleep(0.1)
     result = json.loads(saved.read_text())
     assert sorted(answer["value"] for answer in result["answers"].values()) == [-3, 2, 2, 2, 3]
-    _, out, _ = run_main(
-        "evaluate", "--key", systems / "test.key.json", "--listening-results", saved
-    )
-    assert "1 listeners" in out and re.search(r"ours .* 5 +5", out)
+    _, out, _ = told(systems, "test", saved)
+    assert "1 listener;" in out and re.search(r"ours .* 5 +5", out)
+
+
+def test_a_page_made_anew_begins_anew(systems: Path, browser: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    def text() -> str:
+        return browser.find_element("css selector", "main").text
+
+    make(systems, "test.html")
+    browser.get((systems / "test.html").as_uri())
+    browser.find_element("css selector", "input").send_keys("x" + Keys.ENTER)
+    assert "1 of 5" in text()
+    texts = (TEXT1, TEXT2, WAV1, WAV2, "[S1] Yes. [S2] No.")
+    write_list(systems / "list.tsv", [("item0", TEXT1, WAV1, "Yes."), ("item1", *texts)])
+    make(systems, "test.html", "--kind", "smos")
+    browser.refresh()
+    assert "4 pairs" in text()  # and asks for a name
+    browser.find_element("css selector", "input").send_keys("x" + Keys.ENTER)
+    asked = set()
+    for _ in range(4):
+        asked.add(browser.find_element("css selector", "h2").text)
+        for key in ("a", "b", "5"):
+            browser.find_element("css selector", "body").send_keys(key)
+    assert asked == {
+        "Is the voice of B that of the person in A?",
+        "Are the two voices of B those of the two people in A?",
+    }
+    assert "Thank you" in text()
 
 
 def test_the_report_is_sorted_in_a_browser(tmp_path: Path, browser: Any) -> None:
