@@ -79,15 +79,20 @@ def shuffled(clips: list[Clip], rng: np.random.Generator) -> Iterator[Clip]:
             yield clips[i]
 
 
-def render(dialogue: Dialogue) -> np.ndarray:
-    """The dialogue as (samples, 2): speakers on channels of their own."""
+def render(dialogue: Dialogue, wanted: int = RATE) -> np.ndarray:
+    """The dialogue as (samples, 2): speakers on channels of their own.
+
+    Args:
+        dialogue: what to join.
+        wanted: rate of all clips in Hz.
+    """
     parts = []
     for i, turn in enumerate(dialogue.turns):
         wave, rate = soundfile.read(turn.path, dtype="float32")
-        if rate != RATE or wave.ndim != 1:
-            raise SystemExit(f"{turn.path} is not mono at {RATE} Hz; take the corpus as it is.")
+        if rate != wanted or wave.ndim != 1:
+            raise SystemExit(f"{turn.path} is not mono at {wanted} Hz; take the corpus as it is.")
         pause = dialogue.pauses[i] if i < len(dialogue.pauses) else 0.0
-        part = np.zeros((len(wave) + round(pause * RATE), 2), np.float32)
+        part = np.zeros((len(wave) + round(pause * wanted), 2), np.float32)
         part[: len(wave), i % 2] = wave * (LEVEL / np.sqrt(np.mean(wave**2)))
         parts.append(part)
     return np.clip(np.concatenate(parts), -1.0, 1.0)
