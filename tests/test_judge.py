@@ -82,6 +82,8 @@ def test_what_is_right_is_found_right(right: dict[str, Any], check: Path) -> Non
         gaps += changes(turns_of({name: speech_regions(wave) for name, wave in channels}))
     assert right["gap"]["value"] == pytest.approx(np.mean(gaps), abs=0.15)
     assert "overlaps" not in right
+    summary = json.loads((check / "report-right-mono" / "summary.json").read_text())
+    assert summary["attribution"] == {"words by cluster, voices by cluster": 3}
     assert 2.0 < right["mos"]["value"] < 4.0
     page = (check / "report-right-mono" / "index.html").read_text()
     assert page.count("<audio") == 3 and "../mono/item00.wav" in page
@@ -206,6 +208,8 @@ def test_a_report_goes_on_and_names_what_it_cannot_judge(
     [
         (["--recogniser", "nobody"], "recogniser nobody is unknown"),
         (["--recogniser", "faster-whisper:/nowhere"], "/nowhere does not exist"),
+        (["--recogniser", "faster-whisper:FOLDER"], "model.bin cannot be read"),
+        (["--speaker-encoder", "wavlm-ecapa:FOLDER", "--metrics", "sim"], "cannot be read"),
         (["--recogniser", "whisper-base", "--metrics", "wer"], "evaluate --fetch whisper-base"),
         (["--speaker-encoder", "transformers", "--metrics", "sim"], "give transformers:PATH"),
         (["--baseline", "/nowhere", "--metrics", "rate"], "/nowhere holds no report"),
@@ -221,7 +225,7 @@ def test_what_cannot_be_used_is_one_line(
         monkeypatch.setenv("ZIPVOICE_JAX_JUDGES", str(tmp_path))
     status, _, err = run_main(
         "evaluate", "--test-list", check / "right.tsv", "--wav-dir", check / "mono",
-        "--to", tmp_path / "report", *more,
+        "--to", tmp_path / "report", *(one.replace("FOLDER", str(check)) for one in more),
     )  # fmt: skip
     one_line(status, err, said)
 

@@ -298,18 +298,20 @@ def test_chinese_is_counted_by_characters(
     words = [Word("今天", 0.2, 0.6), Word("天汽很好。", 0.6, 1.5), Word("是", 2.5, 2.8)]
     words += [Word("嗎", 2.8, 3.0), Word(" OK", 3.0, 3.4)]
     monkeypatch.setattr(judge_module, "open_recogniser", lambda name: Told(words))
+    monkeypatch.setattr(judge_module, "open_speaker_encoder", lambda name: encoder)
     soundfile.write(tmp_path / "item.wav", dialogue(0.4)[0].sum(axis=0), RATE)
     row = ["item", "a", "b", str(HERS[0].path), str(HIS[0].path)]
     row.append("[S1] 今天天气很好。[S2] 是吗,OK?")
     (tmp_path / "list.tsv").write_text("\t".join(row) + "\n", encoding="utf-8")
     status, _, err = run_main(
         "evaluate", "--test-list", tmp_path / "list.tsv", "--wav-dir", tmp_path,
-        "--to", tmp_path / "report", "--language", "zh", "--metrics", "wer", "rate",
+        "--to", tmp_path / "report", "--language", "zh", "--metrics", "wer", "cpwer", "rate",
     )  # fmt: skip
     assert status == 0, err
     (line,) = (tmp_path / "report" / "items.jsonl").read_text(encoding="utf-8").splitlines()
     record = json.loads(line)
     assert record["metrics"]["wer"] == [1, 9]  # 8 characters and a word
+    assert record["metrics"]["cpwer"] == [1, 9]
     assert ["substitute", "气", "汽"] in record["alignment"]
     assert record["metrics"]["rate"][0] == 9
     summary = json.loads((tmp_path / "report" / "summary.json").read_text(encoding="utf-8"))

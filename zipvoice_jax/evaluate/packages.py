@@ -143,12 +143,19 @@ def fetch(name: str) -> Path:
 
 
 def fingerprint(*files: Path) -> str:
-    """The beginning of the sha256 of files, for a report."""
+    """The beginning of the sha256 of files, for a report.
+
+    Raises:
+        UserError: one cannot be read.
+    """
     digest = hashlib.sha256()
     for file in files:
-        with file.open("rb") as opened:
-            while block := opened.read(1 << 20):
-                digest.update(block)
+        try:
+            with file.open("rb") as opened:
+                while block := opened.read(1 << 20):
+                    digest.update(block)
+        except OSError as error:
+            raise UserError(f"{file} cannot be read ({error.strerror}).") from None
     return digest.hexdigest()[:16]
 
 

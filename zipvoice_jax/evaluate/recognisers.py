@@ -84,8 +84,8 @@ class FasterWhisper:
                 cpu_threads=os.cpu_count() or 1,
                 local_files_only=True,
             )
-        except (RuntimeError, ValueError, OSError) as error:
-            raise UserError(f"{path} is no model of faster-whisper ({error}).") from None
+        except Exception as error:  # what is no such model can fail in any way
+            raise UserError(f"{path} is no model of faster-whisper ({told(error)}).") from None
         self.english_only = not self._model.model.is_multilingual
 
     def words(self, wave: Wave, language: str) -> list[Word]:

@@ -140,7 +140,7 @@ def write_report(
             "cpsim and turns need dialogues, sim one speaker, leakage two channels, rtf the report "
             "of `generate`."
         )
-    text = summary_table(good, baselines)
+    text = f"{summary_table(good, baselines)}\n\nIntervals: {INTERVAL}."
     systems = {"this": good, **baselines}
     between = {name: found for name, one in systems.items() if (found := offsets(one))}
     content = {

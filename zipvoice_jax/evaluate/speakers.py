@@ -29,6 +29,7 @@ from zipvoice_jax.evaluate.wav2vec import padded
 
 _FRAMES, _STEP, _HOP = 160, 77, 160  # frames of a window and between windows, samples of a frame
 _BATCH = 16  # windows
+_SHORTEST = RATE // 2  # samples that X-vectors are made from
 _LONGEST = 120  # seconds of a recording that WavLM hears
 _LEVEL = 10.0 ** (-30.0 / 20.0)  # root mean square that quiet speech is raised to
 
@@ -147,8 +148,10 @@ class XVector:
         """A vector of length 1."""
         torch = library("torch")
 
+        part = spoken(wave)
+        part = np.resize(part, max(len(part), _SHORTEST))  # again and again
         with torch.no_grad():
-            found = self._model(torch.from_numpy(np.array(spoken(wave)))[None]).embeddings
+            found = self._model(torch.from_numpy(part)[None]).embeddings
         return unit(found[0].numpy())
 
 
