@@ -42,6 +42,7 @@ def stage(data: str, tokens: str | None = None) -> Stage:
         condition_drop=0.2,  # --condition-drop-ratio, default
         batch_count_offset=100_000.0,  # set_batch_count(... + 100000)
         tokens=tokens,
+        export_window=2 * 5000,  # generate_averaged_model --iter 60000 --avg 2
     )
 
 
@@ -61,5 +62,4 @@ def get_config(
         init=init,
         save_every=5000,  # --save-every-n, default
         keep_last=30,  # --keep-last-k, default
-        export_window=2 * 5000,  # generate_averaged_model --iter 60000 --avg 2
     )

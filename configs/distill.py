@@ -7,17 +7,17 @@ r"""ZipVoice-Distill: both stages, from a ZipVoice model (stages 4 to 6 of run_e
 Updates are those of the paper (62k and 12k); the script has 60,000 and 2,000.
 """
 
+import dataclasses
+
 from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.data.config import DataConfig, SourceConfig
-from zipvoice_jax.train.config import Objective, Stage, TrainConfig
+from zipvoice_jax.train.config import Stage, TrainConfig
 
 BATCH_SECONDS = 8 * 500.0  # --world-size 8 --max-duration 500
 
 
-def stage(
-    name: str, objective: Objective, steps: int, learning_rate: float, english: str, chinese: str
-) -> Stage:
-    """One of the two stages."""
+def stages(english: str, chinese: str, after: str | None = None) -> tuple[Stage, Stage]:
+    """Both stages; also the last of `curriculum.py`, after its ZipVoice model."""
 
     def of(split: str) -> DataConfig:
         return DataConfig(
@@ -31,19 +31,31 @@ def stage(
             workers=8,  # --num-workers, default
         )
 
-    return Stage(
-        name=name,
+    first = Stage(
+        name="distill_first",
         kind="zipvoice_distill",
-        objective=objective,
-        steps=steps,
+        objective="distill_first",
+        steps=62_000,
         data=of("train"),
         valid=of("dev"),
-        learning_rate=learning_rate,
+        learning_rate=5e-4,  # --base-lr 0.0005
         mask_low=0.7,  # compute_fbank_loss: mask_percent=(0.7, 1.0)
         mask_high=1.0,
         condition_drop=0.0,  # compute_fbank_loss drops no condition
         batch_count_offset=100_000.0,  # set_batch_count(... + 100000)
+        after=after,
+        export_window=7 * 1000,  # generate_averaged_model --iter 60000 --avg 7
     )
+    second = dataclasses.replace(
+        first,
+        name="distill_second",
+        objective="distill_second",
+        steps=12_000,
+        learning_rate=1e-4,  # --base-lr 0.0001
+        after=None,
+        export_window=0,  # checkpoint-2000.pt is used as it is
+    )
+    return first, second
 
 
 def get_config(
@@ -57,17 +69,11 @@ def get_config(
     """The run."""
     return TrainConfig(
         model=ModelConfig(dtype=dtype, remat=remat),
-        stages=(
-            # --base-lr 0.0005
-            stage("distill_first", "distill_first", 62_000, 5e-4, english, chinese),
-            # --base-lr 0.0001
-            stage("distill_second", "distill_second", 12_000, 1e-4, english, chinese),
-        ),
+        stages=stages(english, chinese),
         tokens=tokens,
         batch_multiple=32,
         init=init,
         ema_decay=0.9999,  # --ema-decay, default
         save_every=1000,  # --save-every-n, default of the distillation
         keep_last=30,  # --keep-last-k, default
-        export_window=7 * 1000,  # generate_averaged_model --iter 60000 --avg 7
     )

@@ -41,6 +41,7 @@ def stage(data: str, tokens: str | None = None) -> Stage:
         exclusive_weight=1.0,  # se_weight=1 in two-channel batches
         batch_count_offset=100_000.0,  # set_batch_count(... + 100000)
         tokens=tokens,
+        export_window=2 * 5000,  # as for dialogue; the stereo script's own average is not known
     )
 
 
@@ -60,5 +61,4 @@ def get_config(
         init=init,
         save_every=5000,  # --save-every-n, default
         keep_last=30,  # --keep-last-k, default
-        export_window=2 * 5000,  # as for dialogue; the stereo script's own average is not known
     )

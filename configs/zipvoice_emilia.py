@@ -49,6 +49,7 @@ def stage(english: str, chinese: str) -> Stage:
         mask_low=0.7,
         mask_high=1.0,
         condition_drop=0.2,  # --condition-drop-ratio, default
+        export_window=4 * EPOCH,  # generate_averaged_model --epoch 11 --avg 4
     )
 
 
@@ -71,5 +72,4 @@ def get_config(
         average_period=200,  # --average-period, default
         save_every=5000,  # --save-every-n, default
         keep_last=30,  # --keep-last-k, default
-        export_window=4 * EPOCH,  # generate_averaged_model --epoch 11 --avg 4
     )

@@ -205,7 +205,7 @@ def test_a_run_that_failed_keeps_its_slice(tmp_path: Path) -> None:
 def test_two_processes_of_this_machine_train(tmp_path: Path) -> None:
     make_data(tmp_path)
     config = write_config(tmp_path)
-    sets = ("--set", f"data={tmp_path}", "--set", "steps=4", "--set", "stages=1")
+    sets = ("--set", f"data={tmp_path}", "--set", "steps=4", "--set", "stages=one")
     sets = (*sets, "--set", "batch_multiple=2")
     done = launch(
         *("local.sh", "--processes", "2", "--port", str(free_port()), "--"),

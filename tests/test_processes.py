@@ -12,7 +12,7 @@ from processes import finish, start_several
 from training import command, entries, make_place, weights
 
 STEPS = 10
-SETTINGS = (f"steps={STEPS}", "batch_multiple=8", "stages=1")
+SETTINGS = (f"steps={STEPS}", "batch_multiple=8", "stages=one")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.schedule import PiecewiseLinear
 from zipvoice_jax.data.config import DataConfig, SourceConfig
-from zipvoice_jax.train.config import Eden, Stage, TrainConfig, differences
+from zipvoice_jax.train.config import Eden, OptimizerConfig, Stage, TrainConfig, differences
 from zipvoice_jax.train.curriculum import Clock, schedules_of, values_at
 
 DATA = DataConfig((SourceConfig("somewhere"),), batch_seconds=4000.0)
@@ -39,6 +39,8 @@ def run_of(*stages: Stage, **given: Any) -> TrainConfig:
         ({"kind": "zipvoice_distill"}, "does not fit zipvoice_distill"),
         ({"mask_low": 1.5}, "mask_low is 1.5"),
         ({"condition_drop": -0.1}, "from 0 to 1"),
+        ({"mask_low": 0.8, "mask_high": 0.5}, "exchange them"),
+        ({"keep_optimizer": True, "after": "b"}, "give one of them"),
         ({"data": dataclasses.replace(DATA, channels="alternate")}, "use channels='mono'"),
     ],
 )
@@ -54,6 +56,13 @@ def test_stages_refuse_what_cannot_work(given: dict[str, Any], told: str) -> Non
         ({"stages": (stage(), stage())}, "repeat"),
         ({"save_every": 0}, "save_every is 0"),
         ({"seed": -1}, "seed is -1"),
+        ({"stages": (stage(after="b"),)}, "no earlier stage"),
+        ({"stages": (stage(steps=10_100),), "export_window": 100}, "nothing to average"),
+        ({"stages": (stage(export_window=-1),)}, "export_window is -1"),
+        (
+            {"stages": (stage(keep_optimizer=True),), "optimizer": OptimizerConfig(name="adamw")},
+            "needs scaled_adam",
+        ),
         ({"ema_decay": 1.0}, "ema_decay is 1.0"),
         ({"model": ModelConfig(feat_dim=80)}, "make n_mels and feat_dim equal"),
     ],
@@ -144,6 +153,26 @@ def test_the_recipes_have_the_official_numbers() -> None:
     distill = load_config(CONFIGS / "distill.py", [])
     assert [s.objective for s in distill.stages] == ["distill_first", "distill_second"]
     assert [s.steps for s in distill.stages] == [62_000, 12_000]
+    assert [s.learning_rate for s in distill.stages] == [5e-4, 1e-4]
+    assert [distill.window_of(s) for s in distill.stages] == [7_000, 0]
+    tuned = {
+        kind: load_config(CONFIGS / "finetune.py", [f"kind={kind}"])
+        for kind in ("zipvoice", "zipvoice_dialog", "zipvoice_dialog_stereo")
+    }
+    found = [
+        (s.data.max_seconds, s.mask, s.data.channels, s.exclusive_weight)
+        for s in (one.stages[0] for one in tuned.values())
+    ]
+    assert found == [
+        (20.0, "span", "mono", 0.0), (60.0, "suffix", "mono", 0.0),
+        (60.0, "suffix", "alternate", 1.0),
+    ]  # fmt: skip
+    (only,) = tuned["zipvoice"].stages
+    assert (only.steps, only.learning_rate, only.data.batch_seconds) == (10_000, 1e-4, 2000.0)
+    assert tuned["zipvoice"].window_starts == (8_000,) and tuned["zipvoice"].save_every == 1000
+    with pytest.raises(UserError, match="distil it"):
+        load_config(CONFIGS / "finetune.py", ["kind=zipvoice_distill"])
+    assert emilia.window_of(emilia.stages[0]) == 4 * (emilia.stages[0].steps // 11)
     libritts = load_config(CONFIGS / "zipvoice_libritts.py", [])
     epoch = libritts.stages[0].steps // 60
     begin = at(libritts, "learning_rate", 10 * epoch)
@@ -158,7 +187,17 @@ def test_the_curriculum_is_the_recipes_in_a_row() -> None:
         "zipvoice",
         "zipvoice_dialog",
         "zipvoice_dialog_stereo",
+        "zipvoice_distill",
+        "zipvoice_distill",
     ]
+    assert [config.source_of(i) for i in range(5)] == [None, 0, 1, 0, 3]
+    emilia = load_config(CONFIGS / "zipvoice_emilia.py", [])
+    windows = [config.window_of(stage) for stage in config.stages]
+    assert windows == [emilia.window_of(emilia.stages[0]), 10_000, 10_000, 7_000, 0]
+    some = load_config(CONFIGS / "curriculum.py", ["stages=distill_first", "init=there"])
+    assert some.source_of(0) is None and some.init == "there"
+    with pytest.raises(UserError, match="unknown ones"):
+        load_config(CONFIGS / "curriculum.py", ["stages=triple"])
     assert config.stages[1].data.sources[0].path == "there"
     edge = config.boundaries[1]
     assert at(config, "learning_rate", edge) == pytest.approx(1e-4)
@@ -190,7 +229,7 @@ def test_the_schedules_can_be_drawn(tmp_path: Path, run_cli: RunCli) -> None:
     done = run_cli("train", "--config", CONFIGS / "curriculum.py", "--show-schedule", picture)
     assert done.returncode == 0, done.stderr
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert "single, dialog, stereo" in done.stdout
+    assert "single, dialog, stereo, distill_first, distill_second" in done.stdout
 
 
 def test_every_config_is_listed() -> None:

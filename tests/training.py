@@ -21,13 +21,17 @@ TIMES = ("frames_per_second", "teraflops", "utilisation")
 CONFIG = """
 from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.data.config import DataConfig, SourceConfig
-from zipvoice_jax.train.config import Stage, TrainConfig
+from zipvoice_jax.train.config import OptimizerConfig, Stage, TrainConfig
 
 
-def get_config(data: str, steps: int = 8, batch_multiple: int = 1, stages: int = 2):
-    def of(name, **rest):
+def get_config(
+    data: str, steps: int = 8, batch_multiple: int = 1, stages: str = "one,two",
+    valid: bool = False, optimizer: str = "scaled_adam", average: str = "running",
+    accumulate: int = 1, tokens: str = TOKENS_PATH,
+):
+    def of(name, split="train", **rest):
         seconds = 3.0 * max(4, batch_multiple)
-        return DataConfig((SourceConfig(f"{data}/{name}"),), seconds, buckets=1, **rest)
+        return DataConfig((SourceConfig(f"{data}/{name}", split),), seconds, buckets=1, **rest)
 
     model = ModelConfig(
         fm_decoder_downsampling_factor=(1,), fm_decoder_num_layers=(1,),
@@ -37,17 +41,23 @@ def get_config(data: str, steps: int = 8, batch_multiple: int = 1, stages: int =
         query_head_dim=4, value_head_dim=4, pos_head_dim=2, pos_dim=8, time_embed_dim=16,
         text_embed_dim=16,
     )
+    known = (
+        Stage(name="one", kind="zipvoice", steps=steps, data=of("mono"), learning_rate=0.02),
+        Stage(
+            name="two", kind="zipvoice_dialog", steps=steps, data=of("mono"), mask="suffix",
+            mask_low=0.5, batch_count_offset=1e5, learning_rate=0.01,
+        ),
+        Stage(
+            name="three", kind="zipvoice_dialog_stereo", steps=steps, mask="suffix",
+            data=of("stereo", channels="alternate"), exclusive_weight=1.0, learning_rate=0.01,
+            valid=of("stereo", "dev", channels="stereo") if valid else None,
+        ),
+    )
     return TrainConfig(
-        model=model,
-        stages=(
-            Stage(name="one", kind="zipvoice", steps=steps, data=of("mono"), learning_rate=0.02),
-            Stage(
-                name="two", kind="zipvoice_dialog", steps=steps, data=of("mono"), mask="suffix",
-                mask_low=0.5, batch_count_offset=1e5, learning_rate=0.01,
-            ),
-        )[:stages],
-        tokens=TOKENS_PATH, batch_multiple=batch_multiple, average_period=2, export_window=4,
-        log_every=1, save_every=3, keep_last=2,
+        model=model, stages=tuple(stage for stage in known if stage.name in stages.split(",")),
+        tokens=tokens, batch_multiple=batch_multiple, average_period=2, export_window=4,
+        log_every=1, save_every=3, keep_last=2, samples=0,
+        optimizer=OptimizerConfig(name=optimizer), average=average, accumulate=accumulate,
     )
 """.replace("TOKENS_PATH", repr(str(TOKENS)))
 

@@ -77,9 +77,12 @@ def train(
     """
     folder = Path(folder).absolute()
     with alone_in(folder):
-        on_lead("config", lambda: keep_config(run, folder, allow_config_change))
         kept = _open_checkpoints(run, folder, checkpoints)
         latest = on_lead("latest", lambda: kept.steps[-1] if kept.steps else None)
+        # An attempt that came to nothing binds no one.
+        begun = latest is not None or any(is_native(folder / one.name) for one in run.stages)
+        allowed = allow_config_change or not begun
+        on_lead("config", lambda: keep_config(run, folder, allowed))
         total, values = run.boundaries[-1], run.to_dict()
         log = RunLog(folder, start=latest or 0, total=total, config=values, silent=not is_lead())
         try:
