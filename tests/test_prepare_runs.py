@@ -19,6 +19,7 @@ from conftest import ROOT, RunCli
 from preparing import config
 
 from zipvoice_jax.cli.prepare import FORMATS
+from zipvoice_jax.core.files import alone
 from zipvoice_jax.data import prepare_run
 from zipvoice_jax.data.prepare import prepare
 from zipvoice_jax.data.prepare_plan import make_plan
@@ -109,6 +110,16 @@ def test_a_plan_of_other_options_is_not_continued(corpus: Path, tmp_path: Path):
     with user_error("other options", "--overwrite"):
         make_plan(other, tmp_path / "work")
     assert make_plan(other, tmp_path / "work", discard_other=True).sizes["train"]
+    (tmp_path / "work" / "plan.json").write_text("[")
+    with user_error("other options", "--overwrite"):
+        make_plan(other, tmp_path / "work")
+
+
+def test_one_process_prepares_a_directory(corpus: Path, tmp_path: Path):
+    settings = config(Source("opendialog", corpus), "dialog", dev_share=0.2)
+    lock = Path(".partial") / ".lock"
+    with alone(tmp_path / "out" / lock, ""), user_error("another process is preparing"):
+        prepare(settings, tmp_path / "out", workers=1)
 
 
 @pytest.mark.slow

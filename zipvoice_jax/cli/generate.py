@@ -46,7 +46,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add_flag(parser, "--plot", "draw mel, wave and turns beside each wave")
     add_flag(parser, "--overwrite", "generate finished items of a list again")
     add_processes(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(
+        run=run, memory_advice="lower --max-duration, or shorten the prompt or the text"
+    )
 
 
 def _check(args: argparse.Namespace) -> None:

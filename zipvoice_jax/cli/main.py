@@ -33,6 +33,9 @@ COMMANDS = (
 )
 
 
+_LESS = "give it less at a time, or a machine with more"
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     top = argparse.ArgumentParser(
@@ -113,7 +116,7 @@ def _run(args: argparse.Namespace, coordinator: str | None = None) -> int:
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         text = str(error)
         if "RESOURCE_EXHAUSTED" in text or isinstance(error, MemoryError):
-            status = _fail("out of memory; lower --max-duration, or shorten the prompt or the text")
+            status = _fail(f"out of memory; {getattr(args, 'memory_advice', _LESS)}")
         elif not coordinator:
             raise
         else:

@@ -45,7 +45,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add("--checkpoints", metavar="DIR", help="where they go, also gs://... (default: in --to)")
     add_fsdp(parser)
     add_processes(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(
+        run=run,
+        memory_advice="raise accumulate, lower batch_seconds or max_seconds, or set remat to dots "
+        "or full in the config",
+    )
 
 
 def load_config(path: Path, settings: Sequence[str]) -> "TrainConfig":

@@ -1,6 +1,9 @@
 """Small files: written whole or not at all, and reports of a line of JSON for each item."""
 
+import contextlib
+import fcntl
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,30 @@ from zipvoice_jax.core.errors import UserError
 _SURROGATES = "backslashreplace"
 
 Records = dict[str, dict[str, Any]]
+
+
+@contextlib.contextmanager
+def alone(lock: Path, told: str) -> Iterator[None]:
+    """Keeps other processes of this machine out, for as long as this one is within.
+
+    Args:
+        lock: file that is locked, made if missing.
+        told: what to say where another process is within.
+
+    Raises:
+        UserError: another process is within, or the file cannot be written.
+    """
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("w")
+    except OSError as error:
+        raise UserError(f"{lock.parent} cannot be written ({error.strerror}).") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(told) from None
+        yield
 
 
 def write_text(path: Path, text: str) -> None:

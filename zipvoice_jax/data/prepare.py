@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.files import alone
 from zipvoice_jax.data.builder import SpeechBuilder
 from zipvoice_jax.data.prepare_config import PrepareConfig
 from zipvoice_jax.data.prepare_run import Beam, pipeline_options
@@ -51,15 +52,16 @@ def prepare(
     staging = to / _STAGING
     try:
         _check_target(to, overwrite=overwrite)
-        built = staging / config.name / str(SpeechBuilder.VERSION)
-        shutil.rmtree(built, ignore_errors=True)
-        staging.mkdir(parents=True, exist_ok=True)
-        builder = SpeechBuilder(
-            config_of_run=config, workers=workers, discard_other=overwrite, data_dir=staging
-        )
-        builder.download_and_prepare(download_config=_download_config(beam, workers))
-        _publish(built, to)
-        shutil.rmtree(staging)
+        told = f"another process is preparing {to}; wait for it, or give another directory."
+        with alone(staging / ".lock", told):
+            built = staging / config.name / str(SpeechBuilder.VERSION)
+            shutil.rmtree(built, ignore_errors=True)
+            builder = SpeechBuilder(
+                config_of_run=config, workers=workers, discard_other=overwrite, data_dir=staging
+            )
+            builder.download_and_prepare(download_config=_download_config(beam, workers))
+            _publish(built, to)
+            shutil.rmtree(staging)
     except OSError as error:
         raise UserError(
             f"{to} cannot be written ({error.strerror or error}); choose a writable place with "

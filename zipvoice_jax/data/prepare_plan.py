@@ -95,10 +95,15 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def _read_plan(folder: Path) -> dict[str, Any] | None:
+    """What an earlier run has planned; one that is damaged passes for another run's."""
     try:
-        return json.loads((folder / _PLAN).read_text(encoding="utf-8"))
+        found = json.loads((folder / _PLAN).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except ValueError:
+        found = None
+    fits = isinstance(found, dict) and {"fingerprint", "sizes", "rejects"} <= set(found)
+    return found if fits else {"fingerprint": ""}
 
 
 def _write_units(config: PrepareConfig, folder: Path) -> Plan:

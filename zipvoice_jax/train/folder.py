@@ -1,13 +1,13 @@
 """What a run's folder holds beside checkpoints: its lock and its config."""
 
 import contextlib
-import fcntl
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.files import alone
 from zipvoice_jax.core.processes import on_lead
 from zipvoice_jax.train.config import TrainConfig, differences
 
@@ -23,21 +23,8 @@ def alone_in(folder: Path) -> Iterator[None]:
         UserError: the folder cannot be written, or a run is at work in it.
     """
     with contextlib.ExitStack() as stack:
-
-        def lock() -> None:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                file = stack.enter_context((folder / LOCK).open("w"))
-            except OSError as error:
-                raise UserError(f"{folder} cannot be written ({error.strerror}).") from None
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(
-                    f"another process is training in {folder}; wait for it, or give another folder."
-                ) from None
-
-        on_lead("lock", lock)
+        told = f"another process is training in {folder}; wait for it, or give another folder."
+        on_lead("lock", lambda: stack.enter_context(alone(folder / LOCK, told)))
         yield
 
 
