@@ -91,8 +91,9 @@ class Stub:
         (run / "two").mkdir(parents=True, exist_ok=True)
         loss = LOSSES["longer" if "steps=3" in words else "plain"]
         seed = int(next(word for word in words if word.startswith("seed=")).partition("=")[2])
-        entries = [{"kind": "valid", "step": 1, "flow": 9.0},  # of the stage before
-                   {"kind": "valid", "step": 4, "flow": loss + 0.1 * seed}]  # fmt: skip
+        # Of the stage before, of this one, and of one that comes after it.
+        losses = {1: 9.0, 4: loss + 0.1 * seed, 7: 8.0}
+        entries = [{"kind": "valid", "step": k, "flow": one} for k, one in losses.items()]
         (run / "log.jsonl").write_text("".join(json.dumps(one) + "\n" for one in entries))
 
     def _judge(self, report: Path, wavs: Path) -> None:
