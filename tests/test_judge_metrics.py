@@ -242,12 +242,23 @@ def test_speakers_who_cannot_be_told_apart_are_an_error(
     assert "one channel" in said(Told(words), "channel")
     one_phrase = Told(words, [Word(" hello", 0.2, 2.0)])
     assert "cannot be told apart" in said(one_phrase, "prompt", prompts=[HERS[0]])
-    untimed = Told([Word(TEXT, 0.0, len(mono) / RATE)])
-    assert "knows no times" in said(untimed, "auto")
-    monkeypatch.setattr(judge_module, "open_recogniser", lambda name: untimed)
+    other = Told(words)
+    monkeypatch.setattr(judge_module, "open_recogniser", lambda name: other)
     assert "writes no tags" in message(Judge.open, JudgeConfig(attribution="tags"))
-    untimed.english_only = True
+    other.english_only = True
     assert "English only" in message(Judge.open, JudgeConfig(language="zh"))
+
+
+def test_words_without_times_are_given_to_nobody(tmp_path: Path, encoder: SpeakerEncoder) -> None:
+    mono = dialogue(0.4)[0].sum(axis=0)
+    for how in ("cluster", "prompt"):
+        found = judged(
+            tmp_path, mono, "wer cpwer cpsim turns", attribution=how, encoder=encoder,
+            recogniser=Told([Word(TEXT, 0.0, len(mono) / RATE)]),
+        )  # fmt: skip
+        assert found["attribution"] == {"words": "nothing", "voices": how}
+        assert "cpwer" not in found["metrics"] and "speakers" not in found
+        assert found["wer"] == 0.0 and found["turns"] == 1.0 and found["cpsim"] > 0.8
 
 
 def test_a_merged_prompt_is_parted_by_voice_without_times(

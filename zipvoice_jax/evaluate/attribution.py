@@ -23,7 +23,7 @@ class Voices:
     """What each speaker of a recording says.
 
     Attributes:
-        by: how words and voices were given to speakers.
+        by: how words and voices were given to speakers; "nothing": they were not.
         words: of each speaker, as recognised.
         turns: in order.
         sound: of each speaker alone, at 16 kHz.
@@ -63,8 +63,7 @@ def by_channel(stereo: Float[np.ndarray, "2 samples"], recogniser: Recogniser, l
 
 def by_tags(wave: Wave, words: Sequence[Word], encoder: SpeakerEncoder) -> Voices:
     """Words go by the recogniser's tags; since it knows no times, turns and sound go by voice."""
-    regions = [Word("", region.start, region.end) for region in speech_regions(wave)]
-    voices = by_voice(wave, regions, encoder)
+    voices = by_voice(wave, [], encoder, timed=False)
     by = {"words": "tags", "voices": "cluster"}
     return dataclasses.replace(voices, by=by, words=by_speaker(joined(words)))
 
@@ -74,8 +73,22 @@ def by_voice(
     words: Sequence[Word],
     encoder: SpeakerEncoder,
     prompts: Sequence[Float[np.ndarray, " dim"]] | None = None,
+    *,
+    timed: bool = True,
 ) -> Voices:
-    """Phrases go to the more similar prompt, or without prompts into two groups of like voices."""
+    """Phrases go to the more similar prompt, or without prompts into two groups of like voices.
+
+    Args:
+        wave: of both speakers.
+        words: with their times.
+        encoder: knows voices.
+        prompts: of speakers 1 and 2.
+        timed: whether the times are known; else stretches of speech are taken for phrases, and
+            nobody's words are known.
+    """
+    how = "cluster" if prompts is None else "prompt"
+    if not timed:
+        words = [Word("", region.start, region.end) for region in speech_regions(wave)]
     parts = phrases(words)
     vectors = [encoder.embed(_around(wave, part)) for part in parts]
     if prompts is not None:
@@ -86,9 +99,8 @@ def by_voice(
     for part, label in zip(parts, labels, strict=True):
         said[("S1", "S2")[label]].append(part)
     regions = {name: [Region(p.start, p.end) for p in found] for name, found in said.items()}
-    how = "cluster" if prompts is None else "prompt"
     return Voices(
-        {"words": how, "voices": how},
+        {"words": how if timed else "nothing", "voices": how},
         {name: " ".join(part.text for part in found) for name, found in said.items()},
         turns_of(regions),
         {name: _join(wave, found) for name, found in regions.items()},

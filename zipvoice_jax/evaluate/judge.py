@@ -195,20 +195,32 @@ class Judge:
             voices = by_channel(wave, self.recogniser, config.language)
         elif how == "tags":
             voices = by_tags(mono, words, encoder)
-        elif _untimed(words, mono):
-            raise UserError(
-                f"the recogniser {config.recogniser} knows no times of words, so that they cannot "
-                "be given to voices; choose another --recogniser."
-            )
         elif how == "prompt" and prompts is None:
             raise UserError(
                 f"the voices of the prompt {request.prompt_wavs[0]} cannot be told apart; give "
                 "--attribution auto."
             )
         else:
-            voices = by_voice(mono, words, encoder, prompts if how == "prompt" else None)
+            given = prompts if how == "prompt" else None
+            voices = by_voice(mono, words, encoder, given, timed=_timed(words, mono))
         record["attribution"] = voices.by
-        clean = normaliser(config.normaliser, config.language)
+        record["turns"] = [[t.speaker, round(t.start, 2), round(t.end, 2)] for t in voices.turns]
+        if voices.by["words"] != "nothing":
+            self._count_cp_words(request, voices, wave.shape[1] / RATE, ratios, record)
+        if "cpsim" in config.metrics and prompts is not None:
+            ratios["cpsim"] = (self._likeness(prompts, voices), 1.0)
+        if "turns" in config.metrics:
+            _count_turns(request, voices, ratios)
+
+    def _count_cp_words(
+        self,
+        request: Request,
+        voices: Voices,
+        seconds: float,
+        ratios: Ratios,
+        record: dict[str, Any],
+    ) -> None:
+        clean = normaliser(self.config.normaliser, self.config.language)
         reference = {name: clean(text) for name, text in by_speaker(request.text).items()}
         hypothesis = {name: clean(text) for name, text in voices.words.items()}
         errors, assigned = count_cp_errors(reference, hypothesis)
@@ -217,16 +229,11 @@ class Judge:
             for name, label in ((name, assigned.get(name)) for name in reference)
         }
         record["cp_errors"] = dataclasses.asdict(errors)
-        record["turns"] = [[t.speaker, round(t.start, 2), round(t.end, 2)] for t in voices.turns]
-        if "cpwer" in config.metrics and errors.words:
-            short = wave.shape[1] <= _SHORT * RATE
-            if short or how != "tags":  # which mean nothing from one window to the next
-                ratios["cpwer"] = (errors.total, errors.words)
-                ratios["cpwer_short" if short else "cpwer_long"] = ratios["cpwer"]
-        if "cpsim" in config.metrics and prompts is not None:
-            ratios["cpsim"] = (self._likeness(prompts, voices), 1.0)
-        if "turns" in config.metrics:
-            _count_turns(request, voices, ratios)
+        # Tags mean nothing from one window of the recogniser to the next.
+        told = seconds <= _SHORT or voices.by["words"] != "tags"
+        if "cpwer" in self.config.metrics and errors.words and told:
+            ratios["cpwer"] = (errors.total, errors.words)
+            ratios["cpwer_short" if seconds <= _SHORT else "cpwer_long"] = ratios["cpwer"]
 
     def _prompts(self, request: Request) -> list[Float[np.ndarray, " dim"]] | None:
         """Voices of speakers 1 and 2; None where one recording has both and nothing parts them."""
@@ -238,8 +245,8 @@ class Judge:
             return [self.speaker_encoder.embed(channel) for channel in wave]
         assert self.recogniser is not None
         words = self.recogniser.words(wave[0], self.config.language)
-        by = by_tags if _untimed(words, wave[0]) else by_voice
-        voices = by(wave[0], words, self.speaker_encoder)
+        timed = _timed(words, wave[0])
+        voices = by_voice(wave[0], words, self.speaker_encoder, timed=timed)
         if any(len(sound) < _SHORTEST_VOICE * RATE for sound in voices.sound.values()):
             return None
         return [self.speaker_encoder.embed(voices.sound[name]) for name in ("S1", "S2")]
@@ -297,9 +304,9 @@ def _count_turns(request: Request, voices: Voices, ratios: Ratios) -> None:
         ratios["overlap"] = (sum(overlaps), len(overlaps))
 
 
-def _untimed(words: Sequence[Word], wave: Wave) -> bool:
-    """Whether a recogniser gave all that it heard as one word."""
-    return len(words) == 1 and words[0].end - words[0].start >= len(wave) / RATE
+def _timed(words: Sequence[Word], wave: Wave) -> bool:
+    """Whether a recogniser knows times, rather than give all that it heard as one word."""
+    return len(words) != 1 or words[0].end - words[0].start < len(wave) / RATE
 
 
 def is_dialogue(request: Request) -> bool:

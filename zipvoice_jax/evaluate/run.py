@@ -137,8 +137,9 @@ def write_report(
     if not any(record["metrics"] for record in good):
         raise UserError(
             f"none of the metrics is one of these items ({', '.join(about['metrics'])}); cpwer, "
-            "cpsim and turns need dialogues, sim one speaker, leakage two channels, rtf the report "
-            "of `generate`."
+            "cpsim and turns need dialogues (cpwer in one channel also a recogniser that knows "
+            "times or speakers), sim one speaker, leakage two channels, rtf the report of "
+            "`generate`."
         )
     text = f"{summary_table(good, baselines)}\n\nIntervals: {INTERVAL}."
     systems = {"this": good, **baselines}

@@ -61,7 +61,7 @@ class Resemblyzer:
     def __init__(self, path: Path) -> None:
         self.about = {
             "name": "resemblyzer",
-            "library": versions("librosa", "faster-whisper"),
+            "library": versions("jax", "librosa", "faster-whisper"),
             "weights": packages.fingerprint(path),
             "options": "in JAX, speech parts by Silero's detector",
         }
