@@ -15,7 +15,7 @@ CODE := $(wildcard zipvoice_jax tests configs data launch)
 SCRIPTS := .ci/run $(shell find .ci launch -name '*.sh' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup environment demo test fast lint format constraints clean
+.PHONY: help setup environment demo test fast beam lint format constraints clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1	\2/p' Makefile | expand -t 22
@@ -38,6 +38,13 @@ test: fast lint ## lint, then the whole test suite
 
 fast: setup ## the tests that take seconds
 	@$(PYTEST) -m 'not slow' $(ARGS)
+
+BEAM := .beam
+beam: ## the test of Apache Beam's direct runner, in an environment of its own
+	@[ -x $(BEAM)/bin/pytest ] || { $(or $(PYTHON),python3) -m venv $(BEAM) && \
+	  $(BEAM)/bin/python -m pip install -q --upgrade pip && \
+	  $(BEAM)/bin/python -m pip install -q --group beam -e . beartype pytest hypothesis; }
+	@$(BEAM)/bin/python -m pytest -p no:cacheprovider tests/test_prepare_runs.py -k beam_with
 
 lint: setup ## style, types, shell scripts
 	@$(BIN)/ruff check $(CODE)

@@ -8,6 +8,7 @@ the backend changes this file only, and has to keep the golden phonemes.
 
 # ruff: noqa: RUF002 - phonetic symbols
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -30,7 +31,8 @@ class _Backend:
     phonemize: Callable[..., list[list[str]]]
     data: Path
     voices: Mapping[str, str]  # language code, lower case -> voice file
-    lock: threading.Lock  # eSpeak has one voice and one text per process
+    # eSpeak has one voice and one text per process. (threading.Lock is no type before Python 3.13.)
+    lock: contextlib.AbstractContextManager[bool]
 
 
 def check_language(lang: str) -> None:
