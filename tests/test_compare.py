@@ -6,8 +6,9 @@ import pytest
 from conftest import ROOT
 from generation import one_line, run_main
 
-from zipvoice_jax.bench.compare import peer, with_times
+from zipvoice_jax.bench.compare import notes, ours, peer, torch_device, with_times
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.text.tokens import TokenTable
 
 TOKENS = ROOT / "tests" / "golden" / "tokens_dialog.txt"
 
@@ -24,10 +25,12 @@ def test_rows_say_how_many_times_as_long(tmp_path: Path) -> None:
     python = python_that(
         tmp_path, f"echo a warning; echo \"$@\" > '{tmp_path}/args'; echo '{said}'"
     )
-    row = peer("dia", python, device="cuda", dtype="bfloat16", steps=9, layers=2)
+    row = peer("dia", python, device="cuda", dtype="bfloat16", steps=9, repeats=2, layers=2)
     assert row["system"] == "dia, 2 layers" and row["parameters"] == 1610.0
     args = (tmp_path / "args").read_text()
-    assert "autoregressive.py --model dia --device cuda --dtype bfloat16 --steps 9" in args
+    assert (
+        "autoregressive.py --model dia --device cuda --dtype bfloat16 --steps 9 --repeats 2" in args
+    )
     rows = with_times([{"rtf": 0.5}, row])
     assert [one["times"] for one in rows] == [1.0, 5.0]
 
@@ -35,8 +38,24 @@ def test_rows_say_how_many_times_as_long(tmp_path: Path) -> None:
 def test_a_python_without_torch_is_one_line(tmp_path: Path) -> None:
     python = python_that(tmp_path, "echo \"No module named 'torch'\" >&2; exit 1")
     with pytest.raises(UserError, match="No module named 'torch'"):
-        peer("dia", python, device="cpu", dtype="float32", steps=9, layers=None)
+        peer("dia", python, device="cpu", dtype="float32", steps=9, repeats=1, layers=None)
     with pytest.raises(UserError, match="cannot be run"):
-        peer("dia", tmp_path / "none", device="cpu", dtype="float32", steps=9, layers=None)
+        none = tmp_path / "none"
+        peer("dia", none, device="cpu", dtype="float32", steps=9, repeats=1, layers=None)
     status, _, err = run_main("bench", "compare", "--tokens", TOKENS, "--steps", "1")
     one_line(status, err, "--steps is 1; give 8 or more")
+
+
+def test_both_run_on_one_kind_of_device() -> None:
+    assert torch_device(None) == "cpu"
+    status, _, err = run_main("bench", "compare", "--tokens", TOKENS, "--torch-device", "cuda:0")
+    one_line(status, err, "--torch-device is cuda:0 but JAX runs on cpu")
+    assert not any("layers were left out" in note for note in notes(None))
+    assert "layers were left out" in notes(1)[-1]
+
+
+@pytest.mark.slow
+def test_ours_are_timed_without_a_vocoder() -> None:
+    rows = ours(TokenTable.load(TOKENS), dtype="float32", seconds=1.0, repeats=1, layers=1)
+    row = next(iter(rows))
+    assert row["system"] == "zipvoice_dialog, 8 steps, 1 layers" and row["rtf"] > 0.0

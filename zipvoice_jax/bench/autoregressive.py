@@ -1,6 +1,6 @@
 """Times autoregressive models of dialogue in PyTorch, with random weights: a program of its own.
 
-    PYTHON autoregressive.py --model dia --device cpu --dtype float32 --steps 24
+    PYTHON autoregressive.py --model dia --device cpu --dtype float32 --steps 24 --repeats 1
 
 prints one line of JSON. It imports torch and transformers and nothing of this package, so that any
 environment that has them can run it; `zipvoice-jax bench compare` does.
@@ -9,7 +9,8 @@ Dia is that of transformers at its published sizes (1.61B parameters; its 86.1 f
 a step each, with guidance, hence a batch of two). MoonCast's language model has 2.67B parameters
 and 50 tokens a second by its paper and code; the shape of its layers is assumed (Llama, 16 layers
 of width 3072, 24 heads, 160,000 tokens). Speed does not depend on the weights. Neither what turns
-their tokens into sound nor reading the prompt is timed, which favours them.
+their tokens into sound nor reading the prompt is timed, and a step takes longer the more tokens are
+before it, while few are before those that are timed: all that favours them.
 """
 
 import argparse
@@ -53,14 +54,31 @@ def timed(torch: Any, model: Any, name: str, steps: int) -> float:
     options: dict[str, Any] = {"do_sample": True, "max_new_tokens": steps, "min_new_tokens": steps}
     if name == "dia":
         options["guidance_scale"] = 3.0
-        del options["min_new_tokens"]  # its processors keep it going
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+        del options["min_new_tokens"]  # nothing that it draws in so few steps ends it
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
     begin = time.perf_counter()
-    model.generate(ids, attention_mask=torch.ones_like(ids), **options)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin
+    made = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
+    wait()
+    seconds = time.perf_counter() - begin
+    # Dia begins with a token of its own, the language model with the prompt.
+    count = made.shape[1] - (1 if name == "dia" else PROMPT)
+    if count < steps:
+        raise SystemExit(f"{name} ended after {count} of {steps} steps")
+    return seconds
+
+
+def step_seconds(torch: Any, model: Any, name: str, steps: int, repeats: int) -> float:
+    """Seconds of one step; the difference of two lengths leaves out the prompt."""
+    few = max(steps // 4, 2)
+    with torch.no_grad():
+        timed(torch, model, name, few)  # warms up
+        short, long = (
+            min(timed(torch, model, name, count) for _ in range(repeats)) for count in (few, steps)
+        )
+    if long <= short:
+        raise SystemExit(f"{steps} steps took no longer than {few}; give more --steps")
+    return (long - short) / (steps - few)
 
 
 def main() -> None:
@@ -70,6 +88,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--repeats", type=int, default=1, help="the best counts")
     parser.add_argument("--layers", type=int, help="fewer, for a quick look")
     args = parser.parse_args()
     torch: Any = importlib.import_module("torch")
@@ -78,12 +97,7 @@ def main() -> None:
     torch.set_default_dtype(getattr(torch, args.dtype))
     with torch.device(args.device):
         model = {"dia": dia, "mooncast": mooncast}[args.model](transformers, args.layers).eval()
-    few = max(args.steps // 4, 2)
-    with torch.no_grad():
-        timed(torch, model, args.model, few)  # warms up
-        # The difference leaves out the prompt and what is done once.
-        seconds = timed(torch, model, args.model, args.steps) - timed(torch, model, args.model, few)
-    step = seconds / (args.steps - few)
+    step = step_seconds(torch, model, args.model, args.steps, args.repeats)
     print(
         json.dumps(
             {

@@ -18,6 +18,7 @@ from zipvoice_jax.text.tokens import TokenTable
 
 PROGRAM = Path(__file__).with_name("autoregressive.py")
 PEERS = ("dia", "mooncast")
+PROMPT_SECONDS = 3.0  # of ours
 COLUMNS = (
     ("system", "system", "{:>38}"),
     ("parameters", "parameters_M", "{:12.0f}"),
@@ -36,7 +37,7 @@ def ours(
     Args:
         table: tokens of the dialogue models.
         dtype: of matrix products.
-        seconds: of speech, after a prompt of 3 s.
+        seconds: of speech, after a prompt of `PROMPT_SECONDS`.
         repeats: runs after the first; the best counts.
         layers: of each stack, fewer than the base size has, for a quick look.
     """
@@ -53,19 +54,26 @@ def ours(
         sampling = SamplingConfig.for_kind(kind, num_step=steps)
         (row,) = bench_generate(
             models[kind], GriffinLim(features), sampling,
-            lengths=[seconds], prompt_seconds=3.0, repeats=repeats,
+            lengths=[seconds], prompt_seconds=PROMPT_SECONDS, repeats=repeats,
         )  # fmt: skip
         count = sum(x.size for x in jax.tree.leaves(models[kind].params))
         yield {
             "system": f"{kind}, {steps} steps" + _fewer(layers),
             "parameters": count / 1e6,
-            "rtf": row["rtf"],
+            "rtf": row["rtf_no_vocoder"],
             "dtype": dtype,
         }
 
 
 def peer(
-    name: str, python: Path, *, device: str, dtype: str, steps: int, layers: int | None
+    name: str,
+    python: Path,
+    *,
+    device: str,
+    dtype: str,
+    steps: int,
+    repeats: int,
+    layers: int | None,
 ) -> dict[str, Any]:
     """The row of an autoregressive model, timed by a Python that has torch and transformers.
 
@@ -73,7 +81,7 @@ def peer(
         UserError: it cannot be run there.
     """
     command = [str(python), str(PROGRAM), "--model", name, "--device", device, "--dtype", dtype]
-    command += ["--steps", str(steps)]
+    command += ["--steps", str(steps), "--repeats", str(repeats)]
     if layers is not None:
         command += ["--layers", str(layers)]
     try:
@@ -92,6 +100,34 @@ def peer(
         "parameters": found["parameters"] / 1e6,
         "dtype": dtype,
     }
+
+
+def torch_device(asked: str | None) -> str:
+    """Where the others run: on the kind of device that JAX has.
+
+    Raises:
+        UserError: another kind was asked for, which would compare two machines.
+    """
+    ours = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
+    if asked is not None and asked.partition(":")[0] != ours:
+        raise UserError(
+            f"--torch-device is {asked} but JAX runs on {ours}; have both run on one machine's {ours}."
+        )
+    if ours not in ("cpu", "cuda"):
+        raise UserError(f"JAX runs on {ours}, where torch cannot be timed; compare on CPU or GPU.")
+    return asked or ours
+
+
+def notes(layers: int | None) -> tuple[str, ...]:
+    """What the table says and what it does not."""
+    told = (
+        "measured: seconds to sample by seconds of audio, random weights, one item, ours after a "
+        f"prompt of {PROMPT_SECONDS:g} s with guidance, theirs token by token with a cache",
+        "not measured: vocoder, codec, detokenizer, reading the prompt (theirs), longer contexts, "
+        "how any of them sounds; MoonCast's layers are assumed (bench/autoregressive.py)",
+    )
+    fewer = "layers were left out: this says nothing about the speed of the models"
+    return told if layers is None else (*told, fewer)
 
 
 def _fewer(layers: int | None) -> str:

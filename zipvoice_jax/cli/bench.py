@@ -131,11 +131,11 @@ def _add_compare(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     add("--torch-python", type=Path, default=Path(sys.executable), metavar="PYTHON",
         help="a Python with torch and transformers (default: this one)")  # fmt: skip
-    add("--torch-device", default="cpu", help="such as cuda (default: cpu)")
+    add("--torch-device", metavar="NAME", help="such as cuda:1 (default: where JAX runs)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32")
     add("--seconds", type=float, default=10.0, help="of speech (default: 10)")
     add("--steps", type=int, default=24, help="tokens that the others are timed on (default: 24)")
-    add("--repeats", type=int, default=1, help="of ours; the best counts (default: 1)")
+    add("--repeats", type=int, default=1, help="of each; the best counts (default: 1)")
     add("--layers", type=int, metavar="N", help="of every stack, for a quick look")
     add("--json", type=Path, metavar="FILE", help="write the rows here too")
     compare.set_defaults(run=run_compare)
@@ -147,7 +147,15 @@ def run_compare(args: argparse.Namespace) -> int:
     Raises:
         UserError: a model cannot be run, or --json not be written.
     """
-    from zipvoice_jax.bench.compare import COLUMNS, PEERS, ours, peer, with_times
+    from zipvoice_jax.bench.compare import (
+        COLUMNS,
+        PEERS,
+        notes,
+        ours,
+        peer,
+        torch_device,
+        with_times,
+    )
     from zipvoice_jax.bench.generate import machine, table
     from zipvoice_jax.text.tokens import TokenTable
 
@@ -155,7 +163,7 @@ def run_compare(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         if value is not None and value < low:
             raise UserError(f"--{name} is {value}; give {low} or more.")
-    tokens = TokenTable.load(args.tokens)
+    tokens, device = TokenTable.load(args.tokens), torch_device(args.torch_device)
     about = f"{machine()}; {args.dtype}, {args.seconds:g} s of speech"
     print(about)
     rows = list(
@@ -167,14 +175,16 @@ def run_compare(args: argparse.Namespace) -> int:
     for name in PEERS:
         rows.append(
             peer(
-                name, args.torch_python, device=args.torch_device, dtype=args.dtype,
-                steps=args.steps, layers=args.layers,
+                name, args.torch_python, device=device, dtype=args.dtype, steps=args.steps,
+                repeats=args.repeats, layers=args.layers,
             )
         )  # fmt: skip
-    rows = with_times(rows)
+    rows, told = with_times(rows), notes(args.layers)
     print(table(rows, COLUMNS))
+    for note in told:
+        print(note)
     if args.json is not None:
-        write_json(args.json, {"machine": about, "rows": rows})
+        write_json(args.json, {"machine": about, "notes": told, "rows": rows})
     return 0
 
 
