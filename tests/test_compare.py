@@ -6,7 +6,8 @@ import pytest
 from conftest import ROOT
 from generation import one_line, run_main
 
-from zipvoice_jax.bench.compare import notes, ours, peer, torch_device, with_times
+from zipvoice_jax.bench.compare import base_model, notes, ours, peer, torch_device, with_times
+from zipvoice_jax.checkpoint.hub import load_model
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.text.tokens import TokenTable
 
@@ -39,8 +40,8 @@ def test_a_python_without_torch_is_one_line(tmp_path: Path) -> None:
     python = python_that(tmp_path, "echo \"No module named 'torch'\" >&2; exit 1")
     with pytest.raises(UserError, match="No module named 'torch'"):
         peer("dia", python, device="cpu", dtype="float32", steps=9, repeats=1, layers=None)
+    none = tmp_path / "none"
     with pytest.raises(UserError, match="cannot be run"):
-        none = tmp_path / "none"
         peer("dia", none, device="cpu", dtype="float32", steps=9, repeats=1, layers=None)
     status, _, err = run_main("bench", "compare", "--tokens", TOKENS, "--steps", "1")
     one_line(status, err, "--steps is 1; give 8 or more")
@@ -54,8 +55,9 @@ def test_both_run_on_one_kind_of_device() -> None:
     assert "layers were left out" in notes(1)[-1]
 
 
-@pytest.mark.slow
-def test_ours_are_timed_without_a_vocoder() -> None:
-    rows = ours(TokenTable.load(TOKENS), dtype="float32", seconds=1.0, repeats=1, layers=1)
-    row = next(iter(rows))
-    assert row["system"] == "zipvoice_dialog, 8 steps, 1 layers" and row["rtf"] > 0.0
+def test_ours_are_timed() -> None:
+    small = load_model(model_dir=ROOT / "tests" / "golden" / "release" / "zipvoice").config
+    row = next(ours(TokenTable.load(TOKENS), small, seconds=1.0, repeats=1, layers=None))
+    assert row["system"] == "zipvoice_dialog, 8 steps"
+    assert row["rtf"] > 0.0 and 0.1 < row["parameters"] < 0.2
+    assert base_model("bfloat16", 1).fm_decoder_num_layers == (1,) * 5

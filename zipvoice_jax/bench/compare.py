@@ -1,5 +1,6 @@
 """Our time per second of audio beside that of autoregressive models, on one machine in one run."""
 
+import dataclasses
 import json
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -29,26 +30,32 @@ COLUMNS = (
 OURS = (("zipvoice_dialog", 8), ("zipvoice_dialog", 16), ("zipvoice_distill", 4))
 
 
+def base_model(dtype: str, layers: int | None) -> ModelConfig:
+    """The base size, or fewer layers of each stack for a quick look."""
+    fewer: dict[str, Any] = {}
+    if layers is not None:
+        fewer = {"fm_decoder_num_layers": (layers,) * 5, "text_encoder_num_layers": layers}
+    return ModelConfig(dtype=dtype, **fewer)  # type: ignore[arg-type]
+
+
 def ours(
-    table: TokenTable, *, dtype: str, seconds: float, repeats: int, layers: int | None
+    table: TokenTable, model: ModelConfig, *, seconds: float, repeats: int, layers: int | None
 ) -> Iterator[dict[str, Any]]:
     """A row for each of our models and numbers of steps; random weights, without vocoder.
 
     Args:
         table: tokens of the dialogue models.
-        dtype: of matrix products.
+        model: sizes and dtype.
         seconds: of speech, after a prompt of `PROMPT_SECONDS`.
         repeats: runs after the first; the best counts.
-        layers: of each stack, fewer than the base size has, for a quick look.
+        layers: of each stack, where they are fewer than the base's.
     """
     models: dict[str, Loaded] = {}
     features = FeatureConfig()
-    sizes: dict[str, Any] = {"vocab_size": table.vocab_size, "pad_id": table.pad_id}
-    if layers is not None:
-        sizes |= {"fm_decoder_num_layers": (layers,) * 5, "text_encoder_num_layers": layers}
+    model = dataclasses.replace(model, vocab_size=table.vocab_size, pad_id=table.pad_id)
     for kind, steps in OURS:
         if kind not in models:
-            config = ModelConfig(kind=kind, dtype=dtype, **sizes)  # type: ignore[arg-type]
+            config = dataclasses.replace(model, kind=kind)  # type: ignore[arg-type]
             params = init_params(config, jax.random.key(0))
             models[kind] = Loaded(config, features, table, params)
         sampling = SamplingConfig.for_kind(kind, num_step=steps)
@@ -60,8 +67,8 @@ def ours(
         yield {
             "system": f"{kind}, {steps} steps" + _fewer(layers),
             "parameters": count / 1e6,
-            "rtf": row["rtf_no_vocoder"],
-            "dtype": dtype,
+            "rtf": row["rtf"],
+            "dtype": model.dtype,
         }
 
 
@@ -111,7 +118,7 @@ def torch_device(asked: str | None) -> str:
     ours = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
     if asked is not None and asked.partition(":")[0] != ours:
         raise UserError(
-            f"--torch-device is {asked} but JAX runs on {ours}; have both run on one machine's {ours}."
+            f"--torch-device is {asked} but JAX runs on {ours}; have both run on one device."
         )
     if ours not in ("cpu", "cuda"):
         raise UserError(f"JAX runs on {ours}, where torch cannot be timed; compare on CPU or GPU.")

@@ -150,6 +150,7 @@ def run_compare(args: argparse.Namespace) -> int:
     from zipvoice_jax.bench.compare import (
         COLUMNS,
         PEERS,
+        base_model,
         notes,
         ours,
         peer,
@@ -168,8 +169,8 @@ def run_compare(args: argparse.Namespace) -> int:
     print(about)
     rows = list(
         ours(
-            tokens, dtype=args.dtype, seconds=args.seconds, repeats=args.repeats,
-            layers=args.layers,
+            tokens, base_model(args.dtype, args.layers), seconds=args.seconds,
+            repeats=args.repeats, layers=args.layers,
         )
     )  # fmt: skip
     for name in PEERS:
