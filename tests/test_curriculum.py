@@ -1,6 +1,11 @@
-"""From recordings to a stereo dialogue: prepare, train through three stages, generate."""
+"""From recordings to a stereo dialogue: prepare, train through three stages, generate.
+
+With `ZIPVOICE_JAX_WHOLE=1` in the steps of configs/tiny.py, which takes some ten minutes; else in
+fewer, after which only what was trained longest has learned something.
+"""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +17,10 @@ from conftest import ROOT, RunCli
 TOKENS = ROOT / "tests" / "golden" / "tokens_dialog.txt"
 DATA = ROOT / "tests" / "data"
 CORPORA = (("single", "emilia"), ("dialogue", "dialog"), ("stereo", "dialog"))
-STEPS = {"single": 90, "dialog": 36, "stereo": 24}
+WHOLE = os.environ.get("ZIPVOICE_JAX_WHOLE") == "1"
+STEPS = {"single": 75, "dialog": 30, "stereo": 20}
+if WHOLE:
+    STEPS = {"single": 400, "dialog": 150, "stereo": 100}
 
 
 def entries(log: Path, kind: str) -> list[dict[str, Any]]:
@@ -35,8 +43,10 @@ def test_three_stages_on_real_speech(
             "--language", "en", "--dev-share", "0.25",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-    settings = [f"data={tmp_path / 'data'}", "save_every=1000", "batch_seconds=16"]
-    settings += [f"{name}={count}" for name, count in STEPS.items()]
+    settings = [f"data={tmp_path / 'data'}"]
+    if not WHOLE:
+        settings += ["save_every=1000", "batch_seconds=16"]
+        settings += [f"{name}={count}" for name, count in STEPS.items()]
     sets = [part for setting in settings for part in ("--set", setting)]
     run = tmp_path / "run"
     train = ("train", "--config", ROOT / "configs" / "tiny.py", "--to", run, *sets)
@@ -55,9 +65,9 @@ def test_three_stages_on_real_speech(
         losses = [valid[step]["flow"] for step in sorted(valid) if begin < step <= begin + count]
         begin += count
         assert len(losses) >= 2 and losses[-1] < losses[0], name
-    # What was trained longest has learned to use what it is told.
-    dialog = valid[STEPS["single"] + STEPS["dialog"]]
-    assert dialog["flow"] < dialog["flow_unconditional"]
+        # What was trained long enough has learned to use what it is told.
+        if WHOLE or name == "dialog":
+            assert valid[begin]["flow"] < valid[begin]["flow_unconditional"], name
     assert (run / "losses.png").read_bytes().startswith(b"\x89PNG")
     pictures = sorted((run / "samples").glob("*.png"))
     assert len(pictures) == len(valid) and (run / "tensorboard").is_dir()

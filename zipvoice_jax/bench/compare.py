@@ -24,7 +24,7 @@ COLUMNS = (
     ("system", "system", "{:>38}"),
     ("parameters", "parameters_M", "{:12.0f}"),
     ("rtf", "rtf", "{:8.3f}"),
-    ("times", "times_ours", "{:10.1f}"),
+    ("times", "times_first", "{:11.1f}"),
 )
 # Kind and steps of ours.
 OURS = (("zipvoice_dialog", 8), ("zipvoice_dialog", 16), ("zipvoice_distill", 4))

@@ -11,18 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from zipvoice_jax.config import ModelConfig
-from zipvoice_jax.core.compiling import compile_for
+from zipvoice_jax.core.compiling import compile_lowered
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.peak import matmul_flops_per_second
 from zipvoice_jax.data.config import DataConfig, SourceConfig
+from zipvoice_jax.data.plan import Bucket
 from zipvoice_jax.models.flops import training_flops
-from zipvoice_jax.models.zipvoice import abstract_params, init_params
-from zipvoice_jax.train.config import Stage, TrainConfig
-from zipvoice_jax.train.curriculum import schedules_of
-from zipvoice_jax.train.objectives import SpeechBatch
-from zipvoice_jax.train.programs import make_optimizer
-from zipvoice_jax.train.state import TrainState, new_state
-from zipvoice_jax.train.step import StepRecipe, train_step
+from zipvoice_jax.models.zipvoice import init_params
+from zipvoice_jax.train.config import Objective, Stage, TrainConfig
+from zipvoice_jax.train.objectives import SpeechBatch, teacher_of
+from zipvoice_jax.train.programs import Programs
+from zipvoice_jax.train.state import TrainState
+from zipvoice_jax.train.step import StepRecipe
 
 COLUMNS = (
     ("remat", "remat", "{:>6}"),
@@ -47,6 +47,7 @@ def step_run(model: ModelConfig) -> TrainConfig:
         kind=model.kind,
         steps=1000,
         data=data,
+        objective="distill_first" if model.is_distill else "flow",
         mask="suffix" if suffix else "span",
         batch_count_offset=100_000.0,
         exclusive_weight=1.0 if model.is_stereo else 0.0,
@@ -65,6 +66,8 @@ def bench_train(
 ) -> Iterator[dict[str, Any]]:
     """One row per remat policy, all for the same bucket and a batch without padding.
 
+    A distilled model is in its first stage, with a ZipVoice teacher.
+
     Args:
         model: kind, sizes and dtype.
         frames: of each item.
@@ -81,22 +84,15 @@ def bench_train(
             f"a batch of {batch} items with {frames} frames and {tokens} tokens, timed {repeats} "
             "times, cannot be; give positive numbers, and no more tokens than frames."
         )
-    params: Any = init_params(model, jax.random.key(0)) if repeats else None
     for remat in remats:
         config = dataclasses.replace(model, remat=remat)
         run = step_run(config)
-        optimizer = make_optimizer(run.optimizer)
-        recipe = StepRecipe(config, "flow", run)
-        schedules = schedules_of(run)
-
-        def step(state: TrainState, batch: SpeechBatch) -> Any:
-            return train_step(state, batch, recipe=recipe, schedules=schedules, optimizer=optimizer)  # noqa: B023 - called within this turn of the loop
-
-        start = functools.partial(new_state, optimizer=optimizer, seed=0)
-        state = jax.eval_shape(start, abstract_params(config))
-        given = _batch(config, frames, tokens, batch)
-        platform = jax.devices()[0].platform
-        compiled, seconds = compile_for(step, platform, state, given, donate_argnums=(0,))
+        objective = run.stages[0].objective
+        programs, recipe = Programs(run), StepRecipe(config, objective, run)
+        lower = functools.partial(
+            programs.lower_train, recipe, Bucket(frames, tokens, batch, config.channels)
+        )
+        compiled, seconds = compile_lowered(lower, jax.devices()[0].platform)
         memory = compiled.memory_analysis()
         row: dict[str, Any] = {
             "remat": remat,
@@ -111,10 +107,12 @@ def bench_train(
             "share": float("nan"),
         }
         if repeats:
-            now, best = start(params), float("inf")
+            now, best = _state(programs, config, objective), float("inf")
+            given, asked = _batch(config, frames, tokens, batch), jnp.zeros(len(programs.devices))
+            given, asked = jax.device_put((given, asked), programs.layout.over_batch)
             for _ in range(repeats + 1):
                 begin = time.perf_counter()
-                now, metrics = compiled(now, given)
+                now, metrics = compiled(now, given, asked)
                 jax.block_until_ready(metrics["loss"])
                 best = min(best, time.perf_counter() - begin)
             flops = batch * training_flops(config, frames, tokens, channels=config.channels)
@@ -126,6 +124,14 @@ def bench_train(
                 "share": flops / best / peak,
             }
         yield row
+
+
+def _state(programs: Programs, config: ModelConfig, objective: Objective) -> TrainState:
+    """A state of random parameters."""
+    params, teacher = init_params(config, jax.random.key(0)), {}
+    if objective != "flow":
+        teacher = init_params(teacher_of(config, objective), jax.random.key(1))
+    return programs.begin(params, teacher=teacher)
 
 
 def _batch(config: ModelConfig, frames: int, tokens: int, batch: int) -> SpeechBatch:

@@ -57,10 +57,15 @@ def draw_losses(log: Path, picture: Path) -> None:
         part = [e for e in train if (e["stage"], e["bucket"][-1]) == (stage, channels)]
         name = f"{stage}, {channels} channel{'s' if channels == '2' else ''}"
         axis.plot([e["step"] for e in part], [e["loss"] for e in part], lw=0.7, label=name)
-    for name, style in (("loss", "k.-"), ("flow_unconditional", "k.:")):
-        shown = [e for e in valid if name in e]
-        steps, losses = [e["step"] for e in shown], [e[name] for e in shown]
-        axis.plot(steps, losses, style, label=f"valid {name}")
+    stages = dict.fromkeys(e.get("stage") for e in valid)
+    for name, style in (("flow", "k.-"), ("flow_unconditional", "k.:"), ("distill", "k.-")):
+        for stage in stages:
+            shown = [e for e in valid if name in e and e.get("stage") == stage]
+            steps, losses = [e["step"] for e in shown], [e[name] for e in shown]
+            axis.plot(steps, losses, style)
+        if any(name in e for e in valid):
+            axis.plot([], [], style, label=f"valid {name}")
+    axis.set_yscale("log")
     axis.set_xlabel("step")
     axis.set_ylabel("loss")
     axis.grid(alpha=0.3)

@@ -375,7 +375,7 @@ def _run_stage(
                 if due and valid is not None:
                     losses = validation_losses(programs, recipe, valid, state, place.end)
                     loss = losses["loss"]
-                    log.write("valid", step, losses)
+                    log.write("valid", step, {"stage": stage.name, **losses})
                     told = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
                     log.say(f"step {step}: validation {told}")
                     if shown is not None:
