@@ -103,7 +103,8 @@ DIALOGUES = [
 ]
 
 
-@pytest.mark.parametrize("kind", MODEL_KINDS)
+# The other two lack guidance as an input, or a second channel, and are held to it by parity.
+@pytest.mark.parametrize("kind", ["zipvoice_distill", "zipvoice_dialog_stereo"])
 def test_an_item_is_the_same_alone_at_any_place_of_any_batch_and_in_any_bucket(
     kind: str, models: dict[str, Synthesizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:

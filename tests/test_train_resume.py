@@ -4,6 +4,7 @@ The step here adds 1 to the step's number and to every parameter; all else is th
 """
 
 import dataclasses
+import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -17,10 +18,12 @@ import pytest
 from training import TOKENS, flac, make_data, speechlike, weights, write_config
 
 from zipvoice_jax.cli.train import load_config
+from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.batches import Batch
 from zipvoice_jax.data.records import write_dataset
 from zipvoice_jax.data.utterance import Utterance
+from zipvoice_jax.models.zipvoice import init_params
 from zipvoice_jax.train.checkpoints import Checkpoints
 from zipvoice_jax.train.config import TrainConfig
 from zipvoice_jax.train.loop import Outcome, train
@@ -30,6 +33,12 @@ from zipvoice_jax.train.state import TrainState
 from zipvoice_jax.train.step import StepRecipe
 
 Go = Callable[..., Outcome]
+
+
+@functools.cache
+def first(config: ModelConfig) -> Any:
+    """Parameters to begin with, which take a while to compile."""
+    return init_params(config, jax.random.key(0))
 
 
 @pytest.fixture
@@ -47,6 +56,7 @@ def states(monkeypatch: pytest.MonkeyPatch) -> list[TrainState]:
         return after, values
 
     monkeypatch.setattr(Programs, "train", step)
+    monkeypatch.setattr("zipvoice_jax.train.stages.init_params", lambda config, _: first(config))
     monkeypatch.setattr("zipvoice_jax.train.watch.matmul_flops_per_second", lambda dtype: 1.0)
     return seen
 

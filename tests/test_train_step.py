@@ -1,6 +1,7 @@
 """One training step: what is drawn, what accumulates, what is skipped, what a stage begins with."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -119,15 +120,19 @@ def drawn(batch: SpeechBatch, values: Any) -> FlowBatch:
     return given
 
 
+def jitted(recipe: StepRecipe) -> Any:
+    return jax.jit(functools.partial(loss_and_gradients, recipe=recipe))
+
+
 def test_micro_batches_add_up_to_the_whole(run: TrainConfig) -> None:
     state, recipe = start(run)
     # Dropout and hooks are drawn per micro-batch, so they are left out here.
     recipe = dataclasses.replace(recipe, hooks=False)
     values = values_at(schedules_of(run), state.step)
     given = drawn(speech(), values)
-    whole, gradients = loss_and_gradients(state, given, values, recipe)
+    whole, gradients = jitted(recipe)(state, given, values)
     parts = dataclasses.replace(recipe, run=dataclasses.replace(run, accumulate=2))
-    metrics, accumulated = loss_and_gradients(state, given, values, parts)
+    metrics, accumulated = jitted(parts)(state, given, values)
     assert float(metrics["loss"]) == pytest.approx(float(whole["loss"]), rel=1e-5)
     assert close(accumulated, gradients, 1e-5)
     assert [leaf.shape for leaf in micro_batches(speech(), 2)] == [
@@ -152,9 +157,9 @@ def test_the_last_stage_of_padding_and_empty_rows_change_nothing(
     empty = jnp.asarray([0, 0, 0, 1], jnp.int32)
     batch = dataclasses.replace(batch, features_lens=batch.features_lens * (1 - empty))
     loud = batch.features.at[3].set(1e3)
-    first, gradients = loss_and_gradients(state, drawn(batch, values), values, recipe)
-    loud_batch = dataclasses.replace(batch, features=loud)
-    second, others = loss_and_gradients(state, drawn(loud_batch, values), values, recipe)
+    compute, loud_batch = jitted(recipe), dataclasses.replace(batch, features=loud)
+    first, gradients = compute(state, drawn(batch, values), values)
+    second, others = compute(state, drawn(loud_batch, values), values)
     assert float(first["loss"]) == pytest.approx(float(second["loss"]), rel=1e-6)
     assert close(others, gradients, 1e-5)
 
@@ -249,9 +254,10 @@ def test_the_second_teacher_follows_the_student(run: TrainConfig) -> None:
     params = init_params(config, jax.random.key(0))
     state, recipe = start(run, 2, teacher=params)
     optimizer = make_optimizer(run.optimizer)
-    after, metrics = train_step(
-        state, speech(), recipe=recipe, schedules=schedules_of(run), optimizer=optimizer
+    step = functools.partial(
+        train_step, recipe=recipe, schedules=schedules_of(run), optimizer=optimizer
     )
+    after, metrics = jax.jit(step)(state, speech())
     between = jax.tree.map(lambda a, b: (a + b) / 2, state.params, after.params)
     assert close(after.teacher, between, 1e-6)
     # The decoder alone is trained.
