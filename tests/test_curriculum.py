@@ -18,7 +18,7 @@ TOKENS = ROOT / "tests" / "golden" / "tokens_dialog.txt"
 DATA = ROOT / "tests" / "data"
 CORPORA = (("single", "emilia"), ("dialogue", "dialog"), ("stereo", "dialog"))
 WHOLE = os.environ.get("ZIPVOICE_JAX_WHOLE") == "1"
-STEPS = {"single": 75, "dialog": 30, "stereo": 20}
+STEPS = {"single": 75, "dialog": 30, "stereo": 24}
 if WHOLE:
     STEPS = {"single": 400, "dialog": 150, "stereo": 100}
 
