@@ -183,7 +183,7 @@ def compile_ahead(
         UserError: a case cannot be built.
     """
     # What is on disk would make compile times a fiction, and holds nothing for absent chips.
-    before = jax.config.jax_enable_compilation_cache
+    before = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)
     try:
         for number, case in enumerate(cases, 1):
