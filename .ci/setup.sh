@@ -37,10 +37,11 @@ candidates() {
     printf '%s\n' "$PYTHON"
     return
   fi
-  local version path
+  local version path home
+  home=$(eval "printf %s ~$(id -un)") # where pyenv stands though HOME may be another
   for version in 3.13 3.12 3.14 3.11; do
     command -v "python$version" || true
-    for path in "${PYENV_ROOT:-$HOME/.pyenv}/versions/$version".*/bin/python3; do
+    for path in {"${PYENV_ROOT:-$HOME/.pyenv}","$home/.pyenv"}/versions/"$version".*/bin/python3; do
       if [ -x "$path" ]; then printf '%s\n' "$path"; fi
     done
   done
