@@ -223,7 +223,8 @@ def test_scan_remat_and_unrolling_agree() -> None:
         other = run(params, dataclasses.replace(config, **changes))
         assert error(other[0], reference[0]) < 1e-6
         for a, b in zip(jax.tree.leaves(other[1]), jax.tree.leaves(reference[1]), strict=True):
-            assert np.abs(a - b).max() <= 1e-4 * max(float(np.abs(b).max()), 1e-3)
+            # A scale's gradient, a sum over all frames, cancels and keeps its terms' rounding.
+            assert np.abs(a - b).max() <= 1e-4 * max(float(np.abs(b).max()), 0.05)
 
 
 # A training step draws hundreds of random numbers, each of which takes time to compile.
