@@ -83,8 +83,8 @@ def velocities(config: ModelConfig, params: Any, lens: list[int], total: int, se
     return run({"params": params}, t, x[0], x[1], x[2], mask, guidance)
 
 
-# Random weights amplify rounding, in some items (the distilled model's of 5 frames) by 170: enough
-# for two batch sizes of one matmul to differ by more than the limit. These stay below 50.
+# Random weights amplify rounding, in some items (the distilled model's of 5 frames) so much that
+# jax 0.10's matmuls of two batch sizes differ by more than the limit; in these items they do not.
 @pytest.mark.parametrize(
     ("kind", "lens", "more"),
     [("zipvoice", [1, 4, 23], 0), ("zipvoice", [10, 7, 3, 2], 9), ("zipvoice_distill", [9, 18], 6)],
@@ -212,7 +212,9 @@ def test_shapes_are_those_of_the_official_names(kind: str) -> None:
 
 @pytest.mark.slow
 def test_scan_remat_and_unrolling_agree() -> None:
-    config, params = make(**{**SMALL, "fm_decoder_num_layers": (1, 2, 1)})
+    # Stacks whose gradients amplify rounding little: others come near the limit in jax 0.10.
+    layers = {"fm_decoder_num_layers": (2, 1, 1), "text_encoder_num_layers": 2}
+    config, params = make(**{**SMALL, **layers})
 
     def loss(params: Any, config: ModelConfig) -> jax.Array:
         return flow_matching_loss(params, config, batch(config))[0]
@@ -223,8 +225,7 @@ def test_scan_remat_and_unrolling_agree() -> None:
         other = run(params, dataclasses.replace(config, **changes))
         assert error(other[0], reference[0]) < 1e-6
         for a, b in zip(jax.tree.leaves(other[1]), jax.tree.leaves(reference[1]), strict=True):
-            # A scale's gradient, a sum over all frames, cancels and keeps its terms' rounding.
-            assert np.abs(a - b).max() <= 1e-4 * max(float(np.abs(b).max()), 0.05)
+            assert np.abs(a - b).max() <= 1e-4 * max(float(np.abs(b).max()), 1e-3)
 
 
 # A training step draws hundreds of random numbers, each of which takes time to compile.
