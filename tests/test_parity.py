@@ -19,15 +19,15 @@ def cases_of(group: str, golden: Path) -> tuple[Case, ...]:
 
 
 # These compile whole models with their gradients, or a training step.
-SLOW = ("models/zipvoice_dialog", "models/zipvoice_dialog_stereo", "models/zipvoice_distill")
+SLOW = (
+    *("models/zipvoice_dialog", "models/zipvoice_dialog_stereo", "models/zipvoice_distill"),
+    "training",
+)
 
 
 @pytest.mark.parametrize(
     "group",
-    [
-        pytest.param(g, marks=[pytest.mark.slow] if g in (*SLOW, "training") else [])
-        for g in parity.GROUPS
-    ],
+    [pytest.param(g, marks=[pytest.mark.slow] if g in SLOW else []) for g in parity.GROUPS],
 )
 def test_golden(group: str, golden: Path) -> None:
     cases = cases_of(group, golden)
