@@ -38,7 +38,7 @@ candidates() {
     return
   fi
   local version path home
-  home=$(eval "printf %s ~$(id -un)") # where pyenv stands though HOME may be another
+  home=$(eval "printf %s ~$(id -un 2>/dev/null)") # where pyenv stands though HOME may be another
   for version in 3.13 3.12 3.14 3.11; do
     command -v "python$version" || true
     for path in {"${PYENV_ROOT:-$HOME/.pyenv}","$home/.pyenv"}/versions/"$version".*/bin/python3; do
