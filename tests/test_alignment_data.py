@@ -84,7 +84,8 @@ def test_records_keep_alignments_and_old_records_have_none(
     source, index = open_split(tmp_path, "train")
     assert [source[i].token_starts for i in range(2)] == [STARTS, ()]
     assert index.aligned.tolist() == [True, False]
-    theirs: Any = tfds.builder_from_directory(tmp_path).as_data_source("train")
+    builder: Any = tfds.builder_from_directory(tmp_path)
+    theirs = builder.as_data_source("train")
     assert list(theirs[0]["token_starts"]) == list(STARTS)
     # As it was before: no such feature, and no such column.
     before = utterances.features()
