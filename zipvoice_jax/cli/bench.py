@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from zipvoice_jax.cli import bench_vocoder
 from zipvoice_jax.cli.options import add_model, add_sampling, sampling_values
 from zipvoice_jax.config import MODEL_KINDS
 from zipvoice_jax.core.errors import UserError
@@ -40,6 +41,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     _add_data(kinds)
     _add_train(kinds)
     _add_compare(kinds)
+    bench_vocoder.add_parser(kinds)
 
 
 def _add_data(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -198,13 +200,13 @@ def run(args: argparse.Namespace) -> int:
     from zipvoice_jax.bench.generate import bench_generate, machine, table
     from zipvoice_jax.checkpoint.hub import load_model
     from zipvoice_jax.config import SamplingConfig
-    from zipvoice_jax.infer import vocoder as vocoders
+    from zipvoice_jax.vocoder.find import find as find_vocoder
 
     loaded = load_model(
         args.model_name, args.model_dir, checkpoint_name=args.checkpoint_name, dtype=args.dtype
     )
     sampling = SamplingConfig.for_kind(loaded.config.kind, **sampling_values(args))
-    vocoder, told = vocoders.find(args.vocoder_path, loaded.features)
+    vocoder, told = find_vocoder(args.vocoder_path, loaded.features)
     about = machine()
     print(f"{about}; {loaded.config.kind}, {args.dtype}, {sampling.num_step} steps")
     if told:
