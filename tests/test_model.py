@@ -14,7 +14,8 @@ import pytest
 
 from zipvoice_jax.checkpoint import mapping
 from zipvoice_jax.config import MODEL_KINDS, ModelConfig
-from zipvoice_jax.core.masks import padding_mask, speaker_rows, token_index
+from zipvoice_jax.core.masks import padding_mask, speaker_rows
+from zipvoice_jax.core.upsampling import token_index
 from zipvoice_jax.flow.losses import FlowBatch, exclusive_penalty, flow_matching_loss
 from zipvoice_jax.flow.sampling import item_noise, predicted_frames, time_steps
 from zipvoice_jax.models.flops import sampling_flops

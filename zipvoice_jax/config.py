@@ -21,10 +21,12 @@ RematPolicy = Literal["none", "full", "dots"]
 SpeakerTurns = Literal["tag", "official"]
 SpeakerTokens = Literal["tags", "separator"]
 SpeakerEmbedding = Literal["text_output", "text_input", "none"]
+Upsampling = Literal["average", "durations"]
 
 # Inputs of a distilled model's guidance embedding: officially a default that no model.json holds
 # and that ZipVoiceDistill never sets (TTSZipformer.__init__).
 GUIDANCE_SCALE_EMBED_DIM = 192
+DURATION_HEAD_DIM = 128  # hidden channels
 
 # What comes from the token table or is ours, hence is absent from an official model.json.
 _NOT_IN_MODEL_JSON = (
@@ -39,6 +41,7 @@ _NOT_IN_MODEL_JSON = (
     "speaker_turns",
     "speaker_tokens",
     "speaker_embedding",
+    "upsampling",
 )
 
 
@@ -95,6 +98,10 @@ class ModelConfig:
     # added to what the text encoder gives ("text_output"), to what it takes, or nowhere.
     speaker_tokens: SpeakerTokens = "tags"
     speaker_embedding: SpeakerEmbedding = "text_output"
+    # How tokens are spread over frames. "average": all alike, the official rule. "durations": in
+    # proportion to durations that a small head on the text encoder predicts, prompt and text each
+    # within its own frames; such a model is trained on alignments.
+    upsampling: Upsampling = "average"
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -116,6 +123,7 @@ class ModelConfig:
         _check_choice("speaker_turns", self.speaker_turns, get_args(SpeakerTurns))
         _check_choice("speaker_tokens", self.speaker_tokens, get_args(SpeakerTokens))
         _check_choice("speaker_embedding", self.speaker_embedding, get_args(SpeakerEmbedding))
+        _check_choice("upsampling", self.upsampling, get_args(Upsampling))
         factors = self.fm_decoder_downsampling_factor
         half = len(factors) // 2
         # Up to the middle each stack doubles the factor, after it each halves it.
@@ -175,6 +183,11 @@ class ModelConfig:
     def is_distill(self) -> bool:
         """Whether guidance is an input of the network rather than a second branch."""
         return self.kind == "zipvoice_distill"
+
+    @property
+    def has_durations(self) -> bool:
+        """Whether the model predicts its tokens' durations."""
+        return self.upsampling == "durations"
 
     @property
     def channels(self) -> int:

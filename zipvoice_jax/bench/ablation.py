@@ -22,6 +22,7 @@ from zipvoice_jax.bench.commands import Command, Place, find_places, identity, r
 from zipvoice_jax.config import SamplingConfig
 from zipvoice_jax.core.errors import UserError, require
 from zipvoice_jax.core.files import write_text
+from zipvoice_jax.data.alignment import alignment_name
 from zipvoice_jax.data.records import index_name, open_split
 from zipvoice_jax.data.requests import BadLine, Request, read_requests, wave_path
 from zipvoice_jax.evaluate.packages import fingerprint
@@ -224,7 +225,9 @@ def _preparation(ablation: Ablation, config: TrainConfig) -> Preparation:
 def _identity_of_data(path: str, split: str) -> str:
     """Changes when a dataset is another one."""
     open_split(path, split)  # refuses one that cannot be used
-    return fingerprint(Path(path) / index_name(split))
+    learned = Path(path) / alignment_name(split)
+    beside = fingerprint(learned) if learned.exists() else ""
+    return fingerprint(Path(path) / index_name(split)) + beside
 
 
 def _identity_of_run(config: TrainConfig, identify: Callable[[str, str], str]) -> str:

@@ -207,7 +207,7 @@ def _compiled(run: TrainConfig, case: Case, fsdp: int) -> dict[str, Any]:
     programs = Programs(run, devices, fsdp=fsdp)
     config, note = model_of(run, case.stage)
     stage = run.stages[case.stage]
-    recipe = StepRecipe(config, stage.objective, run)
+    recipe = StepRecipe.of_stage(config, run, stage)
     num_step = SamplingConfig.for_kind(config.kind).num_step
     start = time.perf_counter()
     if case.program == "train":

@@ -88,7 +88,7 @@ def bench_train(
         config = dataclasses.replace(model, remat=remat)
         run = step_run(config)
         objective = run.stages[0].objective
-        programs, recipe = Programs(run), StepRecipe(config, objective, run)
+        programs, recipe = Programs(run), StepRecipe.of_stage(config, run, run.stages[0])
         lower = functools.partial(
             programs.lower_train, recipe, Bucket(frames, tokens, batch, config.channels)
         )

@@ -13,9 +13,10 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from zipvoice_jax.checkpoint.mapping import Params, check_params, flatten, unflatten
-from zipvoice_jax.config import GUIDANCE_SCALE_EMBED_DIM, ModelConfig
+from zipvoice_jax.config import DURATION_HEAD_DIM, GUIDANCE_SCALE_EMBED_DIM, ModelConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.rng import named_key
+from zipvoice_jax.nn.durations import DurationHead
 from zipvoice_jax.text.tokens import TokenTable
 
 _SPEAKER_STD = 0.1  # ZipVoiceDialog initialises spk_embed with N(0, 0.1)
@@ -188,6 +189,18 @@ def grow_to_distill(
     )
     grown["fm_decoder"]["guidance_scale_embed"] = {"kernel": np.asarray(kernel, np.float32)}
     return grown, dataclasses.replace(config, kind="zipvoice_distill")
+
+
+def new_duration_head(config: ModelConfig, key: Key[Array, ""]) -> Params:
+    """Random parameters of a duration head, for a model that has none yet.
+
+    Args:
+        config: of the model.
+        key: of the head.
+    """
+    head = DurationHead(DURATION_HEAD_DIM)
+    given = np.zeros((1, 1, config.feat_dim), np.float32), np.zeros((1, 1), bool)
+    return jax.device_get(head.init(key, *given)["params"])
 
 
 def average(models: Sequence[Mapping[str, Any]], weights: Sequence[float] | None = None) -> Params:

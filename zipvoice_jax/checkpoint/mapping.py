@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from zipvoice_jax.config import GUIDANCE_SCALE_EMBED_DIM, ModelConfig
+from zipvoice_jax.config import DURATION_HEAD_DIM, GUIDANCE_SCALE_EMBED_DIM, ModelConfig
 from zipvoice_jax.core.errors import UserError
 
 Shape = tuple[int, ...]
@@ -204,7 +204,17 @@ def param_shapes(config: ModelConfig) -> dict[TreePath, Shape]:
         # Layers come in rising order, so the last one leaves the right length.
         stacked = () if spec.layer is None else (spec.layer + 1,)
         shapes[spec.path] = (*stacked, *spec.our_shape)
-    return shapes
+    return shapes | (duration_head_shapes(config) if config.has_durations else {})
+
+
+def duration_head_shapes(config: ModelConfig) -> dict[TreePath, Shape]:
+    """Leaves of the duration head, which no official model has."""
+    sizes = {"hidden": (3 * config.feat_dim, DURATION_HEAD_DIM), "out": (DURATION_HEAD_DIM, 1)}
+    return {
+        ("duration_head", layer, name): shape
+        for layer, kernel in sizes.items()
+        for name, shape in (("kernel", kernel), ("bias", kernel[1:]))
+    }
 
 
 def flatten(params: Mapping[str, Any]) -> dict[TreePath, Any]:

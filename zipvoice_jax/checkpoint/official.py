@@ -230,6 +230,11 @@ def write_official(
             f"the official code has no model with speaker_tokens={config.speaker_tokens!r} and "
             f"speaker_embedding={config.speaker_embedding!r}; keep it in the native format."
         )
+    if config.has_durations:
+        raise UserError(
+            "the official code has no model with upsampling='durations'; keep it in the native "
+            "format."
+        )
     state = to_official(params, config)
     model_json = {
         "model": config.to_model_json(),

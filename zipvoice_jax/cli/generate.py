@@ -38,8 +38,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add(
         "--min-duration",
         type=float,
-        default=1.0,
-        help="seconds that a text gets at least, at speed 1 (default: 1.0)",
+        help="seconds that a text gets at least, at speed 1 (default: 1.0, or 0.2 where the model "
+        "predicts durations)",
     )
     add_flag(parser, "--remove-long-sil", "shorten long silences within the speech")
     add_flag(parser, "--raw-evaluation", "feed prompts and texts to the model as they are")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from zipvoice_jax.core.errors import UserError
 
-FORMATS = ("opendialog", "emilia", "libritts", "tsv", "lhotse")
+FORMATS = ("opendialog", "emilia", "jsonl", "libritts", "tsv", "lhotse")
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

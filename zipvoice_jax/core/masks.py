@@ -1,4 +1,4 @@
-"""Lengths as masks, and the maps from frames to tokens and from tokens to speakers."""
+"""Lengths as masks, and the map from tokens to speakers."""
 
 import jax.numpy as jnp
 from jax import lax
@@ -8,23 +8,6 @@ from jaxtyping import Array, Bool, Int
 def padding_mask(lengths: Int[Array, " batch"], size: int) -> Bool[Array, "batch size"]:
     """True where a position lies at or beyond its item's length."""
     return jnp.arange(size)[None, :] >= lengths[:, None]
-
-
-def token_index(
-    features_lens: Int[Array, " batch"], tokens_lens: Int[Array, " batch"], num_frames: int
-) -> Int[Array, "batch num_frames"]:
-    """The token position that each frame looks up, by average upsampling.
-
-    Each token takes `features_len // tokens_len` frames; what is left at the end belongs
-    to position `tokens_len`, the padding token (official: prepare_avg_tokens_durations and
-    get_tokens_index in zipvoice/utils/common.py).
-    """
-    duration = features_lens // jnp.maximum(tokens_lens, 1)
-    frame = jnp.arange(num_frames)[None, :]
-    index = frame // jnp.maximum(duration, 1)[:, None]
-    # More tokens than frames: every duration is 0 and all frames are the remainder.
-    index = jnp.where(duration[:, None] > 0, index, tokens_lens[:, None])
-    return jnp.minimum(index, tokens_lens[:, None])
 
 
 def speaker_rows(

@@ -99,6 +99,7 @@ class Assembler:
             bucket,
             n_mels=self.reader.features.n_mels,
             pad_id=self.reader.table.pad_id,
+            alignments=self.reader.alignments,
         )
         ids = tuple("" if example is None else example.id for example in examples)
         return {"arrays": arrays, "about": _About(step, bucket, ids, tuple(corrupt))}

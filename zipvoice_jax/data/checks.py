@@ -21,6 +21,7 @@ Reason = Literal[
     "out of proportion",
     "repeated words",
     "unknown tokens",
+    "bad alignment",
 ]
 REASONS: tuple[str, ...] = get_args(Reason)
 

@@ -26,11 +26,13 @@ class Example:
         id: of its utterance.
         features: unscaled log-mel.
         tokens: ids.
+        token_starts: frame at which each token begins; None where it was not asked for.
     """
 
     id: str
     features: Float[np.ndarray, "frames bins"]
     tokens: Int[np.ndarray, " tokens"]
+    token_starts: Int[np.ndarray, " tokens"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,7 @@ class ExampleReader:
         table: vocabulary.
         features: settings of the features.
         tokenizer: for records without stored tokens.
+        alignments: whether examples need to say where their tokens begin.
     """
 
     sources: tuple[RecordSource, ...]
@@ -50,6 +53,7 @@ class ExampleReader:
     table: TokenTable
     features: FeatureConfig
     tokenizer: Tokenizer | None
+    alignments: bool = False
 
     @classmethod
     def of(
@@ -58,6 +62,8 @@ class ExampleReader:
         sources: Sequence[RecordSource],
         table: TokenTable,
         features: FeatureConfig,
+        *,
+        alignments: bool = False,
     ) -> "ExampleReader":
         """A reader of a config's sources.
 
@@ -68,7 +74,7 @@ class ExampleReader:
         if config.tokenizer is not None:
             tokenizer = make_tokenizer(config.tokenizer, table, lang=config.lang)
         names = tuple(source.name for source in config.sources)
-        return cls(tuple(sources), names, table, features, tokenizer)
+        return cls(tuple(sources), names, table, features, tokenizer, alignments)
 
     def read(self, source: int, record: int, channels: int) -> Example:
         """Reads one record and computes its features.
@@ -86,7 +92,15 @@ class ExampleReader:
             mel = log_mel_host(wave, self.features, channels=channels)
         except UserError as error:
             raise UserError(f"{self._name(source, utterance)}: {error}") from None
-        return Example(utterance.id, mel, tokens)
+        starts = None
+        if self.alignments:
+            if len(utterance.token_starts) != len(tokens):
+                raise UserError(
+                    f"{self._name(source, utterance)} has no alignment where its index says so; "
+                    "prepare the dataset anew."
+                )
+            starts = start_frames(utterance.token_starts, len(mel), self.features)
+        return Example(utterance.id, mel, tokens, starts)
 
     def decode(
         self, source: int, record: int
@@ -128,6 +142,24 @@ class ExampleReader:
         return np.array(ids, np.int32)
 
 
+def start_frames(
+    token_starts: Sequence[float], frames: int, features: FeatureConfig
+) -> Int[np.ndarray, " tokens"]:
+    """Frames at which tokens begin.
+
+    Args:
+        token_starts: in seconds from the beginning of the audio.
+        frames: of the utterance's features.
+        features: settings of the features.
+
+    Returns:
+        seconds * sampling_rate / hop_length, rounded, from 0 to `frames`; int32.
+    """
+    per_second = features.sampling_rate / features.hop_length
+    rounded = np.rint(np.asarray(token_starts, np.float64) * per_second)
+    return np.clip(rounded, 0, frames).astype(np.int32)
+
+
 def misfit(example: Example, bucket: Bucket) -> str | None:
     """Why an example does not fit into its bucket, or None if it does."""
     frames, tokens = len(example.features), len(example.tokens)
@@ -145,7 +177,12 @@ def misfit(example: Example, bucket: Bucket) -> str | None:
 
 
 def collate(
-    examples: Sequence[Example | None], bucket: Bucket, *, n_mels: int, pad_id: int
+    examples: Sequence[Example | None],
+    bucket: Bucket,
+    *,
+    n_mels: int,
+    pad_id: int,
+    alignments: bool = False,
 ) -> Arrays:
     """Pads examples to their bucket.
 
@@ -154,24 +191,31 @@ def collate(
         bucket: the shape of the frames, tokens and channels.
         n_mels: mel bins of a channel.
         pad_id: id of the padding token.
+        alignments: give `token_starts` too.
 
     Returns:
         `features` (rows, frames, channels * n_mels) float32, `features_lens` (rows,) int32,
         `tokens` (rows, bucket's tokens) int32 and `tokens_lens` (rows,) int32; an empty row has
-        length 0 and features of 0.
+        length 0 and features of 0. With `alignments`, `token_starts` (rows, bucket's tokens)
+        int32 are the frames at which tokens begin, and the row's length for padding tokens.
     """
     rows = len(examples)
     features = np.zeros((rows, bucket.frames, bucket.channels * n_mels), np.float32)
     tokens = np.full((rows, bucket.tokens), pad_id, np.int32)
     features_lens, tokens_lens = np.zeros((2, rows), np.int32)
+    token_starts = np.zeros((rows, bucket.tokens), np.int32)
     for row, example in enumerate(examples):
         if example is not None:
             features_lens[row], tokens_lens[row] = len(example.features), len(example.tokens)
             features[row, : features_lens[row]] = example.features
             tokens[row, : tokens_lens[row]] = example.tokens
-    return {
+            token_starts[row] = features_lens[row]
+            if example.token_starts is not None:
+                token_starts[row, : tokens_lens[row]] = example.token_starts
+    arrays = {
         "features": features,
         "features_lens": features_lens,
         "tokens": tokens,
         "tokens_lens": tokens_lens,
     }
+    return arrays | ({"token_starts": token_starts} if alignments else {})

@@ -96,6 +96,7 @@ class Loader(_Batches):
         host_index: int = 0,
         host_count: int = 1,
         start_step: int = 0,
+        alignments: bool = False,
     ) -> None:
         """Opens the sources and plans the batches; reads no records.
 
@@ -111,20 +112,28 @@ class Loader(_Batches):
             host_index: number of this process.
             host_count: processes that share a batch.
             start_step: number of the first batch.
+            alignments: batches say where tokens begin, and records that do not know are left
+                out.
 
         Raises:
             UserError: a source cannot be used, or the config does not fit the data.
         """
         opened = [open_split(source.path, source.split) for source in config.sources]
         plan = make_plan(
-            config, [index for _, index in opened], features, batch_multiple=batch_multiple
+            config,
+            [index for _, index in opened],
+            features,
+            batch_multiple=batch_multiple,
+            alignments=alignments,
         )
         super().__init__(
             config,
             opened,
             plan,
             TrainingOrder(plan, config.channels, seed=seed, stage=stage),
-            ExampleReader.of(config, [source for source, _ in opened], table, features),
+            ExampleReader.of(
+                config, [source for source, _ in opened], table, features, alignments=alignments
+            ),
             Host(host_index, host_count),
             features.sampling_rate / features.hop_length,
         )
@@ -195,6 +204,7 @@ def validation_batches(
     batch_multiple: int = 1,
     host_index: int = 0,
     host_count: int = 1,
+    alignments: bool = False,
 ) -> Validation:
     """Batches for a validation loss.
 
@@ -208,6 +218,7 @@ def validation_batches(
         batch_multiple: as for `Loader`, where no buckets are given.
         host_index: number of this process.
         host_count: processes that share a batch.
+        alignments: as for `Loader`.
 
     Raises:
         UserError: a source cannot be used, or the config does not fit the data.
@@ -221,15 +232,19 @@ def validation_batches(
     if buckets and not shapes:
         raise UserError(f"the buckets for validation have none with {channels} audio; give some.")
     if not shapes:
-        made = make_plan(config, indices, features, batch_multiple=batch_multiple)
+        made = make_plan(
+            config, indices, features, batch_multiple=batch_multiple, alignments=alignments
+        )
         shapes = made.buckets
-    plan = fit_plan(config, indices, features, shapes)
+    plan = fit_plan(config, indices, features, shapes, alignments=alignments)
     return Validation(
         config,
         opened,
         plan,
         PassOrder(plan),
-        ExampleReader.of(config, [source for source, _ in opened], table, features),
+        ExampleReader.of(
+            config, [source for source, _ in opened], table, features, alignments=alignments
+        ),
         Host(host_index, host_count),
         features.sampling_rate / features.hop_length,
     )

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from zipvoice_jax.config import FeatureConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.config import DataConfig, SourceConfig
-from zipvoice_jax.data.records import Index
+from zipvoice_jax.data.index import Index
 
 SHAPE_STEP = 16  # frames and tokens of a bucket are multiples of it
 # Resampling rounds a record's samples, which can move its count of frames by one.
@@ -105,6 +105,7 @@ def make_plan(
     features: FeatureConfig,
     *,
     batch_multiple: int = 1,
+    alignments: bool = False,
 ) -> Plan:
     """Chooses records, buckets and batch sizes.
 
@@ -113,11 +114,12 @@ def make_plan(
         indices: of each source.
         features: give frames per second.
         batch_multiple: batch sizes are multiples of it (devices of all hosts).
+        alignments: leave out records whose tokens' starts are not known.
 
     Raises:
         UserError: no records are left, they lack tokens, or a batch cannot hold the longest.
     """
-    selections = _selections(config, indices, features)
+    selections = _selections(config, indices, features, alignments)
     repeats = _repeats(config.sources, selections)
     frames = np.concatenate([s.frames for s in selections]) + SLACK_FRAMES
     weights = np.repeat([float(n) for n in repeats], [len(s.frames) for s in selections])
@@ -147,6 +149,8 @@ def fit_plan(
     indices: Sequence[Index],
     features: FeatureConfig,
     buckets: Sequence[Bucket],
+    *,
+    alignments: bool = False,
 ) -> Plan:
     """As `make_plan`, for buckets that are given; what fits none of them is left out.
 
@@ -154,7 +158,7 @@ def fit_plan(
     """
     buckets = sorted(buckets)
     selections, places = [], []
-    for selection in _selections(config, indices, features):
+    for selection in _selections(config, indices, features, alignments):
         place = np.full(len(selection.records), -1)
         for number, bucket in reversed(list(enumerate(buckets))):
             short = selection.frames + SLACK_FRAMES <= bucket.frames
@@ -185,24 +189,42 @@ def _fill(
 
 
 def _selections(
-    config: DataConfig, indices: Sequence[Index], features: FeatureConfig
+    config: DataConfig, indices: Sequence[Index], features: FeatureConfig, alignments: bool
 ) -> tuple[Selection, ...]:
     return tuple(
-        select(index, source, config, features)
+        select(index, source, config, features, alignments=alignments)
         for index, source in zip(indices, config.sources, strict=True)
     )
 
 
 def select(
-    index: Index, source: SourceConfig, config: DataConfig, features: FeatureConfig
+    index: Index,
+    source: SourceConfig,
+    config: DataConfig,
+    features: FeatureConfig,
+    *,
+    alignments: bool = False,
 ) -> Selection:
     """The records of a source that the config wants, with the reasons against the others.
 
     A text of more tokens than frames cannot be spread over them.
 
+    Args:
+        index: of the source.
+        source: whose records they are.
+        config: of the data.
+        features: settings of the features.
+        alignments: leave out records whose tokens' starts are not known.
+
     Raises:
-        UserError: no record is left, or tokens are neither stored nor to be made.
+        UserError: no record is left, tokens are neither stored nor to be made, or alignments are
+            needed and there are none.
     """
+    if alignments and len(index) and not index.aligned.any():
+        raise UserError(
+            f"{source.name} has no alignments, which this training needs; run "
+            f"`zipvoice-jax align --data {source.path}`."
+        )
     samples = np.rint(index.seconds * features.sampling_rate).astype(np.int64)
     frames = (samples + features.hop_length // 2) // features.hop_length
     stored = index.tokens >= 0
@@ -220,6 +242,7 @@ def select(
         f"shorter than {config.min_seconds:g} s": index.seconds < config.min_seconds,
         f"longer than {config.max_seconds:g} s": index.seconds > config.max_seconds,
         "with more tokens than frames": tokens > frames,
+        "without alignment": alignments & ~index.aligned,
     }
     kept: Bool[np.ndarray, " records"] = np.ones(len(index.seconds), bool)
     left_out = {}

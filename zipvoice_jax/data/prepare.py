@@ -96,7 +96,8 @@ def _download_config(beam: Beam | None, workers: int) -> tfds.download.DownloadC
 def _publish(built: Path, to: Path) -> None:
     """Moves a finished dataset to its place; its description comes last."""
     (to / _INFO).unlink(missing_ok=True)
-    for pattern in ("*.array_record-*-of-*", "index-*.npz", "features.json", "report.json"):
+    patterns = ("*.array_record-*-of-*", "index-*.npz", "alignment-*.npz")
+    for pattern in (*patterns, "features.json", "report.json"):
         for old in to.glob(pattern):
             old.unlink()
     for path in sorted(built.iterdir(), key=lambda path: path.name == _INFO):

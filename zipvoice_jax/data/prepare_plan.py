@@ -21,9 +21,11 @@ from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.checks import Reject
 from zipvoice_jax.data.prepare_config import PrepareConfig
 from zipvoice_jax.data.sources import Item, Source, hashed_split, official_dev
+from zipvoice_jax.data.timing import Timing
 
-_FORMAT = 1  # of the files of a plan; another number makes old plans unusable
+_FORMAT = 2  # of the files of a plan; another number makes old plans unusable
 _PLAN = "plan.json"
+_ITEM_FIELDS = tuple(field.name for field in dataclasses.fields(Item))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +86,16 @@ def make_plan(config: PrepareConfig, folder: Path, *, discard_other: bool = Fals
 def read_items(path: Path) -> list[Item]:
     """The items of a shard, from the plan's file."""
     rows = map(json.loads, path.read_text(encoding="utf-8").rstrip("\n").split("\n"))
-    return [Item(*row[:-2], channels=tuple(row[-2]), split=row[-1]) for row in rows]
+    return [_item(dict(zip(_ITEM_FIELDS, row, strict=True))) for row in rows]
+
+
+def _item(values: dict[str, Any]) -> Item:
+    """An item from its fields as JSON has them."""
+    timing = values.pop("timing")
+    return Item(
+        **{**values, "channels": tuple(values["channels"])},
+        timing=None if timing is None else Timing(timing[0], *map(tuple, timing[1:])),
+    )
 
 
 def write_atomically(path: Path, text: str) -> None:

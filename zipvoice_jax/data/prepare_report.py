@@ -54,8 +54,10 @@ def _split_report(index: Index, turns: int) -> dict[str, Any]:
     languages, counts = np.unique(index.languages, return_counts=True)
     channels, of_channels = np.unique(index.channels, return_counts=True)
     lengths = np.percentile(index.seconds, [0, 50, 100]) if len(index) else np.zeros(3)
+    aligned = int(index.aligned.sum())
     return {
         "utterances": len(index),
+        **({"aligned": aligned} if aligned else {}),
         "hours": round(seconds / 3600, 6),
         "turns": turns,
         "tokens": int(index.tokens.sum()),
@@ -83,6 +85,7 @@ def lines(report: Mapping[str, Any]) -> list[str]:
             f"{report['name']} {split}: {one['utterances']:,} utterances, {one['hours']:.3f} h, "
             f"{one['turns']:,} turns, {one['tokens_per_second']:.1f} tokens/s, "
             f"{low:.1f} to {high:.1f} s (median {median:.1f}), languages: {languages}"
+            + (f", {one['aligned']:,} with an alignment" if "aligned" in one else "")
         )
     total = sum(entry["count"] for entry in report["rejects"].values())
     told.append(f"left out: {total:,}")

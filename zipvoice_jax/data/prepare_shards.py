@@ -24,6 +24,7 @@ from zipvoice_jax.data.prepare_config import TokenizerSettings
 from zipvoice_jax.data.prepare_plan import read_items, write_atomically
 from zipvoice_jax.data.records import Index, write_shard
 from zipvoice_jax.data.sources import Item
+from zipvoice_jax.data.timing import token_starts
 from zipvoice_jax.data.utterance import Utterance
 
 _SLACK = 0.1  # seconds that a lossy file's header may be off
@@ -150,6 +151,7 @@ def make_utterance(item: Item, settings: TokenizerSettings, limits: Limits) -> U
     audio, seconds, channels = _read_item(item)
     checks.check_seconds(seconds, limits)
     checks.check_proportion(text, seconds, limits)
+    starts = token_starts(item.timing, tokens, seconds) if item.timing is not None else ()
     return Utterance(
         id=item.id,
         text=text,
@@ -158,6 +160,7 @@ def make_utterance(item: Item, settings: TokenizerSettings, limits: Limits) -> U
         duration=seconds,
         channels=channels,
         audio=audio,
+        token_starts=starts,
     )
 
 

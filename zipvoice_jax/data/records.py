@@ -2,7 +2,8 @@
 
 A dataset is a TFDS data directory without anything special to us: `dataset_info.json`,
 `features.json` and shards `NAME-SPLIT.array_record-0000i-of-0000n`, with `index-SPLIT.npz` (what
-batching needs to know of every record) and `report.json` beside them.
+batching needs to know of every record), `report.json` and, where alignments were learned,
+`alignment-SPLIT.npz` beside them.
 """
 
 import dataclasses
@@ -10,10 +11,9 @@ import io
 import itertools
 import json
 import os
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -23,99 +23,14 @@ from array_record.python import (
     array_record_module,  # pyright: ignore[reportAttributeAccessIssue] - an extension
 )
 from etils import epath
-from jaxtyping import Float, Float64, Int8, Int32
+from jaxtyping import Float
 
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.data.alignment import Alignments
+from zipvoice_jax.data.index import Index, index_name
 from zipvoice_jax.data.utterance import Utterance, features, make_record, parse_record
 
 VERSION = "1.0.0"  # of the layout
-_NO_TOKENS = -1
-
-
-@dataclasses.dataclass(frozen=True)
-class Index:
-    """What batching needs to know of every record of a split, in the order of the records.
-
-    Attributes:
-        ids: names.
-        seconds: durations, equal to those in the records.
-        tokens: numbers of tokens; -1 where they are not stored.
-        channels: 1 or 2.
-        languages: languages.
-    """
-
-    ids: np.ndarray
-    seconds: Float64[np.ndarray, " records"]
-    tokens: Int32[np.ndarray, " records"]
-    channels: Int8[np.ndarray, " records"]
-    languages: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @classmethod
-    def of(cls, utterances: Sequence[Utterance]) -> Self:
-        """The index of these utterances."""
-        return cls.join([cls.row(one) for one in utterances])
-
-    @staticmethod
-    def row(utterance: Utterance) -> tuple[str, float, int, int, str]:
-        """An utterance's line of the index."""
-        count = len(utterance.tokens) or _NO_TOKENS
-        seconds = float(np.float32(utterance.duration))  # as the record has it
-        return utterance.id, seconds, count, utterance.channels, utterance.language
-
-    @classmethod
-    def join(cls, rows: Iterable[Sequence[Any]]) -> Self:
-        """An index from lines in the order of its fields."""
-        ids, seconds, tokens, channels, languages = list(zip(*rows, strict=True)) or [()] * 5
-        return cls(
-            ids=np.array(ids, dtype=np.str_),
-            seconds=np.array(seconds, dtype=np.float64),
-            tokens=np.array(tokens, dtype=np.int32),
-            channels=np.array(channels, dtype=np.int8),
-            languages=np.array(languages, dtype=np.str_),
-        )
-
-    def joined(self, others: Sequence["Index"]) -> "Index":
-        """This index with those of the records that follow."""
-        fields = [field.name for field in dataclasses.fields(self)]
-        columns = {
-            name: np.concatenate([getattr(one, name) for one in (self, *others)]) for name in fields
-        }
-        return Index(**columns)
-
-    def save(self, path: str | Path) -> None:
-        """Writes the index as .npz: whole or not at all, equal bytes for equal content."""
-        partial = Path(path).with_name(f".{Path(path).name}.partial")
-        with partial.open("wb") as file:
-            np.savez_compressed(
-                file,
-                ids=self.ids,
-                seconds=self.seconds,
-                tokens=self.tokens,
-                channels=self.channels,
-                languages=self.languages,
-            )
-        os.replace(partial, path)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Reads an index.
-
-        Raises:
-            UserError: the file is missing or is no index.
-        """
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                index = cls(**{field.name: arrays[field.name] for field in dataclasses.fields(cls)})
-        except FileNotFoundError:
-            raise UserError(f"the index {path} does not exist; prepare the dataset anew.") from None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            raise UserError(f"{path} is no index of a dataset; prepare the dataset anew.") from None
-        if len({len(getattr(index, field.name)) for field in dataclasses.fields(cls)}) != 1:
-            raise UserError(f"{path} has columns of several lengths; prepare the dataset anew.")
-        return index
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,9 +50,12 @@ class Shard:
 class RecordSource:
     """The records of a split by number; picklable, and no file is opened before it is read."""
 
-    def __init__(self, shards: Sequence[Shard], name: str) -> None:
-        """Takes the files in order and a name for error messages."""
+    def __init__(
+        self, shards: Sequence[Shard], name: str, alignments: Alignments | None = None
+    ) -> None:
+        """Takes the files in order, a name for error messages, and alignments beside them."""
         self._name = name
+        self._alignments = alignments
         self._length = sum(shard.examples_in_shard for shard in shards)
         filled: list[Any] = [shard for shard in shards if shard.examples_in_shard]
         self._records = array_record_data_source.ArrayRecordDataSource(filled) if filled else None
@@ -154,23 +72,29 @@ class RecordSource:
         if not 0 <= index < self._length or self._records is None:
             raise IndexError(f"{self._name} has {self._length} records, and no record {index}")
         try:
-            return parse_record(self._records[index])
+            utterance = parse_record(self._records[index])
         except (RuntimeError, UserError):
             raise UserError(
                 f"record {index} of {self._name} is damaged; prepare the dataset anew, "
                 "or get a complete copy."
             ) from None
+        starts = self._alignments[index] if self._alignments is not None else ()
+        return dataclasses.replace(utterance, token_starts=starts) if starts else utterance
 
     def __repr__(self) -> str:
         return f"RecordSource({self._name}, {self._length} records)"
 
 
-def open_split(directory: str | Path, split: str) -> tuple[RecordSource, Index]:
+def open_split(
+    directory: str | Path, split: str, *, learned: bool = True
+) -> tuple[RecordSource, Index]:
     """Opens a split of a dataset; reads its index and the sizes of its files, no records.
 
     Args:
         directory: with `dataset_info.json`, as `zipvoice-jax prepare` or `tfds build` wrote it.
         split: such as "train" or "dev".
+        learned: alignments that `zipvoice-jax align` has put beside the records take the place
+            of the records' own; False leaves them aside.
 
     Raises:
         UserError: the directory is no dataset, has no such split, or files of it are missing,
@@ -198,24 +122,21 @@ def open_split(directory: str | Path, split: str) -> tuple[RecordSource, Index]:
             f"the files of split {split!r} of {directory} have {found} bytes and should have "
             f"{size}; get a complete copy."
         )
-    source = RecordSource(shards, f"{directory} ({split})")
     index = Index.load(directory / index_name(split))
-    if len(index) != len(source):
+    if len(index) != sum(lengths):
         raise UserError(
-            f"{directory / index_name(split)} has {len(index)} lines for {len(source)} records; "
+            f"{directory / index_name(split)} has {len(index)} lines for {sum(lengths)} records; "
             "get the dataset's own index, or prepare the dataset anew."
         )
-    return source, index
+    alignments = Alignments.beside(directory, split, index) if learned else None
+    if alignments is not None:
+        index = dataclasses.replace(index, aligned=index.aligned | alignments.known)
+    return RecordSource(shards, f"{directory} ({split})", alignments), index
 
 
 def shard_name(name: str, split: str, number: int, count: int) -> str:
     """Name of a shard's file, as TFDS has it."""
     return f"{name}-{split}.array_record-{number:05d}-of-{count:05d}"
-
-
-def index_name(split: str) -> str:
-    """Name of the file with a split's index."""
-    return f"index-{split}.npz"
 
 
 def _read_info(directory: Path) -> tuple[str, dict[str, tuple[list[int], int]]]:

@@ -1,4 +1,4 @@
-"""Corpora that are lists of files: JSONL as Emilia's, LibriTTS' folders, TSV, Lhotse cuts."""
+"""Corpora that are lists of files: JSONL (as Emilia's), LibriTTS' folders, TSV, Lhotse cuts."""
 
 import gzip
 import itertools
@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.data.checks import Reject
+from zipvoice_jax.data.checks import Reject, Rejected
 from zipvoice_jax.data.sources import Item, Source, Unit, sliced
+from zipvoice_jax.data.timing import timing_of_tokens
 
 _AUDIO_KEYS = ("wav", "path", "audio", "audio_path", "audio_filepath")
 
@@ -57,26 +58,29 @@ def manifest_inputs(source: Source) -> list[Path]:
     return [source.path]
 
 
-def emilia_inputs(source: Source) -> list[Path]:
+def jsonl_inputs(source: Source) -> list[Path]:
     """A JSONL file, or all below a directory; raises a UserError if there is none."""
     if source.path.is_file():
         return [source.path]
     found = sorted([*source.path.rglob("*.jsonl"), *source.path.rglob("*.jsonl.gz")])
     if not found:
-        raise UserError(f"{source.path} has no .jsonl file; give Emilia's directory or manifest.")
+        raise UserError(
+            f"{source.path} has no .jsonl file; give a manifest, or the directory of some."
+        )
     return found
 
 
-def emilia_units(source: Source) -> Iterator[Unit]:
+def jsonl_units(source: Source) -> Iterator[Unit]:
     """Objects with id, text, the audio's path from the manifest's folder, perhaps language.
 
-    Each manifest is cut into units by itself.
+    They may have `token_starts`, a time in seconds for each token. Each manifest is cut into
+    units by itself.
     """
-    for manifest in emilia_inputs(source):
-        yield from sliced(_emilia_items(manifest, source.language), source.unit_size)
+    for manifest in jsonl_inputs(source):
+        yield from sliced(_jsonl_items(manifest, source.language), source.unit_size)
 
 
-def _emilia_items(manifest: Path, language: str) -> Iterator[Item | Reject]:
+def _jsonl_items(manifest: Path, language: str) -> Iterator[Item | Reject]:
     for where, row in read_jsonl(manifest):
         if isinstance(row, Reject):
             yield row
@@ -86,12 +90,18 @@ def _emilia_items(manifest: Path, language: str) -> Iterator[Item | Reject]:
         if not (isinstance(item_id, str) and item_id and isinstance(text, str) and audio):
             yield Reject("bad entry", where, f"needs id, text and one of {', '.join(_AUDIO_KEYS)}")
             continue
+        try:
+            timing = timing_of_tokens(row.get("token_starts"))
+        except Rejected as rejected:
+            yield Reject(rejected.reason, item_id, f"{where}: {rejected}")
+            continue
         yield Item(
             id=item_id,
             text=text,
             path=str(manifest.parent / audio),
             language=str(row.get("language") or language),
             recording=Path(audio).stem,
+            timing=timing,
         )
 
 

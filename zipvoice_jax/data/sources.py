@@ -11,8 +11,9 @@ from typing import Literal, get_args
 
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.checks import Reject
+from zipvoice_jax.data.timing import Timing
 
-SourceFormat = Literal["opendialog", "emilia", "libritts", "tsv", "lhotse"]
+SourceFormat = Literal["opendialog", "emilia", "jsonl", "libritts", "tsv", "lhotse"]
 SOURCE_FORMATS: tuple[str, ...] = get_args(SourceFormat)
 SplitRule = Literal["official", "hash"]
 SPLIT_RULES: tuple[str, ...] = get_args(SplitRule)
@@ -35,6 +36,7 @@ class Item:
         end: its end, in seconds; None: the end of the audio.
         channels: numbers of the channels to take, from 0; () takes all.
         split: where the corpus itself says so; "" otherwise.
+        timing: when its text is spoken, counted from `start`; None if not known.
     """
 
     id: str
@@ -48,6 +50,7 @@ class Item:
     end: float | None = None
     channels: tuple[int, ...] = ()
     split: str = ""
+    timing: Timing | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -111,7 +114,8 @@ def _reader(
 
     return {
         "opendialog": (source_opendialog.inputs, source_opendialog.units),
-        "emilia": (source_lists.emilia_inputs, source_lists.emilia_units),
+        "emilia": (source_lists.jsonl_inputs, source_lists.jsonl_units),
+        "jsonl": (source_lists.jsonl_inputs, source_lists.jsonl_units),
         "libritts": (source_lists.libritts_inputs, source_lists.libritts_units),
         "tsv": (source_lists.manifest_inputs, source_lists.tsv_units),
         "lhotse": (source_lists.manifest_inputs, source_lists.lhotse_units),

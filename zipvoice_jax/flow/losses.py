@@ -14,7 +14,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.core.masks import padding_mask
-from zipvoice_jax.models.zipvoice import ZipVoice
+from zipvoice_jax.core.upsampling import durations_of
+from zipvoice_jax.models.zipvoice import ZipVoice, upsampled
 from zipvoice_jax.nn.training import StepContext
 
 
@@ -31,6 +32,7 @@ class FlowBatch:
         t: flow time of each item.
         speech_condition_mask: True where speech is to be generated.
         keep_text: 1.0, or 0.0 where the text condition is dropped.
+        token_starts: the frame at which each token begins; None shares frames out equally.
     """
 
     tokens: Int[Array, "batch tokens"]
@@ -41,6 +43,7 @@ class FlowBatch:
     t: Float[Array, " batch"]
     speech_condition_mask: Bool[Array, "batch frames"]
     keep_text: Float[Array, " batch"]
+    token_starts: Int[Array, "batch tokens"] | None = None
 
 
 def counted_frames(
@@ -82,6 +85,7 @@ def flow_matching_loss(
     batch: FlowBatch,
     *,
     exclusive_weight: float | Float[Array, ""] = 0.0,
+    duration_weight: float | Float[Array, ""] = 0.0,
     ctx: StepContext | None = None,
     unconditional: bool = False,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
@@ -93,11 +97,15 @@ def flow_matching_loss(
         batch: data and random quantities of the step.
         exclusive_weight: of the stereo model's speaker-exclusive term, which acts on
             two-channel batches only.
+        duration_weight: of the error of predicted durations, for models that predict them.
         ctx: training step, or None for evaluation.
         unconditional: withholds text and speech, to see what they are worth.
 
     Returns:
         The loss, and its parts by name.
+
+    Raises:
+        ValueError: the model predicts durations and the batch has no boundaries.
     """
     model = ZipVoice(config)
     frames = batch.features.shape[1]
@@ -106,8 +114,8 @@ def flow_matching_loss(
     def apply(method: str, *args: Any) -> Array:
         return cast(Array, model.apply({"params": params}, *args, method=method))
 
-    lens = batch.tokens_lens, batch.features_lens
-    text = apply("text_condition", batch.tokens, *lens, frames, ctx)
+    embed = apply("text_embed", batch.tokens, batch.tokens_lens, ctx)
+    text = upsampled(embed, batch.tokens_lens, batch.features_lens, frames, batch.token_starts)
     text = text * batch.keep_text[:, None, None]
     speech = jnp.where(batch.speech_condition_mask[:, :, None], 0.0, batch.features)
     if unconditional:
@@ -125,7 +133,25 @@ def flow_matching_loss(
         penalty = exclusive_penalty(xt + velocity * (1.0 - t), batch.features, batch.features_lens)
         parts["exclusive"] = jnp.sum(penalty * weight) / count
         loss = loss + exclusive_weight * parts["exclusive"]
+    if config.has_durations:
+        if batch.token_starts is None:
+            raise ValueError("a model that predicts durations is trained on alignments")
+        predicted = apply("log_durations", embed, batch.tokens_lens)
+        parts["duration"] = duration_error(predicted, batch.token_starts, batch.tokens_lens)
+        loss = loss + duration_weight * parts["duration"]
     return loss, parts
+
+
+def duration_error(
+    log_durations: Float[Array, "batch tokens"],
+    token_starts: Int[Array, "batch tokens"],
+    tokens_lens: Int[Array, " batch"],
+) -> Float[Array, ""]:
+    """Mean squared error of log(1 + frames) over the tokens of a batch."""
+    target = jnp.log1p(durations_of(token_starts, tokens_lens).astype(jnp.float32))
+    weight = (~padding_mask(tokens_lens, token_starts.shape[1])).astype(jnp.float32)
+    error = (log_durations - target) ** 2
+    return jnp.sum(error * weight) / jnp.maximum(weight.sum(), 1.0)
 
 
 @flax.struct.dataclass
@@ -143,6 +169,7 @@ class DistillBatch:
         t: where the student's one step begins, one time for the batch.
         t_middle: where the teacher's first step ends and its second begins.
         t_end: where both end.
+        token_starts: the frame at which each token begins; None shares frames out equally.
     """
 
     tokens: Int[Array, "batch tokens"]
@@ -155,6 +182,7 @@ class DistillBatch:
     t: Float[Array, ""]
     t_middle: Float[Array, ""]
     t_end: Float[Array, ""]
+    token_starts: Int[Array, "batch tokens"] | None = None
 
 
 def _velocity(
@@ -171,9 +199,8 @@ def _velocity(
     def apply(method: str, *args: Any) -> Array:
         return cast(Array, model.apply({"params": params}, *args, method=method))
 
-    text = apply(
-        "text_condition", batch.tokens, batch.tokens_lens, batch.features_lens, frames, ctx
-    )
+    lens = batch.tokens_lens, batch.features_lens
+    text = apply("text_condition", batch.tokens, *lens, frames, ctx, batch.token_starts)
     speech = jnp.where(batch.speech_condition_mask[:, :, None], 0.0, batch.features)
     scale = batch.guidance_scale
 

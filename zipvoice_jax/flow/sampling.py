@@ -3,6 +3,8 @@
 Official: zipvoice/models/modules/solver.py and `sample` in zipvoice/models/zipvoice.py.
 """
 
+import math
+from collections.abc import Callable
 from typing import Any, cast
 
 import flax.struct
@@ -14,7 +16,8 @@ from jaxtyping import Array, Float, Int, Key
 from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.core.masks import padding_mask
 from zipvoice_jax.core.rng import named_key
-from zipvoice_jax.models.zipvoice import ZipVoice, fm_decoder_config
+from zipvoice_jax.core.upsampling import shared_starts
+from zipvoice_jax.models.zipvoice import ZipVoice, fm_decoder_config, upsampled
 from zipvoice_jax.nn.zipformer import precompute_positions
 
 
@@ -29,6 +32,8 @@ class SampleInputs:
         prompt_lens: frames of the prompt.
         features_lens: frames of prompt and speech.
         noise: the state at t = 0.
+        prompt_tokens_lens: tokens of the prompt, of models that predict durations: prompt and
+            text are then each spread over their own frames. None spreads all over all frames.
     """
 
     tokens: Int[Array, "batch tokens"]
@@ -37,6 +42,7 @@ class SampleInputs:
     prompt_lens: Int[Array, " batch"]
     features_lens: Int[Array, " batch"]
     noise: Float[Array, "batch frames channels_feat"]
+    prompt_tokens_lens: Int[Array, " batch"] | None = None
 
 
 def time_steps(num_step: int, t_shift: float) -> Float[np.ndarray, " steps_and_end"]:
@@ -73,6 +79,67 @@ def predicted_frames(prompt_frames: int, prompt_tokens: int, tokens: int, speed:
     one = np.float32
     ratio = one(prompt_frames) / one(prompt_tokens) * one(tokens) / one(speed)
     return int(np.ceil(ratio))
+
+
+def predicted_durations(
+    params: dict[str, Any],
+    config: ModelConfig,
+    tokens: Int[Array, "batch tokens"],
+    tokens_lens: Int[Array, " batch"],
+) -> Float[Array, "batch tokens"]:
+    """Frames of each token by the model's duration head, at the speed of its training data.
+
+    Args:
+        params: of a model with upsampling "durations".
+        config: of that model.
+        tokens: ids, with at least one padding id after each item.
+        tokens_lens: lengths without padding.
+
+    Returns:
+        0 or more, float32; 0 for padding.
+    """
+    model = ZipVoice(config)
+
+    def apply(method: str, *args: Any) -> Array:
+        return cast(Array, model.apply({"params": params}, *args, method=method))
+
+    embed = apply("text_embed", tokens, tokens_lens)
+    durations = jnp.maximum(jnp.expm1(apply("log_durations", embed, tokens_lens)), 0.0)
+    return jnp.where(padding_mask(tokens_lens, tokens.shape[1]), 0.0, durations)
+
+
+def _predicted_starts(
+    apply: Callable[..., Array],
+    text_embed: Float[Array, "batch tokens feat"],
+    inputs: SampleInputs,
+) -> Int[Array, "batch tokens"]:
+    """Boundaries by predicted durations."""
+    durations = jnp.expm1(apply("log_durations", text_embed, inputs.tokens_lens))
+    prompt = inputs.prompt_tokens_lens
+    return shared_starts(
+        durations,
+        inputs.tokens_lens,
+        inputs.features_lens,
+        jnp.zeros_like(inputs.tokens_lens) if prompt is None else prompt,
+        inputs.prompt_lens,
+    )
+
+
+def frames_at_rate_of(
+    prompt_frames: int, prompt_predicted: float, text_predicted: float, speed: float
+) -> int:
+    """Frames of the speech, at the prompt's rate of frames per predicted frame.
+
+    In place of frames per token, which takes an `ah` and a pause for equally long.
+
+    Args:
+        prompt_frames: of the recording.
+        prompt_predicted: frames predicted for the prompt's transcript, in all.
+        text_predicted: frames predicted for the text, in all.
+        speed: 2 halves the frames.
+    """
+    rate = prompt_frames / max(prompt_predicted, 1.0)
+    return math.ceil(rate * text_predicted / speed)
 
 
 def sample(
@@ -113,7 +180,10 @@ def sample(
     def apply(method: str, *args: Any, **kwargs: Any) -> Array:
         return cast(Array, model.apply(variables, *args, method=method, **kwargs))
 
-    text = apply("text_condition", inputs.tokens, inputs.tokens_lens, inputs.features_lens, frames)
+    text_embed = apply("text_embed", inputs.tokens, inputs.tokens_lens)
+    lens = inputs.tokens_lens, inputs.features_lens
+    starts = _predicted_starts(apply, text_embed, inputs) if config.has_durations else None
+    text = upsampled(text_embed, *lens, frames, starts)
     from_text = apply("project", text, dim, stream, bias=True)
     from_speech = apply("project", speech, dim + config.feat_dim, stream, bias=False)
     bias_only = apply("project", jnp.zeros_like(text[:, :1]), dim, stream, bias=True)

@@ -31,7 +31,12 @@ def _fit(size: int, steps: tuple[int, ...], what: str) -> int:
 def shape_of(job: Job) -> tuple[int, int]:
     """The padded frames and tokens of a job; tokens have room for one of padding."""
     frames = _fit(job.features_len, FRAMES, "frames")
-    return frames, _fit(len(job.token_ids) + 1, TOKENS, "tokens")
+    return frames, padded_tokens(len(job.token_ids))
+
+
+def padded_tokens(count: int) -> int:
+    """Positions for this many tokens and at least one of padding."""
+    return _fit(count + 1, TOKENS, "tokens")
 
 
 def batch_sizes(devices: int) -> tuple[int, ...]:

@@ -14,8 +14,14 @@ from jaxtyping import Array, Float
 from zipvoice_jax.config import ModelConfig, SamplingConfig
 from zipvoice_jax.core.compiling import Compilation, compile_for
 from zipvoice_jax.core.rng import named_key
-from zipvoice_jax.flow.sampling import SampleInputs, item_noise, sample, time_steps
-from zipvoice_jax.infer.buckets import Bucket, pack
+from zipvoice_jax.flow.sampling import (
+    SampleInputs,
+    item_noise,
+    predicted_durations,
+    sample,
+    time_steps,
+)
+from zipvoice_jax.infer.buckets import Bucket, pack, padded_tokens
 from zipvoice_jax.infer.prepare import Job
 from zipvoice_jax.models.zipvoice import cast_params, inference_config
 
@@ -61,6 +67,7 @@ class Engine:
         self.params = jax.device_put(params, self._everywhere)
         self.compilations: list[Compilation] = []
         self._programs: dict[tuple[Bucket, int, bool], Any] = {}
+        self._predictors: dict[int, Any] = {}
 
     def pack(
         self, jobs: Sequence[Job], sampling: SamplingConfig, fps: float
@@ -106,6 +113,24 @@ class Engine:
                 ],
             )
 
+    def durations(self, token_ids: Sequence[int]) -> Float[np.ndarray, " tokens"]:
+        """Frames of each token of a text, by a model that predicts them."""
+        size = padded_tokens(len(token_ids))
+        tokens = np.full((1, size), self.config.pad_id, np.int32)
+        tokens[0, : len(token_ids)] = token_ids
+        given = jax.device_put((tokens, np.array([len(token_ids)], np.int32)), self._everywhere)
+        if size not in self._predictors:
+            function = functools.partial(predicted_durations, config=self.config)
+
+            def predict(params: dict[str, Any], tokens: Array, tokens_lens: Array) -> Array:
+                return function(params, tokens=tokens, tokens_lens=tokens_lens)
+
+            platform = self.devices[0].platform
+            compiled, seconds = compile_for(predict, platform, self.params, *given)
+            self.compilations.append(Compilation(f"durations, {size} tokens", seconds))
+            self._predictors[size] = compiled
+        return np.asarray(self._predictors[size](self.params, *given))[0, : len(token_ids)]
+
     def compiled(self, bucket: Bucket, sampling: SamplingConfig) -> Any:
         """The program of a bucket, compiled at its first use."""
         # A distilled model takes guidance as an input, so 0 is a scale like any other.
@@ -130,14 +155,15 @@ class Engine:
         dim = self.config.channels * self.config.feat_dim
         tokens = np.full((bucket.batch, bucket.tokens), self.config.pad_id, np.int32)
         prompt = np.zeros((bucket.batch, bucket.frames, dim), np.float32)
-        lens = np.zeros((3, bucket.batch), np.int32)
+        lens = np.zeros((4, bucket.batch), np.int32)
         root = jax.random.key(sampling.seed)
         keys = [named_key(root, "noise", job.item_id, job.chunk) for job in members]
         keys += [root] * (bucket.batch - len(members))
         for row, job in enumerate(members):
             tokens[row, : len(job.token_ids)] = job.token_ids
             prompt[row, : job.prompt_features.shape[0]] = job.prompt_features
-            lens[:, row] = len(job.token_ids), job.prompt_features.shape[0], job.features_len
+            frames = job.prompt_features.shape[0], job.features_len
+            lens[:, row] = len(job.token_ids), *frames, job.prompt_tokens
         inputs = dict(
             tokens=tokens,
             tokens_lens=lens[0],
@@ -145,6 +171,8 @@ class Engine:
             prompt_lens=lens[1],
             features_lens=lens[2],
         )
+        if self.config.has_durations:
+            inputs["prompt_tokens_lens"] = lens[3]
         key_data = np.stack([np.asarray(jax.random.key_data(key)) for key in keys])
         scale = np.full((bucket.batch,), sampling.guidance_scale, np.float32)
         batched = jax.device_put((inputs, key_data, scale), self._over_batch)

@@ -5,6 +5,7 @@ Official: generate_sentence and generate_sentence_raw_evaluation in zipvoice/bin
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float
@@ -15,7 +16,7 @@ from zipvoice_jax.audio.ops import check_prompt, remove_silence, rms_norm, stere
 from zipvoice_jax.config import FeatureConfig, ModelConfig, SamplingConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.requests import Request
-from zipvoice_jax.flow.sampling import predicted_frames
+from zipvoice_jax.flow.sampling import frames_at_rate_of, predicted_frames
 from zipvoice_jax.text.chunking import (
     add_punctuation,
     chunk_tokens_dialog,
@@ -30,6 +31,7 @@ from zipvoice_jax.text.tokens import SPEAKER_A, SPEAKER_B, quote
 CHUNK_SECONDS = {"zipvoice": 25.0, "zipvoice_distill": 25.0}
 DIALOG_CHUNK_SECONDS = 40.0
 MAX_PROMPT_SECONDS = 60.0
+_MIN_DURATION, _MIN_PREDICTED = 1.0, 0.2  # seconds
 MAX_FRAMES = 8192  # of one chunk: 87 s
 
 
@@ -44,6 +46,9 @@ class Job:
         tokens: of the text alone, as strings.
         prompt_features: scaled log-mel, (frames, channels * n_mels).
         features_len: frames of prompt and speech.
+        prompt_tokens: how many of the ids are the prompt's.
+        durations: predicted frames of each of the text's tokens, before they are scaled to the
+            speech; None where all tokens last alike.
     """
 
     item_id: str
@@ -52,6 +57,8 @@ class Job:
     tokens: tuple[str, ...]
     prompt_features: Float[np.ndarray, "frames channels_feat"]
     features_len: int
+    prompt_tokens: int = 0
+    durations: Float[np.ndarray, " text_tokens"] | None = None
 
     @property
     def new_frames(self) -> int:
@@ -74,21 +81,25 @@ class Preparation:
     """How requests are made ready; the same for all of a run.
 
     Attributes:
-        min_duration: seconds that a text gets at least. The prompt's rate is a poor guide for
-            a word or two, which then come out clipped.
+        min_duration: seconds that a text gets at least; None: 1, or 0.2 with predicted
+            durations. The prompt's frames per token are a poor guide for a word or two, which
+            then come out clipped.
         raw_evaluation: feed prompt and text as they are: no chunks, no punctuation added, no
             silence removed.
+        durations: of models that predict them, the frames of each token of a text; tokens in,
+            frames out.
     """
 
     model: ModelConfig
     features: FeatureConfig
     sampling: SamplingConfig
     tokenizer: Tokenizer
-    min_duration: float = 1.0
+    min_duration: float | None = None
     raw_evaluation: bool = False
+    durations: Callable[[tuple[int, ...]], Float[np.ndarray, " tokens"]] | None = None
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.min_duration <= 60.0:
+        if self.min_duration is not None and not 0.0 <= self.min_duration <= 60.0:
             raise UserError(f"min_duration is {self.min_duration}; give 0 to 60 seconds.")
 
     def __call__(self, request: Request) -> Item:
@@ -119,10 +130,13 @@ class Preparation:
             chunks = self._chunk(tokens, seconds, seconds / (len(prompt_tokens) * speed))
         jobs = []
         for chunk in chunks:
-            ids, _ = self.tokenizer.ids(chunk)
+            ids, unknown = self.tokenizer.ids(chunk)
+            # SentencePiece keeps an id for what is unknown; other tokenizers leave it out.
+            whole = len(ids) == len(chunk)
+            known = chunk if whole else [token for token in chunk if token not in unknown]
             if ids:
                 jobs.append(
-                    self._job(request.item_id, len(jobs), prompt_ids, ids, chunk, mel, speed)
+                    self._job(request.item_id, len(jobs), prompt_ids, ids, known, mel, speed)
                 )
         return Item(request, tuple(jobs), rms, tuple(dict.fromkeys(notes)))
 
@@ -200,10 +214,21 @@ class Preparation:
         mel: Float[np.ndarray, "frames channels_feat"],
         speed: float,
     ) -> Job:
-        new = predicted_frames(mel.shape[0], len(prompt_ids), len(ids), speed)
+        predicted = None
+        if self.durations is None:
+            new = predicted_frames(mel.shape[0], len(prompt_ids), len(ids), speed)
+        else:
+            frames = self.durations((*prompt_ids, *ids))
+            predicted = frames[len(prompt_ids) :]
+            new = frames_at_rate_of(
+                mel.shape[0], float(frames.sum() - predicted.sum()), float(predicted.sum()), speed
+            )
         if not self.raw_evaluation:
             rate = self.features.sampling_rate / self.features.hop_length
-            new = max(new, math.ceil(self.min_duration * rate / speed))
+            least = self.min_duration
+            if least is None:
+                least = _MIN_DURATION if predicted is None else _MIN_PREDICTED
+            new = max(new, math.ceil(least * rate / speed))
         total = mel.shape[0] + max(new, 1)
         if len(prompt_ids) + len(ids) >= MAX_FRAMES:
             raise UserError(
@@ -216,4 +241,13 @@ class Preparation:
                 f"a piece of {item_id} would be {seconds:.0f} s long with its prompt; shorten the "
                 "prompt, raise the speed, or add punctuation or speaker turns to the text."
             )
-        return Job(item_id, chunk, (*prompt_ids, *ids), tuple(tokens), mel, total)
+        return Job(
+            item_id,
+            chunk,
+            (*prompt_ids, *ids),
+            tuple(tokens),
+            mel,
+            total,
+            prompt_tokens=len(prompt_ids),
+            durations=predicted,
+        )

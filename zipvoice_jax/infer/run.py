@@ -34,7 +34,7 @@ WINDOW = 32
 class RunOptions:
     """What a run does beside sampling."""
 
-    min_duration: float = 1.0
+    min_duration: float | None = None
     raw_evaluation: bool = False
     remove_long_sil: bool = False
     plot: bool = False

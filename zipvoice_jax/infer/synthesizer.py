@@ -108,7 +108,7 @@ class Synthesizer:
         self,
         sampling: SamplingConfig,
         *,
-        min_duration: float = 1.0,
+        min_duration: float | None = None,
         raw_evaluation: bool = False,
     ) -> Preparation:
         """How requests will be made ready."""
@@ -119,6 +119,7 @@ class Synthesizer:
             tokenizer=self.tokenizer,
             min_duration=min_duration,
             raw_evaluation=raw_evaluation,
+            durations=self.engine.durations if self.config.has_durations else None,
         )
 
     def generate(
@@ -128,7 +129,7 @@ class Synthesizer:
         prompt_wav: str | Path | Sequence[str | Path],
         prompt_text: str | Sequence[str],
         item_id: str = "result",
-        min_duration: float = 1.0,
+        min_duration: float | None = None,
         raw_evaluation: bool = False,
         remove_long_sil: bool = False,
         **sampling: Any,
@@ -140,7 +141,8 @@ class Synthesizer:
             prompt_wav: a recording, or one per speaker of a dialogue.
             prompt_text: what is said there, likewise.
             item_id: with the seed, determines the noise.
-            min_duration: seconds that a text gets at least.
+            min_duration: seconds that a text gets at least; None: 1, or 0.2 where the model
+                predicts durations.
             raw_evaluation: no chunking, punctuation or removal of silence.
             remove_long_sil: shorten long silences within the speech too.
             **sampling: fields of `SamplingConfig` (num_step, guidance_scale, speed, seed, ...);

@@ -1,7 +1,10 @@
-"""Who speaks when: speaker turns of generated speech, by average token durations."""
+"""Who speaks when: speaker turns of generated speech, by predicted or average durations."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
+
+import numpy as np
 
 from zipvoice_jax.config import FeatureConfig
 from zipvoice_jax.infer.prepare import Job
@@ -37,9 +40,13 @@ def turns_of(
     offset = -trimmed
     for job in jobs:
         seconds = job.new_frames * features.hop_length / features.sampling_rate
-        per_token = seconds / max(len(job.tokens), 1)
-        for i, token in enumerate(job.tokens):
-            start, end = offset + i * per_token, offset + (i + 1) * per_token
+        if job.durations is None:
+            bounds = np.linspace(0.0, seconds, len(job.tokens) + 1)
+        else:
+            ends = np.cumsum(np.concatenate([[0.0], job.durations]))
+            bounds = seconds * ends / max(ends[-1], 1e-9)
+        for token, (begin, until) in zip(job.tokens, itertools.pairwise(bounds), strict=True):
+            start, end = offset + float(begin), offset + float(until)
             if token in (SPEAKER_A, SPEAKER_B) and (not turns or turns[-1].speaker != token[1:-1]):
                 turns.append(Turn(token[1:-1], start, end))
             elif not turns:

@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from zipvoice_jax.config import ModelConfig
-from zipvoice_jax.core.masks import padding_mask, speaker_rows, token_index
+from zipvoice_jax.config import DURATION_HEAD_DIM, ModelConfig
+from zipvoice_jax.core.masks import padding_mask, speaker_rows
+from zipvoice_jax.core.upsampling import token_index, token_index_by_starts
+from zipvoice_jax.nn.durations import DurationHead
 from zipvoice_jax.nn.training import StepContext
 from zipvoice_jax.nn.zipformer import Zipformer, ZipformerConfig
 
@@ -81,6 +83,8 @@ class ZipVoice(nn.Module):
             )
         self.text_encoder = Zipformer(text_encoder_config(c))
         self.fm_decoder = Zipformer(fm_decoder_config(c))
+        if c.has_durations:
+            self.duration_head = DurationHead(DURATION_HEAD_DIM)
 
     def text_embed(
         self,
@@ -120,6 +124,17 @@ class ZipVoice(nn.Module):
         speaker = self.spk_embed(jnp.maximum(row, 0)).astype(jnp.float32)
         return jnp.where(row[:, :, None] >= 0, speaker, 0.0)
 
+    def log_durations(
+        self, text_embed: Float[Array, "batch tokens feat"], tokens_lens: Int[Array, " batch"]
+    ) -> Float[Array, "batch tokens"]:
+        """Predicted log(1 + frames) of each token, float32; undefined in padding.
+
+        Args:
+            text_embed: see `text_embed`.
+            tokens_lens: lengths without padding.
+        """
+        return self.duration_head(text_embed, padding_mask(tokens_lens, text_embed.shape[1]))
+
     def text_condition(
         self,
         tokens: Int[Array, "batch tokens"],
@@ -127,6 +142,7 @@ class ZipVoice(nn.Module):
         features_lens: Int[Array, " batch"],
         num_frames: int,
         ctx: StepContext | None = None,
+        token_starts: Int[Array, "batch tokens"] | None = None,
     ) -> Float[Array, "batch frames feat"]:
         """Text embeddings, each repeated over its share of the frames.
 
@@ -136,10 +152,10 @@ class ZipVoice(nn.Module):
             features_lens: frames of each item.
             num_frames: padded number of frames.
             ctx: training step, or None.
+            token_starts: the frame at which each token begins; None shares frames out equally.
         """
         embed = self.text_embed(tokens, tokens_lens, ctx)
-        index = token_index(features_lens, tokens_lens, num_frames)
-        return jnp.take_along_axis(embed, index[:, :, None], axis=1)
+        return upsampled(embed, tokens_lens, features_lens, num_frames, token_starts)
 
     def velocity(
         self,
@@ -199,10 +215,27 @@ class ZipVoice(nn.Module):
         tokens = jnp.full((1, 2), c.pad_id, jnp.int32)
         lens = jnp.ones((1,), jnp.int32)
         text = self.text_condition(tokens, lens, 4 * lens, 4)
+        if c.has_durations:
+            self.log_durations(self.text_embed(tokens, lens), lens)
         scale = jnp.ones((1,), jnp.float32) if c.is_distill else None
         for channels in (1, 2)[: c.channels]:
             x = jnp.zeros((1, 4, channels * c.feat_dim), jnp.float32)
             self.velocity(jnp.zeros((1,)), x, text, x, None, scale)
+
+
+def upsampled(
+    text_embed: Float[Array, "batch tokens feat"],
+    tokens_lens: Int[Array, " batch"],
+    features_lens: Int[Array, " batch"],
+    num_frames: int,
+    token_starts: Int[Array, "batch tokens"] | None = None,
+) -> Float[Array, "batch frames feat"]:
+    """Text embeddings at the frames' rate; see `ZipVoice.text_condition`."""
+    if token_starts is None:
+        index = token_index(features_lens, tokens_lens, num_frames)
+    else:
+        index = token_index_by_starts(token_starts, tokens_lens, num_frames)
+    return jnp.take_along_axis(text_embed, index[:, :, None], axis=1)
 
 
 def init_params(config: ModelConfig, key: Array) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from zipvoice_jax.train.schedules import eden
 
 Objective = Literal["flow", "distill_first", "distill_second"]
 MaskKind = Literal["span", "suffix"]
+AlignmentRule = Literal["blend", "items"]
 Average = Literal["running", "ema"]
 
 
@@ -107,6 +108,14 @@ class Stage:
         mask_high: greatest share.
         condition_drop: share of items whose text condition is dropped.
         exclusive_weight: of the stereo model's speaker-exclusive loss.
+        alignment: from which boundaries tokens are spread over frames: those of the data's
+            alignments (1), of average upsampling (0) or between. None is what the model takes
+            when it speaks: 1 for upsampling by durations, 0 by averages.
+        alignment_rule: for an alignment between 0 and 1, "blend" moves every boundary, "items"
+            takes the aligned ones for this share of the items.
+        duration_weight: of the error of predicted durations, for models that predict them.
+        hooks: dropout and the gradient hooks of Zipformer, which keep a large model's long
+            training stable; without them a small one learns faster and each step is shorter.
         batch_count_offset: added to the adjusted batch count that drives dropout and hooks;
             officially 100,000 wherever training starts from a trained model.
         tokens: token table from this stage on; None keeps the one before.
@@ -127,6 +136,10 @@ class Stage:
     mask_high: float | PiecewiseLinear = 1.0
     condition_drop: float | PiecewiseLinear = 0.2
     exclusive_weight: float | PiecewiseLinear = 0.0
+    alignment: float | PiecewiseLinear | None = None
+    alignment_rule: AlignmentRule = "blend"
+    duration_weight: float | PiecewiseLinear = 0.05
+    hooks: bool = True
     batch_count_offset: float = 0.0
     tokens: str | None = None
     keep_optimizer: bool = False
@@ -168,13 +181,21 @@ class Stage:
             ("mask_high", 0.0, 1.0),
             ("condition_drop", 0.0, 1.0),
             ("exclusive_weight", 0.0, 1e6),
+            ("duration_weight", 0.0, 1e6),
+            ("alignment", 0.0, 1.0),
         ):
-            values = points(getattr(self, name))
+            value = getattr(self, name)
+            values = () if value is None else points(value)
             require(
                 all(low <= value <= high for value in values),
                 f"stage {self.name}: {name} is {getattr(self, name)!r}; give numbers from "
                 f"{low:g} to {high:g}.",
             )
+        require(
+            self.alignment_rule in get_args(AlignmentRule),
+            f"stage {self.name}: alignment_rule is {self.alignment_rule!r}; choose one of "
+            f"{', '.join(get_args(AlignmentRule))}.",
+        )
         require(
             max(points(self.mask_low)) <= min(points(self.mask_high)),
             f"stage {self.name}: mask_low {self.mask_low!r} is above mask_high "
@@ -294,6 +315,12 @@ class TrainConfig:
             not stage.keep_optimizer or self.optimizer.name == "scaled_adam",
             f"stage {stage.name}: keep_optimizer needs scaled_adam; choose that, or leave it out.",
         )
+        require(
+            not self.model.has_durations or self.is_aligned(stage),
+            f"stage {stage.name}: alignment is {stage.alignment!r}, but a model with "
+            "upsampling='durations' learns them from alignments; leave alignment out, or use "
+            "upsampling='average'.",
+        )
         window, period = self.window_of(stage), self.average_period
         require(
             isinstance(window, int) and window >= 0,
@@ -307,6 +334,16 @@ class TrainConfig:
             f"{period}, so there is nothing to average; give it an export_window of {period} or "
             "more.",
         )  # fmt: skip
+
+    def alignment_of(self, stage: Stage) -> float | PiecewiseLinear:
+        """The share of aligned boundaries that a stage trains on, by the model's rule if unset."""
+        if stage.alignment is None:
+            return 1.0 if self.model.has_durations else 0.0
+        return stage.alignment
+
+    def is_aligned(self, stage: Stage) -> bool:
+        """Whether a stage needs data with alignments."""
+        return max(points(self.alignment_of(stage))) > 0.0
 
     def window_of(self, stage: Stage) -> int:
         """Last steps of a stage that its exported model averages over; 0 for none."""

@@ -24,6 +24,9 @@ SCHEDULES = (
     "mask_suffix",
     "condition_drop",
     "exclusive_weight",
+    "duration_weight",
+    "alignment",
+    "alignment_by_item",
     "batch_count",
 )
 Schedules = dict[str, optax.Schedule]
@@ -40,23 +43,26 @@ def _rate(rate: Rate, batch_seconds: float) -> optax.Schedule:
     return optax.constant_schedule(rate)
 
 
-def _stage_schedules(stage: Stage, ref_seconds: float) -> Schedules:
+def _stage_schedules(config: TrainConfig, stage: Stage) -> Schedules:
     seconds = stage.data.batch_seconds
+    stage = dataclasses.replace(stage, alignment=config.alignment_of(stage))
     schedules = {
         name: _rate(getattr(stage, name), seconds)
         for name in SCHEDULES
-        if name not in ("mask_suffix", "batch_count")
+        if name not in ("mask_suffix", "alignment_by_item", "batch_count")
     }
     schedules["mask_suffix"] = optax.constant_schedule(float(stage.mask == "suffix"))
+    by_item = float(stage.alignment_rule == "items")
+    schedules["alignment_by_item"] = optax.constant_schedule(by_item)
     schedules["batch_count"] = lambda step: adjusted_batch_count(
-        jnp.asarray(step), seconds, ref_seconds, offset=stage.batch_count_offset
+        jnp.asarray(step), seconds, config.ref_seconds, offset=stage.batch_count_offset
     )
     return schedules
 
 
 def schedules_of(config: TrainConfig) -> Schedules:
     """Each scheduled number as a function of the run's step, joined at the stage boundaries."""
-    parts = [_stage_schedules(stage, config.ref_seconds) for stage in config.stages]
+    parts = [_stage_schedules(config, stage) for stage in config.stages]
     inner = list(config.boundaries[1:-1])
     return {name: optax.join_schedules([part[name] for part in parts], inner) for name in SCHEDULES}
 

@@ -209,8 +209,7 @@ class _Stage:
 
     @property
     def recipe(self) -> StepRecipe:
-        objective = self.run.stages[self.index].objective
-        return StepRecipe(self.model.config, objective, self.run)
+        return StepRecipe.of_stage(self.model.config, self.run, self.run.stages[self.index])
 
 
 def export_step(
@@ -335,12 +334,14 @@ def _run_stage(
         batch_multiple=math.lcm(run.batch_multiple, devices * run.accumulate),
         host_index=jax.process_index(),
         host_count=jax.process_count(),
+        alignments=recipe.aligned,
     )
     valid = shown = vocoder = None
     if stage.valid is not None:
         make = functools.partial(
-            validation_batches, stage.valid, model.table, run.features, buckets=loader.buckets
-        )
+            validation_batches, stage.valid, model.table, run.features,
+            buckets=loader.buckets, alignments=recipe.aligned,
+        )  # fmt: skip
         valid = make(host_index=jax.process_index(), host_count=jax.process_count())
         if run.samples:
             shown = first_batch(make())  # whole, on every process

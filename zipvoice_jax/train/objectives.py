@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.core.rng import named_key
+from zipvoice_jax.core.upsampling import blended_starts
 from zipvoice_jax.flow.losses import (
     DistillBatch,
     FlowBatch,
@@ -40,12 +41,15 @@ class SpeechBatch:
         features_lens: frames of each item; 0 for a row without one; int32 (batch,).
         tokens: ids, with at least one padding id after each item; int32 (batch, tokens).
         tokens_lens: lengths without padding; int32 (batch,).
+        token_starts: the frame at which each token begins, where the stage trains on
+            alignments; int32 (batch, tokens).
     """
 
     features: Any
     features_lens: Any
     tokens: Any
     tokens_lens: Any
+    token_starts: Any = None
 
 
 def condition_mask(
@@ -70,8 +74,8 @@ def condition_mask(
 
 def _drawn_for_all(
     key: Key[Array, ""], batch: SpeechBatch, values: Values, feat_scale: float
-) -> dict[str, Array]:
-    """What every objective takes: the batch with scaled features, noise and infilling mask."""
+) -> dict[str, Any]:
+    """What every objective takes: the batch scaled, noise, infilling mask and boundaries."""
     frames = batch.features.shape[1]
     low, high, suffix = (values[f"mask_{name}"] for name in ("low", "high", "suffix"))
     mask_key = named_key(key, "speech_condition_mask")
@@ -84,7 +88,24 @@ def _drawn_for_all(
         "speech_condition_mask": condition_mask(
             mask_key, batch.features_lens, frames, low, high, suffix
         ),
+        "token_starts": _boundaries(named_key(key, "alignment"), batch, values),
     }
+
+
+def _boundaries(
+    key: Key[Array, ""], batch: SpeechBatch, values: Values
+) -> Int[Array, "batch tokens"] | None:
+    """The boundaries to train on: between the aligned and the average ones, or either by chance.
+
+    `alignment` is the share of the aligned ones, or with `alignment_by_item` the share of items
+    that get them whole.
+    """
+    if batch.token_starts is None:
+        return None
+    share = jnp.broadcast_to(values["alignment"], batch.tokens_lens.shape)
+    chosen = (jax.random.uniform(key, share.shape) < share).astype(jnp.float32)
+    share = jnp.where(values["alignment_by_item"] > 0, chosen, share)
+    return blended_starts(batch.token_starts, batch.features_lens, batch.tokens_lens, share)
 
 
 def flow_batch(
@@ -170,8 +191,14 @@ def objective_loss(
         objective: which loss.
     """
     if isinstance(given, FlowBatch):
-        weight = values["exclusive_weight"]
-        return flow_matching_loss(params, config, given, exclusive_weight=weight, ctx=ctx)
+        return flow_matching_loss(
+            params,
+            config,
+            given,
+            exclusive_weight=values["exclusive_weight"],
+            duration_weight=values["duration_weight"],
+            ctx=ctx,
+        )
     teacher_config = teacher_of(config, objective)
     params = only_trained(params, objective, jax.lax.stop_gradient)
     return distillation_loss(params, config, teacher, teacher_config, given, ctx=ctx)

@@ -137,7 +137,8 @@ class Programs:
     def lower_train(self, recipe: StepRecipe, bucket: Bucket) -> Any:
         """A training step for a global batch of a bucket's shape, ready to be compiled."""
         state = self.abstract_state(recipe.config, recipe.objective)
-        batch = jax.tree.map(self._of_batch, _abstract_batch(recipe.config, bucket))
+        batch = _abstract_batch(recipe.config, bucket, aligned=recipe.aligned)
+        batch = jax.tree.map(self._of_batch, batch)
         asked = self._of_batch(jax.ShapeDtypeStruct((len(self.devices),), jnp.float32))
         return self._train_step(recipe, state).lower(state, batch, asked)
 
@@ -184,6 +185,7 @@ class Programs:
             prompt_lens=given.features_lens,
             features_lens=given.features_lens,
             noise=shape((size, frames, config.channels * config.feat_dim), jnp.float32),
+            prompt_tokens_lens=given.tokens_lens if config.has_durations else None,
         )
         state = self.abstract_state(config, "flow")
         times = _with_sharding(shape((num_step + 1,), jnp.float32), self.layout.everywhere)
@@ -220,11 +222,13 @@ def _with_sharding(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
 
-def _abstract_batch(config: ModelConfig, bucket: Bucket) -> SpeechBatch:
+def _abstract_batch(config: ModelConfig, bucket: Bucket, *, aligned: bool = False) -> SpeechBatch:
     shape, size = jax.ShapeDtypeStruct, bucket.batch
+    tokens = shape((size, bucket.tokens), jnp.int32)
     return SpeechBatch(
         features=shape((size, bucket.frames, bucket.channels * config.feat_dim), jnp.float32),
         features_lens=shape((size,), jnp.int32),
-        tokens=shape((size, bucket.tokens), jnp.int32),
+        tokens=tokens,
         tokens_lens=shape((size,), jnp.int32),
+        token_starts=tokens if aligned else None,
     )

@@ -13,6 +13,7 @@ from zipvoice_jax.checkpoint.growth import (
     grow_to_distill,
     grow_to_stereo,
     grow_vocabulary,
+    new_duration_head,
 )
 from zipvoice_jax.checkpoint.hub import load_model
 from zipvoice_jax.checkpoint.loaded import Loaded
@@ -127,6 +128,9 @@ def grown(before: Loaded, wanted: StageModel, key: Key[Array, ""]) -> Params:
     params, config, table = before.params, before.config, before.table
     if not config.is_dialog:  # whose speakers are told apart only from here on
         config = dataclasses.replace(config, **{n: getattr(wanted.config, n) for n in _SPEAKERS})
+    if wanted.config.has_durations and not config.has_durations:
+        params = {**params, "duration_head": new_duration_head(config, named_key(key, "durations"))}
+        config = dataclasses.replace(config, upsampling="durations")
     fixed = {f.name for f in dataclasses.fields(ModelConfig)} - {*_RUNS, *_FROM_TABLE}
     if odd := sorted(n for n in fixed if getattr(config, n) != getattr(wanted.config, n)):
         told = ", ".join(f"{n} {getattr(config, n)} and {getattr(wanted.config, n)}" for n in odd)

@@ -19,7 +19,7 @@ from zipvoice_jax.flow.losses import (
 )
 from zipvoice_jax.nn.training import StepContext
 from zipvoice_jax.train.averaging import ema, running_average
-from zipvoice_jax.train.config import Objective, TrainConfig
+from zipvoice_jax.train.config import Objective, Stage, TrainConfig
 from zipvoice_jax.train.curriculum import Clock, Schedules, values_at
 from zipvoice_jax.train.objectives import (
     SpeechBatch,
@@ -45,12 +45,20 @@ class StepRecipe:
         objective: which loss.
         run: the config of the run.
         hooks: dropout and gradient hooks; False for comparisons with numbers made without.
+        aligned: batches tell where their tokens begin.
     """
 
     config: ModelConfig
     objective: Objective
     run: TrainConfig
     hooks: bool = True
+    aligned: bool = False
+
+    @classmethod
+    def of_stage(cls, config: ModelConfig, run: TrainConfig, stage: Stage) -> "StepRecipe":
+        """The recipe of a stage of a run, whose model is of this config."""
+        aligned = run.is_aligned(stage)
+        return cls(config, stage.objective, run, hooks=stage.hooks, aligned=aligned)
 
 
 def micro_batches(batch: Any, parts: int) -> list[Array]:
@@ -76,7 +84,8 @@ def loss_and_gradients(
     """Mean loss of a step, its parts, and the gradients.
 
     Noise, times and masks were drawn for the whole batch, and micro-batches count by their
-    frames: but for dropout and hooks, `accumulate` changes nothing.
+    frames: but for dropout, hooks and the error of durations (a mean over each part's tokens),
+    `accumulate` changes nothing.
     """
     run, objective = recipe.run, recipe.objective
 

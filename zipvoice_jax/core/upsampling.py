@@ -1,0 +1,120 @@
+"""From tokens to frames: which token each frame looks up, by average or by given boundaries.
+
+A boundary is the frame at which a token begins. `token_starts` holds those of a padded batch;
+from position `tokens_lens` on, where the padding token lies, they equal the end of the last token.
+Average upsampling, the official rule, is the case of equal durations.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+_UNITS = 256  # of a frame: durations are summed as whole numbers, which padding cannot change
+
+
+def token_index(
+    features_lens: Int[Array, " batch"], tokens_lens: Int[Array, " batch"], num_frames: int
+) -> Int[Array, "batch num_frames"]:
+    """The token position that each frame looks up, by average upsampling.
+
+    Each token takes `features_len // tokens_len` frames; what is left at the end belongs
+    to position `tokens_len`, the padding token (official: prepare_avg_tokens_durations and
+    get_tokens_index in zipvoice/utils/common.py).
+    """
+    duration = features_lens // jnp.maximum(tokens_lens, 1)
+    frame = jnp.arange(num_frames)[None, :]
+    index = frame // jnp.maximum(duration, 1)[:, None]
+    # More tokens than frames: every duration is 0 and all frames are the remainder.
+    index = jnp.where(duration[:, None] > 0, index, tokens_lens[:, None])
+    return jnp.minimum(index, tokens_lens[:, None])
+
+
+def average_starts(
+    features_lens: Int[Array, " batch"], tokens_lens: Int[Array, " batch"], num_tokens: int
+) -> Int[Array, "batch num_tokens"]:
+    """The boundaries of average upsampling, for which both indices below agree."""
+    duration = features_lens // jnp.maximum(tokens_lens, 1)
+    position = jnp.minimum(jnp.arange(num_tokens)[None, :], tokens_lens[:, None])
+    return position * duration[:, None]
+
+
+def token_index_by_starts(
+    token_starts: Int[Array, "batch tokens"], tokens_lens: Int[Array, " batch"], num_frames: int
+) -> Int[Array, "batch num_frames"]:
+    """The token position that each frame looks up: the last token that has begun.
+
+    Frames before the first token's start belong to it as well.
+
+    Args:
+        token_starts: in frames, never falling within an item.
+        tokens_lens: lengths without padding, each below the number of token positions.
+        num_frames: padded number of frames.
+    """
+    frames = jnp.arange(num_frames)
+    begun = jax.vmap(lambda starts: jnp.searchsorted(starts[1:], frames, side="right"))
+    return jnp.minimum(begun(token_starts), tokens_lens[:, None])
+
+
+def durations_of(
+    token_starts: Int[Array, "batch tokens"], tokens_lens: Int[Array, " batch"]
+) -> Int[Array, "batch tokens"]:
+    """Frames of each token; 0 for padding. Leading silence counts to the first token."""
+    inner = token_starts[:, 1:]
+    before = jnp.concatenate([jnp.zeros_like(inner[:, :1]), inner[:, :-1]], axis=1)
+    durations = jnp.pad(inner - before, ((0, 0), (0, 1)))
+    position = jnp.arange(token_starts.shape[1])[None, :]
+    return jnp.where(position < tokens_lens[:, None], durations, 0)
+
+
+def blended_starts(
+    token_starts: Int[Array, "batch tokens"],
+    features_lens: Int[Array, " batch"],
+    tokens_lens: Int[Array, " batch"],
+    share: Float[Array, " batch"],
+) -> Int[Array, "batch tokens"]:
+    """Boundaries between the given ones (share 1) and those of average upsampling (share 0)."""
+    average = average_starts(features_lens, tokens_lens, token_starts.shape[1])
+    moved = share[:, None] * (token_starts - average).astype(jnp.float32)
+    return average + jnp.round(moved).astype(jnp.int32)
+
+
+def shared_starts(
+    durations: Float[Array, "batch tokens"],
+    tokens_lens: Int[Array, " batch"],
+    features_lens: Int[Array, " batch"],
+    prompt_tokens_lens: Int[Array, " batch"],
+    prompt_lens: Int[Array, " batch"],
+) -> Int[Array, "batch tokens"]:
+    """Boundaries that share frames out in proportion to durations.
+
+    The frames of the prompt go to the prompt's tokens and the rest to the text's, so that the
+    prompt's transcript stays on its recording whatever its speed. An item without prompt tokens
+    is one span. Equal durations in spans that they divide give average upsampling.
+
+    Args:
+        durations: of each token, in any one unit; negative ones count as 0.
+        tokens_lens: tokens of prompt and text.
+        features_lens: frames of prompt and speech.
+        prompt_tokens_lens: tokens of the prompt, which come first.
+        prompt_lens: frames of the prompt.
+    """
+    position = jnp.arange(durations.shape[1])[None, :]
+    real = position < tokens_lens[:, None]
+    units = jnp.round(jnp.maximum(durations, 0.0) * _UNITS).astype(jnp.int32)
+    # One unit each at least, so that no span sums to 0.
+    units = jnp.where(real, jnp.maximum(units, 1), 0)
+    ends = jnp.cumsum(units, axis=1)
+    before = ends - units
+    in_prompt = position < prompt_tokens_lens[:, None]
+    of_prompt = jnp.sum(jnp.where(in_prompt, units, 0), axis=1, keepdims=True)
+    of_all = ends[:, -1:]
+    no_prompt = prompt_tokens_lens[:, None] == 0
+    begin = jnp.where(no_prompt, 0, prompt_lens[:, None])
+
+    def place(units_before: Array, total: Array, frames: Array) -> Array:
+        share = units_before.astype(jnp.float32) / jnp.maximum(total, 1).astype(jnp.float32)
+        return jnp.round(share * frames.astype(jnp.float32)).astype(jnp.int32)
+
+    of_text = place(before - of_prompt, of_all - of_prompt, features_lens[:, None] - begin)
+    starts = jnp.where(in_prompt, place(before, of_prompt, begin), begin + of_text)
+    return jnp.where(real, starts, features_lens[:, None])
