@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from zipvoice_jax.checkpoint.hub import load_model
+from zipvoice_jax.checkpoint.loaded import Loaded
 from zipvoice_jax.checkpoint.mapping import count_parameters
 from zipvoice_jax.checkpoint.native import is_native, save_native
 from zipvoice_jax.core.errors import UserError
@@ -31,7 +32,13 @@ from zipvoice_jax.train.stages import (
 )
 from zipvoice_jax.train.state import TrainState
 from zipvoice_jax.train.step import StepRecipe
-from zipvoice_jax.train.validate import first_batch, sample_items, validation_losses
+from zipvoice_jax.train.validate import (
+    Listen,
+    first_batch,
+    log_words,
+    sample_items,
+    validation_losses,
+)
 from zipvoice_jax.train.watch import Watch
 from zipvoice_jax.vocoder.find import find as find_vocoder
 
@@ -59,6 +66,7 @@ def train(
     allow_config_change: bool = False,
     checkpoints: str | None = None,
     fsdp: int = 1,
+    listen: Listen | None = None,
 ) -> Outcome:
     """Runs or resumes a training.
 
@@ -72,6 +80,8 @@ def train(
         allow_config_change: goes on although the config is not that of the earlier attempt.
         checkpoints: where they go, such as gs://BUCKET/RUN; by default into the folder.
         fsdp: devices that share one copy of parameters and optimiser state.
+        listen: called with the averaged model of each checkpoint after it is saved; what it
+            finds, such as a word error rate, is logged beside the validation losses.
 
     Raises:
         UserError: data, config or folder cannot be used, or the loss stays without a value.
@@ -88,7 +98,8 @@ def train(
         log = RunLog(folder, start=latest or 0, total=total, config=values, silent=not is_lead())
         try:
             meta = _meta(run, kept, latest, allow_config_change)
-            return _train(run, folder, Programs(run, fsdp=fsdp), kept, latest, meta, log, stop)
+            programs = Programs(run, fsdp=fsdp)
+            return _train(run, folder, programs, kept, latest, meta, log, stop, listen)
         finally:
             kept.close()
             log.close()
@@ -127,6 +138,7 @@ def _train(
     meta: dict[str, Any],
     log: RunLog,
     stop: Callable[[], bool],
+    listen: Listen | None,
 ) -> Outcome:
     """Every stage from the latest checkpoint on.
 
@@ -139,6 +151,7 @@ def _train(
         meta: what is kept beside it.
         log: of the run.
         stop: asked after every step.
+        listen: called with the averaged model of each checkpoint.
     """
     first = int(meta.get("stage", 0))
     models = check_stages(run, first)
@@ -153,7 +166,7 @@ def _train(
             state = _begin(programs, place, state)
         if int(state.step) < place.end:
             known = meta.get("data") if index == first else None
-            state = _run_stage(place, state, programs, checkpoints, known, log, stop)
+            state = _run_stage(place, state, programs, checkpoints, known, log, stop, listen)
         if int(state.step) < place.end:
             return Outcome(False, int(state.step), model_folder)
         checkpoints.wait()
@@ -308,6 +321,7 @@ def _run_stage(
     known: dict[str, Any] | None,
     log: RunLog,
     stop: Callable[[], bool],
+    listen: Listen | None,
 ) -> TrainState:
     """Steps until the stage's end, or until asked to stop; the last step is saved either way.
 
@@ -319,6 +333,7 @@ def _run_stage(
         known: place in the data that was saved with the state, if it was.
         log: of the run.
         stop: asked after every step.
+        listen: called with the averaged model of each checkpoint.
 
     Raises:
         UserError: the data are not those of the saved place, or cannot be used.
@@ -397,6 +412,10 @@ def _run_stage(
                     "config": run.to_dict(),
                 }
                 checkpoints.save(state, meta, loss=loss, wait=asked or step == place.end)
+                if due and listen is not None:
+                    average = programs.fetch(state.average)
+                    loaded = Loaded(model.config, run.features, model.table, average)
+                    log_words(listen, loaded, log, step, stage.name)
                 watch.restart()
             if asked:
                 break
