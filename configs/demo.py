@@ -47,6 +47,7 @@ def get_config(
     later: float = 0.015,  # of the other stages
     upsampling: str = "durations",
     save_every: int = 500,
+    samples: int = 2,  # validation items to draw and to hear at each checkpoint
     init: str = "",  # a model to start from
 ) -> TrainConfig:
     """The run."""
@@ -113,5 +114,5 @@ def get_config(
         log_every=10,
         save_every=save_every,
         keep_last=2,
-        samples=2,
+        samples=samples,
     )

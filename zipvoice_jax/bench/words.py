@@ -16,8 +16,9 @@ from zipvoice_jax.evaluate.backends import RATE, joined
 from zipvoice_jax.evaluate.judge import is_dialogue
 from zipvoice_jax.evaluate.recognisers import open_recogniser
 from zipvoice_jax.evaluate.words import count_errors, normaliser, without_tags
-from zipvoice_jax.infer import vocoder as vocoders
 from zipvoice_jax.infer.synthesizer import Synthesizer
+from zipvoice_jax.vocoder.base import GriffinLim, Wave
+from zipvoice_jax.vocoder.find import find as find_vocoder
 
 
 class WordJudge:
@@ -41,7 +42,7 @@ class WordJudge:
         *,
         items: int = 24,
         recogniser: str = "whisper-tiny",
-        vocoder_path: str | Path | None = vocoders.GriffinLim.name,
+        vocoder_path: str | Path | None = GriffinLim.name,
         guidance_scale: float | None = None,
     ) -> None:
         found = [item for path in lists for item in read_requests(path)]
@@ -88,14 +89,14 @@ class WordJudge:
     def _opened(self, loaded: Loaded) -> Synthesizer:
         """A synthesizer with these parameters; the same one, with its programs, for one config."""
         if self._synthesizer is None or self._synthesizer.config != loaded.config:
-            vocoder, _ = vocoders.find(self._vocoder_path, loaded.features)
+            vocoder, _ = find_vocoder(self._vocoder_path, loaded.features)
             self._synthesizer = Synthesizer(loaded, vocoder=vocoder)
         else:
             self._synthesizer.engine.load(loaded.params)
         return self._synthesizer
 
 
-def _resampled(wave: vocoders.Wave, rate: int) -> vocoders.Wave:
+def _resampled(wave: Wave, rate: int) -> Wave:
     import soxr
 
     return soxr.resample(wave, rate, RATE, quality="HQ")

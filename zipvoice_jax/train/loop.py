@@ -16,6 +16,7 @@ from zipvoice_jax.checkpoint.native import is_native, save_native
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.processes import is_lead, on_lead
 from zipvoice_jax.data.loader import Loader, validation_batches
+from zipvoice_jax.train import validate
 from zipvoice_jax.train.checkpoints import Checkpoints
 from zipvoice_jax.train.config import TrainConfig
 from zipvoice_jax.train.export import exported_params
@@ -32,13 +33,6 @@ from zipvoice_jax.train.stages import (
 )
 from zipvoice_jax.train.state import TrainState
 from zipvoice_jax.train.step import StepRecipe
-from zipvoice_jax.train.validate import (
-    Listen,
-    first_batch,
-    log_words,
-    sample_items,
-    validation_losses,
-)
 from zipvoice_jax.train.watch import Watch
 from zipvoice_jax.vocoder.find import find as find_vocoder
 
@@ -66,7 +60,7 @@ def train(
     allow_config_change: bool = False,
     checkpoints: str | None = None,
     fsdp: int = 1,
-    listen: Listen | None = None,
+    listen: validate.Listen | None = None,
 ) -> Outcome:
     """Runs or resumes a training.
 
@@ -138,7 +132,7 @@ def _train(
     meta: dict[str, Any],
     log: RunLog,
     stop: Callable[[], bool],
-    listen: Listen | None,
+    listen: validate.Listen | None,
 ) -> Outcome:
     """Every stage from the latest checkpoint on.
 
@@ -321,7 +315,7 @@ def _run_stage(
     known: dict[str, Any] | None,
     log: RunLog,
     stop: Callable[[], bool],
-    listen: Listen | None,
+    listen: validate.Listen | None,
 ) -> TrainState:
     """Steps until the stage's end, or until asked to stop; the last step is saved either way.
 
@@ -359,7 +353,7 @@ def _run_stage(
         )  # fmt: skip
         valid = make(host_index=jax.process_index(), host_count=jax.process_count())
         if run.samples:
-            shown = first_batch(make())  # whole, on every process
+            shown = validate.first_batch(make())  # whole, on every process
             vocoder, told = find_vocoder(run.vocoder_path, run.features)
             log.say(f"samples by {vocoder.name}{told and f' ({told})'}")
     log.say(
@@ -392,13 +386,13 @@ def _run_stage(
                 pending = None
                 loss = None
                 if due and valid is not None:
-                    losses = validation_losses(programs, recipe, valid, state, place.end)
+                    losses = validate.validation_losses(programs, recipe, valid, state, place.end)
                     loss = losses["loss"]
                     log.write("valid", step, {"stage": stage.name, **losses})
                     told = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
                     log.say(f"step {step}: validation {told}")
                     if shown is not None and vocoder is not None:
-                        sample_items(
+                        validate.sample_items(
                             programs, recipe, shown, state, vocoder,
                             folder=place.folder / "samples", step=step, log=log,
                         )  # fmt: skip
@@ -415,7 +409,7 @@ def _run_stage(
                 if due and listen is not None:
                     average = programs.fetch(state.average)
                     loaded = Loaded(model.config, run.features, model.table, average)
-                    log_words(listen, loaded, log, step, stage.name)
+                    validate.log_words(listen, loaded, log, step, stage.name)
                 watch.restart()
             if asked:
                 break
