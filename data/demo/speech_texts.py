@@ -53,7 +53,8 @@ _UNFIT_WORDS = frozenset(
     "virginity orgasm erotic seduce seduced adultery affair mistress harem bomber missile missiles "
     "nuclear execution executed guillotine gallows noose cripple crippled deformed leper spastic "
     "pagan heathen infidel savage savages primitive coolie darky squaw spinster hag shrew eunuch "
-    "beat beats beating husband's virgins castrate castrated circumcise mutilate bodies wench wenches cannibal cannibals witch".split()
+    "beat beats beating husband's virgins castrate castrated circumcise mutilate bodies wench "
+    "wenches cannibal cannibals witch".split()
 )
 _UNFIT = re.compile(
     r"\b(rap(e|ed|ist)\b|murder|suicid|tortur|terroris|nazi|hitler|massacr|slaughter|genocid|"
@@ -61,14 +62,16 @@ _UNFIT = re.compile(
     r"poison|corrupt|crucif|rebel|invad|invasion|bombard|guerrilla|militar|battle|fascis|communis|"
     r"supremac|ethnic|aborigin|immigra|oppress|persecut|sadis|masochis|kidnap|abus|assault|alcohol)"
 )  # fmt: skip
-_WORN = frozenset("mr mrs dr st co jr maj gen drs rev lt hon sgt capt esq ltd col ft etc btw".split())
+_WORN = frozenset(
+    "mr mrs dr st co jr maj gen drs rev lt hon sgt capt esq ltd col ft etc btw".split()
+)
 
 
 def split_of(text: str) -> str:
     """The split that a text belongs to, by nothing but its words.
 
-    One in `HELD_OUT` is for dev or test. Texts of up to three words ("Yes, please.") are everybody's
-    and count as train.
+    One in `HELD_OUT` is for dev or test. Texts of up to three words ("Yes, please.") are
+    everybody's and count as train.
     """
     words = re.findall(r"[a-z']+", text.lower())
     if len(words) <= 3:
@@ -191,7 +194,7 @@ def expand(template: str, lists: Mapping[str, list[str]], rng: np.random.Generat
 
 
 def sentence_case(text: str) -> str:
-    """Single blanks, none before punctuation, "an" before vowels, capitals where sentences begin."""
+    """Single blanks, none before punctuation, "an" before vowels, capitals of sentences."""
     text = re.sub(r"\s+", " ", text).strip()
     text = re.sub(r" ([,.?])", r"\1", text)
     text = re.sub(r"\b([Aa]) (?=[aeio]|u[^ns])", r"\1n ", text)

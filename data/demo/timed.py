@@ -28,10 +28,17 @@ _KNEE, _PEAK = 0.8, 0.98  # louder than the knee is bent so that it stays below 
 
 @dataclasses.dataclass(frozen=True)
 class Timed:
-    """A clip: float32 (samples,) at 24 kHz, and where each token begins, in seconds."""
+    """A clip: float32 (samples,) at 24 kHz, and when each token is said.
+
+    Attributes:
+        wave: what is heard.
+        starts: where each token begins, in seconds; the first, with the silence before it, at 0.
+        onset: where the first one is heard, in seconds.
+    """
 
     wave: np.ndarray
     starts: tuple[float, ...]
+    onset: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +82,8 @@ class TimedKokoro:
         begin = max(min(begin, round((starts[0] - _REST) * RATE)), 0)
         end = min(max(end, round((starts[-1] + _REST) * RATE)), len(wave))
         starts = np.clip(starts - begin / RATE, 0.0, (end - begin) / RATE)
-        starts[0] = 0.0
-        return Timed(levelled(wave[begin:end]), tuple(round(float(s), 4) for s in starts))
+        onset, *others = (round(float(start), 4) for start in starts)
+        return Timed(levelled(wave[begin:end]), (0.0, *others), onset)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,9 +151,7 @@ def _replace(
     return symbols, owners
 
 
-def _cut(
-    symbols: list[str], owners: list[list[int]], i: int
-) -> tuple[list[str], list[list[int]]]:
+def _cut(symbols: list[str], owners: list[list[int]], i: int) -> tuple[list[str], list[list[int]]]:
     """Takes a symbol away; its tokens go with the one before, if there is one."""
     if i:
         owners[i - 1].extend(t for t in owners[i] if t not in owners[i - 1])
