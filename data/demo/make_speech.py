@@ -187,7 +187,12 @@ def make_conversations(
         facts = [facts_of(args.to, turn) or {} for turn in one.turns]
         waves: list[np.ndarray] = []
         clips = [
-            Clip(round(f["duration"] * RATE), tuple(f["token_starts"]), f["onset"]) for f in facts
+            Clip(
+                soundfile.info(clip_paths(args.to, turn.id)[0]).frames,
+                tuple(known["token_starts"]),
+                known["onset"],
+            )
+            for turn, known in zip(one.turns, facts, strict=True)
         ]
         for channels, name in enumerate(names):
             path = args.to / name / f"{one.id}.wav"
@@ -298,7 +303,7 @@ def plan_of(args: argparse.Namespace, examples: Sequence[str]) -> Plan:
     # Prompts say what no test says.
     said = {speech.text for speech in test_single}
     spare = [text for text in examples if text not in said and 7 <= len(text.split()) <= 10]
-    number = max(PROMPTS * len(held_out), 1)
+    number = min(PROMPTS, args.tests + 3) * len(held_out)
     some = speech_plan.singles(
         spare, {}, held_out, count=number, seed=seed, split="test", kind="prompt", share=1.0
     )

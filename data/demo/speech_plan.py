@@ -128,7 +128,7 @@ def singles(
             text = expand(template, templates, rng)
             return None if text in said else text
 
-        text = text or drawn(compose, split)
+        text = text or (drawn(compose, split) if templates else None)
         if text is None:
             raise UserError(f"there are no more than {number} texts for {kind}; ask for fewer.")
         said.add(text)
