@@ -85,7 +85,7 @@ def in_turn(names: Sequence[str], seed: int, number: int) -> str:
     """The voice of an item: all voices in random order, then in another, and so on."""
     cycle, place = divmod(number, len(names))
     order = np.random.default_rng([seed, 8, cycle]).permutation(len(names))
-    return names[order[place]]
+    return names[int(order[place])]
 
 
 def singles(
