@@ -157,6 +157,17 @@ def test_the_network_has_to_be_the_expected_one(demo: ModuleType) -> None:
         timed.TimedKokoro(Tones(), {"a": 1}).speak(("a",) * 9, style)
 
 
+def test_the_silence_after_the_last_sound_goes(demo: ModuleType) -> None:
+    from timed import settled
+
+    wave = np.zeros(48_000, np.float32)
+    wave[1200:24_000] = 0.1
+    clip = settled(wave, np.array([0.06, 0.4, 0.9, 1.7]))
+    assert len(clip.wave) == 23_999 + 1200  # 50 ms remain
+    # The full stop begins where the last sound ends, whatever Kokoro counted to that.
+    assert clip.starts == pytest.approx((0.0, 0.4, 0.9, 1.0), abs=1e-3) and clip.onset == 0.06
+
+
 def test_clips_have_one_level_and_no_peak_beyond_full_scale(demo: ModuleType) -> None:
     from timed import LEVEL, levelled
 

@@ -56,6 +56,7 @@ from timed import TimedKokoro, open_timed
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.text.tokenizer import make_tokenizer
 
+REVISION = 2  # of how clips are made; those of another one are made again
 PROMPT = (2.0, 4.0)  # seconds
 PROMPTS = 14  # to choose from, of each held-out voice
 
@@ -73,7 +74,9 @@ def facts_of(to: Path, speech: Speech) -> dict[str, Any] | None:
         found = json.loads(facts.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    wanted = {"text": speech.text, "voice": speech.voice, "speed": speech.speed}
+    wanted = {
+        "text": speech.text, "voice": speech.voice, "speed": speech.speed, "revision": REVISION,
+    }  # fmt: skip
     return found if wave.is_file() and wanted.items() <= found.items() else None
 
 
@@ -107,7 +110,7 @@ def make_clip(job: tuple[Path, Path, Speech, Voice]) -> float:
     seconds = len(timed.wave) / RATE
     write_wave(wave, timed.wave)
     known = {
-        "text": speech.text, "voice": speech.voice, "speed": speech.speed,
+        "text": speech.text, "voice": speech.voice, "speed": speech.speed, "revision": REVISION,
         "duration": round(seconds, 4), "tokens": "".join(tokens), "token_starts": timed.starts,
         "onset": timed.onset,
     }  # fmt: skip
