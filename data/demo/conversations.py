@@ -119,7 +119,7 @@ def write_turns(
         while len(turns) < wanted:
             left = wanted - len(turns)
             # A part may be cut after a question's answer, never right after its first turn.
-            part = parts[rng.integers(len(parts))]
+            part = parts[int(rng.integers(len(parts)))]
             if part.closing != (left == 1) or (part.closing and not turns):
                 continue
             count = min(len(part.lines), left)
@@ -152,7 +152,7 @@ def _say(
         filled = re.sub(r"\$([a-z]+\d?)", lambda found: slots[found[1]], line)
         for _ in range(60):
             if filled == "<example>":
-                text = examples[rng.integers(len(examples))]
+                text = examples[int(rng.integers(len(examples)))]
             else:
                 text = asked(expand(filled, lists, rng))
             if fitting(text, split):

@@ -56,6 +56,7 @@ from timed import TimedKokoro, open_timed
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.text.tokenizer import make_tokenizer
 
+REVISION = 2  # of how clips are made; those of another one are made again
 PROMPT = (2.0, 4.0)  # seconds
 PROMPTS = 14  # to choose from, of each held-out voice
 
@@ -73,7 +74,9 @@ def facts_of(to: Path, speech: Speech) -> dict[str, Any] | None:
         found = json.loads(facts.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    wanted = {"text": speech.text, "voice": speech.voice, "speed": speech.speed}
+    wanted = {
+        "text": speech.text, "voice": speech.voice, "speed": speech.speed, "revision": REVISION,
+    }  # fmt: skip
     return found if wave.is_file() and wanted.items() <= found.items() else None
 
 
@@ -107,7 +110,7 @@ def make_clip(job: tuple[Path, Path, Speech, Voice]) -> float:
     seconds = len(timed.wave) / RATE
     write_wave(wave, timed.wave)
     known = {
-        "text": speech.text, "voice": speech.voice, "speed": speech.speed,
+        "text": speech.text, "voice": speech.voice, "speed": speech.speed, "revision": REVISION,
         "duration": round(seconds, 4), "tokens": "".join(tokens), "token_starts": timed.starts,
         "onset": timed.onset,
     }  # fmt: skip
@@ -187,7 +190,12 @@ def make_conversations(
         facts = [facts_of(args.to, turn) or {} for turn in one.turns]
         waves: list[np.ndarray] = []
         clips = [
-            Clip(round(f["duration"] * RATE), tuple(f["token_starts"]), f["onset"]) for f in facts
+            Clip(
+                soundfile.info(clip_paths(args.to, turn.id)[0]).frames,
+                tuple(known["token_starts"]),
+                known["onset"],
+            )
+            for turn, known in zip(one.turns, facts, strict=True)
         ]
         for channels, name in enumerate(names):
             path = args.to / name / f"{one.id}.wav"
@@ -298,7 +306,7 @@ def plan_of(args: argparse.Namespace, examples: Sequence[str]) -> Plan:
     # Prompts say what no test says.
     said = {speech.text for speech in test_single}
     spare = [text for text in examples if text not in said and 7 <= len(text.split()) <= 10]
-    number = max(PROMPTS * len(held_out), 1)
+    number = min(PROMPTS, args.tests + 3) * len(held_out)
     some = speech_plan.singles(
         spare, {}, held_out, count=number, seed=seed, split="test", kind="prompt", share=1.0
     )

@@ -85,7 +85,7 @@ def in_turn(names: Sequence[str], seed: int, number: int) -> str:
     """The voice of an item: all voices in random order, then in another, and so on."""
     cycle, place = divmod(number, len(names))
     order = np.random.default_rng([seed, 8, cycle]).permutation(len(names))
-    return names[order[place]]
+    return names[int(order[place])]
 
 
 def singles(
@@ -128,7 +128,7 @@ def singles(
             text = expand(template, templates, rng)
             return None if text in said else text
 
-        text = text or drawn(compose, split)
+        text = text or (drawn(compose, split) if templates else None)
         if text is None:
             raise UserError(f"there are no more than {number} texts for {kind}; ask for fewer.")
         said.add(text)

@@ -22,7 +22,9 @@ from zipvoice_jax.core.errors import UserError
 STEP = 600  # samples that a duration of 1 stands for
 LEVEL = 0.1  # root mean square of a clip; full scale is 1
 _DURATIONS = "/encoder/Clip_output_0"
-_REST = 0.05  # seconds to keep before the first token and of the last, mostly a full stop
+LAG = 0.05  # seconds by which its durations are late: what it says is heard so much earlier
+_QUIET = 0.012  # of a clip's full scale
+_REST = 0.05  # seconds to keep after what is louder; mostly the full stop's
 _KNEE, _PEAK = 0.8, 0.98  # louder than the knee is bent so that it stays below the peak
 
 
@@ -76,14 +78,25 @@ class TimedKokoro:
         durations = durations.ravel().astype(np.int64)
         if len(durations) != len(pieces) + 2 or durations.sum() * STEP != len(wave):
             raise UserError(f"{_DURATIONS} holds no durations; check Kokoro's files.")
-        starts = token_starts(len(tokens), [p.tokens for p in pieces], durations)
+        starts = token_starts(len(tokens), [p.tokens for p in pieces], durations) - LAG
         begin, end = trim(wave)
-        # Nothing that a token but the last stands for is taken away, however quiet.
-        begin = max(min(begin, round((starts[0] - _REST) * RATE)), 0)
-        end = min(max(end, round((starts[-1] + _REST) * RATE)), len(wave))
-        starts = np.clip(starts - begin / RATE, 0.0, (end - begin) / RATE)
-        onset, *others = (round(float(start), 4) for start in starts)
-        return Timed(levelled(wave[begin:end]), (0.0, *others), onset)
+        begin = max(min(begin, round(starts[0] * RATE)), 0)
+        end = min(max(end, round(starts[-1] * RATE)), len(wave))
+        return settled(levelled(wave[begin:end]), starts - begin / RATE)
+
+
+def settled(wave: np.ndarray, starts: np.ndarray) -> Timed:
+    """A clip without the silence at its end, which Kokoro counts to the last sound.
+
+    Args:
+        wave: at the level of a clip.
+        starts: where each token begins, in seconds.
+    """
+    loud = np.flatnonzero(np.abs(wave) > _QUIET)
+    last = int(loud[-1]) if len(loud) else len(wave)
+    end = min(last + round(_REST * RATE), len(wave))
+    onset, *others = (round(float(s), 4) for s in np.clip(starts, 0.0, last / RATE))
+    return Timed(levelled(wave[:end]), (0.0, *others), onset)
 
 
 @dataclasses.dataclass(frozen=True)
