@@ -77,25 +77,48 @@ def normalised(
     return centred / jnp.sqrt(variance + 1e-2)
 
 
-def diagonal_prior(
-    frames: Int[Array, " rows"], tokens: Int[Array, " rows"], size: tuple[int, int]
-) -> Float[Array, "rows frames tokens"]:
-    """Log-probability of each token at each frame if speech were about even.
+def progress(
+    features: Float[Array, "rows frames bins"], frame_mask: Bool[Array, "rows frames"]
+) -> Float[Array, "rows frames"]:
+    """What share of an utterance's speech has gone by, at the middle of each frame.
 
-    A beta-binomial distribution over the tokens, whose mean goes along the diagonal: with
-    p = (frame + 1/2) / frames, a = c p and b = c (1 - p), where c is `CONCENTRATION`.
+    A frame counts by its loudness between the utterance's quietest and loudest, so that pauses
+    and the silence at either end, in which no tokens go by, hardly count.
 
     Args:
-        frames: of each row.
+        features: log-mel.
+        frame_mask: True for real frames.
+
+    Returns:
+        from 0 to 1, never going down.
+    """
+    level = jnp.mean(features, axis=2)
+    low = jnp.min(jnp.where(frame_mask, level, jnp.inf), axis=1, keepdims=True)
+    high = jnp.max(jnp.where(frame_mask, level, -jnp.inf), axis=1, keepdims=True)
+    loudness = jnp.where(frame_mask, (level - low) / jnp.maximum(high - low, 1e-3), 0.0)
+    weight = jnp.where(frame_mask, loudness**2 + 0.02, 0.0)
+    total = jnp.maximum(jnp.sum(weight, axis=1, keepdims=True), 1e-3)
+    return (jnp.cumsum(weight, axis=1) - weight / 2) / total
+
+
+def diagonal_prior(
+    along: Float[Array, "rows frames"], tokens: Int[Array, " rows"], size: int
+) -> Float[Array, "rows frames tokens"]:
+    """Log-probability of each token at each frame if speech were even.
+
+    A beta-binomial distribution over the tokens: a = c p and b = c (1 - p), where p is the
+    progress of the speech and c is `CONCENTRATION`.
+
+    Args:
+        along: progress at each frame, from 0 to 1.
         tokens: of each row.
-        size: frames and tokens with padding.
+        size: tokens with padding.
 
     Returns:
         log-probabilities; anything at padding.
     """
     count = jnp.maximum(tokens.astype(jnp.float32) - 1.0, 0.0)[:, None, None]
-    place = jnp.minimum(jnp.arange(size[1], dtype=jnp.float32)[None, None, :], count)
-    along = (jnp.arange(size[0]) + 0.5)[None, :] / jnp.maximum(frames, 1)[:, None]
+    place = jnp.minimum(jnp.arange(size, dtype=jnp.float32)[None, None, :], count)
     along = jnp.clip(along, 1e-3, 1.0 - 1e-3)[:, :, None]
     a, b = CONCENTRATION * along, CONCENTRATION * (1.0 - along)
     ways = gammaln(count + 1.0) - gammaln(place + 1.0) - gammaln(count - place + 1.0)

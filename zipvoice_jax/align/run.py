@@ -1,31 +1,27 @@
 """Aligns the splits of a prepared dataset: trains an aligner, then writes its best paths."""
 
-import functools
+import contextlib
+import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Int
 from tqdm import tqdm
 
 from zipvoice_jax.align.config import AlignConfig
-from zipvoice_jax.align.network import token_log_probabilities
 from zipvoice_jax.align.path import best_starts, even_starts
-from zipvoice_jax.align.train import Params, scores_of, train
+from zipvoice_jax.align.train import Params, matches, train
 from zipvoice_jax.config import FeatureConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.files import alone
-from zipvoice_jax.data.alignment import Alignments, alignment_name, save_alignments
+from zipvoice_jax.data.alignment import ALIGNER, Alignments, alignment_name, save_alignments
 from zipvoice_jax.data.config import DataConfig, SourceConfig
 from zipvoice_jax.data.loader import Loader, validation_batches
-from zipvoice_jax.data.plan import Bucket
 from zipvoice_jax.data.records import Index, open_split, split_names
-from zipvoice_jax.text.tokens import PAD, TokenTable
-
-ALIGNER = "aligner.npz"  # the aligner, in training or trained
+from zipvoice_jax.text.tokens import PAD, TokenTable, quote
 
 
 def align(
@@ -82,29 +78,39 @@ def align(
                 Alignments.beside(directory, name, every[name])  # whole, and of this dataset?
                 say(f"{directory / alignment_name(name)}: is there; --overwrite makes it anew")
         if missing:
-            table = table or own_table(directory, filled)
-            data = _data_config(directory, config, {name: every[name] for name in filled})
-            loader = Loader(data, table, features, seed=config.seed, stage="align")
-            params = train(config, loader, table, path, bins=features.n_mels, say=say)
+            used = used_tokens(directory, filled)
+            table = table or TokenTable((PAD, *sorted(used - {PAD})))
+            if lacking := sorted(used - set(table.tokens)):
+                named = ", ".join(quote(token, 20) for token in lacking[:5])
+                raise UserError(
+                    f"the token table lacks {len(lacking)} tokens of {directory} ({named}); give "
+                    "the table that it was prepared with, or none."
+                )
+            job = _Job(directory, config, table, features, every, say)
+            params = train(
+                config, job.loader, table, directory / ALIGNER, bins=features.n_mels, say=say
+            )
             for name in missing:
-                starts = _split_starts(
-                    directory, name, every[name], params, config, table, features, data,
-                    loader.buckets, say,
-                )  # fmt: skip
-                known = sum(bool(one) for one in starts)
+                starts = job.starts(name, params)
                 made = save_alignments(directory, name, every[name], starts)
+                known = sum(bool(one) for one in starts)
                 say(f"{made}: {known} of {len(starts)} utterances aligned")
     return wanted
 
 
-def own_table(directory: Path, splits: Sequence[str]) -> TokenTable:
-    """A table of the tokens that a dataset holds, in the order of their characters."""
+def used_tokens(directory: Path, splits: Sequence[str]) -> set[str]:
+    """The tokens that the splits of a dataset hold; damaged records are passed over."""
     found: set[str] = set()
     for split in splits:
         source, _ = open_split(directory, split, learned=False)
-        for record in range(len(source)):
-            found.update(source[record].tokens)
-    return TokenTable((PAD, *sorted(found - {PAD})))
+        places = tqdm(
+            range(len(source)), desc=f"tokens of {split}", file=sys.stderr, mininterval=0.5,
+            dynamic_ncols=True, leave=False,
+        )  # fmt: skip
+        for place in places:
+            with contextlib.suppress(UserError):  # the loader will name it
+                found.update(source[place].tokens)
+    return found
 
 
 def _remove(paths: Sequence[Path]) -> None:
@@ -124,70 +130,86 @@ def _check_tokens(directory: Path, indices: dict[str, Index]) -> None:
             )
 
 
-def _data_config(directory: Path, config: AlignConfig, indices: dict[str, Index]) -> DataConfig:
-    """Batches of all records, mixed down."""
-    longest = max(float(index.seconds.max()) for index in indices.values())
-    return DataConfig(
-        sources=tuple(SourceConfig(str(directory), split) for split in indices),
-        batch_seconds=max(config.batch_seconds, longest + 1.0),
-        buckets=config.buckets,
-        min_seconds=1e-3,
-        max_seconds=longest + 1.0,
-    )
+_matches = jax.jit(matches, static_argnums=(1, 2))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _log_probabilities(
-    config: AlignConfig, vocab_size: int, params: Params, arrays: dict[str, Any]
-) -> Float[Array, "rows frames tokens"]:
-    scores = scores_of(params, config, vocab_size, arrays)
-    return token_log_probabilities(scores, arrays["tokens_lens"])
+class _Job:
+    """An alignment of a dataset: its batches, and how records come to their starts."""
 
+    def __init__(
+        self,
+        directory: Path,
+        config: AlignConfig,
+        table: TokenTable,
+        features: FeatureConfig,
+        indices: Mapping[str, Index],
+        say: Callable[[str], None],
+    ) -> None:
+        self._config, self._table, self._features = config, table, features
+        self._indices, self._say = indices, say
+        self._frames = {name: _frame_counts(index, features) for name, index in indices.items()}
+        fitting = {
+            name: SourceConfig(str(directory), name)
+            for name, index in indices.items()
+            if (index.tokens <= self._frames[name]).any()
+        }
+        if not fitting:
+            raise UserError(
+                f"every record of {directory} has more tokens than frames; check that texts and "
+                "audio belong together."
+            )
+        longest = 1.0 + max(float(indices[name].seconds.max()) for name in fitting)
+        self._sources = fitting
+        self._data = DataConfig(
+            sources=tuple(fitting.values()),
+            batch_seconds=max(config.batch_seconds, longest),
+            buckets=config.buckets,
+            min_seconds=1e-3,
+            max_seconds=longest,
+        )
+        self.loader = Loader(self._data, table, features, seed=config.seed, stage="align")
 
-def _split_starts(
-    directory: Path,
-    split: str,
-    index: Index,
-    params: Params,
-    config: AlignConfig,
-    table: TokenTable,
-    features: FeatureConfig,
-    data: DataConfig,
-    buckets: Sequence[Bucket],
-    say: Callable[[str], None],
-) -> list[tuple[float, ...]]:
-    """Seconds at which the tokens of each record begin; () for records that cannot be read."""
-    places = {name: place for place, name in enumerate(index.ids.tolist())}
-    starts: list[tuple[float, ...]] = [()] * len(index)
-    rate = features.sampling_rate / features.hop_length
+    def starts(self, split: str, params: Params) -> list[tuple[float, ...]]:
+        """Seconds at which the tokens of each record begin; () for one that cannot be read."""
+        index, frames = self._indices[split], self._frames[split]
+        per_second = self._features.sampling_rate / self._features.hop_length
+        starts: list[tuple[float, ...]] = [()] * len(index)
 
-    def keep(place: int, first: np.ndarray) -> None:
-        seconds = np.minimum(first / rate, index.seconds[place]).tolist()
-        starts[place] = tuple(seconds)
+        def keep(place: int, first: Int[np.ndarray, " tokens"]) -> None:
+            starts[place] = tuple(np.minimum(first / per_second, index.seconds[place]).tolist())
 
-    for place, seconds in enumerate(index.seconds.tolist()):
-        frames = max(int(seconds * rate + 0.5), 1)
-        if index.tokens[place] > frames:  # these are in no batch
-            keep(place, even_starts(frames, int(index.tokens[place])))
-    one = SourceConfig(str(directory), split)
-    if all(starts):
+        for place in np.flatnonzero(index.tokens > frames).tolist():  # these are in no batch
+            keep(place, even_starts(int(frames[place]), int(index.tokens[place])))
+        if split not in self._sources:
+            return starts
+        places = {name: place for place, name in enumerate(index.ids.tolist())}
+        batches = validation_batches(
+            dataclasses.replace(self._data, sources=(self._sources[split],)),
+            self._table,
+            self._features,
+            buckets=self.loader.buckets,
+        )
+        bar = tqdm(
+            total=len(index), initial=sum(map(bool, starts)), desc=f"align {split}",
+            unit="utterance", file=sys.stderr, mininterval=0.5, dynamic_ncols=True,
+        )  # fmt: skip
+        with bar, iter(batches) as iterator:
+            for batch in iterator:
+                for fault in iterator.fresh:
+                    self._say(f"left out: {fault}")
+                arrays = batch.arrays
+                found = _matches(params, self._config, self._table.vocab_size, arrays)
+                lens = zip(arrays["features_lens"], arrays["tokens_lens"], strict=True)
+                for name, one, (long, count) in zip(
+                    batch.ids, np.asarray(found), lens, strict=True
+                ):
+                    if name:
+                        keep(places[name], best_starts(one[:long, :count]))
+                        bar.update()
         return starts
-    batches = validation_batches(
-        DataConfig(**{**vars(data), "sources": (one,)}), table, features, buckets=buckets
-    )
-    bar = tqdm(
-        total=len(index), initial=sum(bool(one) for one in starts), desc=split, unit="utterance",
-        file=sys.stderr, mininterval=0.5, dynamic_ncols=True,
-    )  # fmt: skip
-    with bar, iter(batches) as iterator:
-        for batch in iterator:
-            for fault in iterator.fresh:
-                say(f"left out: {fault}")
-            scores = np.asarray(_log_probabilities(config, table.vocab_size, params, batch.arrays))
-            lens = zip(batch.arrays["features_lens"], batch.arrays["tokens_lens"], strict=True)
-            for row, (frames, tokens) in enumerate(lens):
-                if batch.ids[row]:
-                    first = best_starts(scores[row, :frames, :tokens])
-                    keep(places[batch.ids[row]], first)
-                    bar.update()
-    return starts
+
+
+def _frame_counts(index: Index, features: FeatureConfig) -> Int[np.ndarray, " records"]:
+    """Frames of each record, at least 1."""
+    samples = np.rint(index.seconds * features.sampling_rate).astype(np.int64)
+    return np.maximum((samples + features.hop_length // 2) // features.hop_length, 1)

@@ -15,11 +15,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 from tqdm import tqdm
 
 from zipvoice_jax.align.config import AlignConfig
-from zipvoice_jax.align.network import Aligner, diagonal_prior, forward_sum_loss
+from zipvoice_jax.align.network import (
+    Aligner,
+    diagonal_prior,
+    forward_sum_loss,
+    progress,
+    token_log_probabilities,
+)
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.rng import named_key
 from zipvoice_jax.data.loader import Loader
@@ -69,17 +75,22 @@ def _optimiser(config: AlignConfig) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
 
 
-def scores_of(
+def matches(
     params: Params, config: AlignConfig, vocab_size: int, arrays: dict[str, Any]
 ) -> Float[Array, "rows frames tokens"]:
-    """How well tokens match frames, for a batch of the `Loader`."""
+    """Log-probability of each token at each frame, for a batch of the `Loader`."""
     features, tokens = arrays["features"], arrays["tokens"]
-    frame_mask = jnp.arange(features.shape[1])[None, :] < arrays["features_lens"][:, None]
     token_mask = jnp.arange(tokens.shape[1])[None, :] < arrays["tokens_lens"][:, None]
     model = Aligner(config, vocab_size)
-    scores = model.apply({"params": params}, features, frame_mask, tokens, token_mask)
+    scores = model.apply({"params": params}, features, frame_mask(arrays), tokens, token_mask)
     assert isinstance(scores, jax.Array)
-    return scores
+    return token_log_probabilities(scores, arrays["tokens_lens"])
+
+
+def frame_mask(arrays: dict[str, Any]) -> Bool[Array, "rows frames"]:
+    """True for the real frames of a batch."""
+    size = arrays["features"].shape[1]
+    return jnp.arange(size)[None, :] < arrays["features_lens"][:, None]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
@@ -98,12 +109,12 @@ def train_step(
         the state after, and the loss (nats per frame).
     """
     frames, tokens = arrays["features_lens"], arrays["tokens_lens"]
-    size = (arrays["features"].shape[1], arrays["tokens"].shape[1])
     weight = jnp.maximum(0.0, 1.0 - state.step / (config.prior_steps * config.steps))
-    prior = weight * diagonal_prior(frames, tokens, size)
+    along = progress(arrays["features"], frame_mask(arrays))
+    prior = weight * diagonal_prior(along, tokens, arrays["tokens"].shape[1])
 
     def loss_of(params: Params) -> Float[Array, ""]:
-        scores = scores_of(params, config, vocab_size, arrays) + prior
+        scores = matches(params, config, vocab_size, arrays) + prior
         losses = forward_sum_loss(scores, frames, tokens, blank=config.blank)
         return jnp.sum(losses * frames) / jnp.maximum(jnp.sum(frames), 1)
 
