@@ -23,7 +23,6 @@ from zipvoice_jax.align.plot import plot
 from zipvoice_jax.align.run import align
 from zipvoice_jax.align.train import fresh_state, matches
 from zipvoice_jax.cli.main import main
-from zipvoice_jax.config import FeatureConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.files import alone
 from zipvoice_jax.data.alignment import ALIGNER, alignment_name
@@ -175,7 +174,7 @@ def test_the_true_boundaries_of_a_dataset_are_found(tmp_path: Path):
 # Going on
 
 
-class Stop(Exception):
+class StopError(Exception):
     """Ends a run in the middle."""
 
 
@@ -190,11 +189,11 @@ def test_a_stopped_run_goes_on_to_the_same_result(
     def stopping(*args: Any) -> Any:
         seen.append(int(args[2].step))
         if seen.count(3) == 1 and seen[-1] == 3:
-            raise Stop
+            raise StopError
         return step(*args)
 
     monkeypatch.setattr(training, "train_step", stopping)
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         align(twice, SMALL, say=silent)
     assert not (twice / alignment_name("train")).exists()
     align(twice, SMALL, say=silent)
