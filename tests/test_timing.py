@@ -44,9 +44,8 @@ def test_words_that_map_one_to_one_give_exact_starts():
 def test_tokens_share_their_word_and_the_rest_shares_the_gaps():
     found = starts_of(WORDS, "Ab, cde.")
     np.testing.assert_allclose(found, [0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6])
-    with_tag = token_starts(
-        Timing("words", ("ab", "cde"), (0.2, 1.0), (0.6, 1.6)), ["[S1]", *"ab", "[S2]", *"cde"], 2, list
-    )  # fmt: skip
+    timing = Timing("words", ("ab", "cde"), (0.2, 1.0), (0.6, 1.6))
+    with_tag = token_starts(timing, ["[S1]", *"ab", "[S2]", *"cde"], 2.0, list)
     np.testing.assert_allclose(with_tag, [0, 0.2, 0.4, 0.6, 1.0, 1.2, 1.4])
 
 
@@ -81,7 +80,7 @@ def test_starts_never_go_back_and_stay_inside(seed: int):
 
 
 def test_another_text_is_rejected():
-    with pytest.raises(Rejected, match="shares .* of its tokens with the text"):
+    with pytest.raises(Rejected, match=r"shares .* of its tokens with the text"):
         starts_of(WORDS, "xyz uvw")
     with pytest.raises(Rejected, match="past the end of the audio"):
         starts_of(WORDS, "ab cde", 0.8)
@@ -208,7 +207,7 @@ def test_textgrids_are_found_by_the_names_of_recordings(tmp_path: Path):
     assert grids.find(audio / "p" / "b.wav") == tmp_path / "grids/p/b.TextGrid"
     assert grids.find(audio / "r" / "b.wav") is None
     assert grids.find(audio / "r" / "c.wav") == tmp_path / "grids/c.TextGrid"
-    with pytest.raises(UserError, match="has no .TextGrid file"):
+    with pytest.raises(UserError, match=r"has no \.TextGrid file"):
         TextGrids(audio / "r")
 
 
