@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("models",),
     ("checkpoint",),
     ("flow", "vocoder"),
-    ("train", "infer", "evaluate"),
+    ("train", "infer", "evaluate", "align"),
     ("bench",),
     ("cli", "__main__"),
 )

@@ -26,6 +26,7 @@ COMMANDS = (
     "bench",
     "demo",
     "prepare",
+    "align",
     "train",
     "compile",
     "evaluate",

@@ -31,6 +31,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add("--token-type", help="of the libritts tokenizer: char, phone or bpe")
     add("--bpe-model", type=Path, metavar="FILE", help="of the libritts tokenizer's type bpe")
     add(
+        "--alignments", type=Path, metavar="DIR",
+        help="Praat TextGrids by the names of the recordings; those beside them need no option",
+    )  # fmt: skip
+    add(
         "--split",
         choices=("official", "hash"),
         help="official: OpenDialog's first 1,000 of each language and LibriTTS' folders are "
@@ -81,7 +85,13 @@ def run(args: argparse.Namespace) -> int:
     from zipvoice_jax.text.tokens import TokenTable
 
     def source(path: Path) -> Source:
-        return Source(args.format, path, language=args.language, unit_size=args.unit_size)
+        return Source(
+            args.format,
+            path,
+            language=args.language,
+            unit_size=args.unit_size,
+            alignments=args.alignments,
+        )
 
     if args.beam_option and not args.beam_runner:
         raise UserError("--beam-option needs --beam-runner; name the runner that it is for.")

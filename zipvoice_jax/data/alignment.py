@@ -19,6 +19,8 @@ from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.index import Index
 from zipvoice_jax.data.utterance import END_SLACK, alignment_fault
 
+ALIGNER = "aligner.npz"  # beside the records: the network that learns them, trained or in training
+
 
 def alignment_name(split: str) -> str:
     """Name of the file with a split's alignments."""

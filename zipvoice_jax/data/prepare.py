@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.files import alone
+from zipvoice_jax.data.alignment import ALIGNER
 from zipvoice_jax.data.builder import SpeechBuilder
 from zipvoice_jax.data.prepare_config import PrepareConfig
 from zipvoice_jax.data.prepare_run import Beam, pipeline_options
@@ -96,7 +97,7 @@ def _download_config(beam: Beam | None, workers: int) -> tfds.download.DownloadC
 def _publish(built: Path, to: Path) -> None:
     """Moves a finished dataset to its place; its description comes last."""
     (to / _INFO).unlink(missing_ok=True)
-    patterns = ("*.array_record-*-of-*", "index-*.npz", "alignment-*.npz")
+    patterns = ("*.array_record-*-of-*", "index-*.npz", "alignment-*.npz", ALIGNER)
     for pattern in (*patterns, "features.json", "report.json"):
         for old in to.glob(pattern):
             old.unlink()

@@ -151,7 +151,9 @@ def make_utterance(item: Item, settings: TokenizerSettings, limits: Limits) -> U
     audio, seconds, channels = _read_item(item)
     checks.check_seconds(seconds, limits)
     checks.check_proportion(text, seconds, limits)
-    starts = token_starts(item.timing, tokens, seconds) if item.timing is not None else ()
+    starts: tuple[float, ...] = ()
+    if item.timing is not None:
+        starts = token_starts(item.timing, tokens, seconds, settings.tokenizer.tokens)
     return Utterance(
         id=item.id,
         text=text,

@@ -85,6 +85,15 @@ class RecordSource:
         return f"RecordSource({self._name}, {self._length} records)"
 
 
+def split_names(directory: str | Path) -> tuple[str, ...]:
+    """Names of a dataset's splits, in order of the letters.
+
+    Raises:
+        UserError: the directory is no dataset.
+    """
+    return tuple(sorted(_read_info(Path(directory))[1]))
+
+
 def open_split(
     directory: str | Path, split: str, *, learned: bool = True
 ) -> tuple[RecordSource, Index]:

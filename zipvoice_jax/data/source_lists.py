@@ -12,7 +12,7 @@ from typing import Any
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.checks import Reject, Rejected
 from zipvoice_jax.data.sources import Item, Source, Unit, sliced
-from zipvoice_jax.data.timing import timing_of_tokens
+from zipvoice_jax.data.timing import joined, timing_of_lhotse, timing_of_tokens
 
 _AUDIO_KEYS = ("wav", "path", "audio", "audio_path", "audio_filepath")
 
@@ -73,8 +73,8 @@ def jsonl_inputs(source: Source) -> list[Path]:
 def jsonl_units(source: Source) -> Iterator[Unit]:
     """Objects with id, text, the audio's path from the manifest's folder, perhaps language.
 
-    They may have `token_starts`, a time in seconds for each token. Each manifest is cut into
-    units by itself.
+    They may have `token_starts`, a time in seconds for each token, or `alignment` as Lhotse has
+    it. Each manifest is cut into units by itself.
     """
     for manifest in jsonl_inputs(source):
         yield from sliced(_jsonl_items(manifest, source.language), source.unit_size)
@@ -92,6 +92,7 @@ def _jsonl_items(manifest: Path, language: str) -> Iterator[Item | Reject]:
             continue
         try:
             timing = timing_of_tokens(row.get("token_starts"))
+            timing = timing or timing_of_lhotse(row.get("alignment"))
         except Rejected as rejected:
             yield Reject(rejected.reason, item_id, f"{where}: {rejected}")
             continue
@@ -200,7 +201,8 @@ def _span(columns: list[str]) -> tuple[float, float | None] | None:
 def lhotse_units(source: Source) -> Iterator[Unit]:
     """Cuts as Lhotse writes them: recordings in files, channels, start and duration.
 
-    A cut is one utterance, with the texts of its supervisions in order.
+    A cut is one utterance, with the texts of its supervisions in order, and their alignments if
+    all have one.
     """
     return sliced(_lhotse_items(source), source.unit_size)
 
@@ -212,6 +214,9 @@ def _lhotse_items(source: Source) -> Iterator[Item | Reject]:
             continue
         try:
             yield _cut_item(cut, source)
+        except Rejected as rejected:
+            detail = f"{where}: the alignment {rejected}"
+            yield Reject(rejected.reason, str(cut.get("id") or where), detail)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             detail = str(error) if type(error) is ValueError else "is no cut with a recording"
             yield Reject("bad entry", str(cut.get("id") or where), f"{where}: {detail}")
@@ -244,4 +249,6 @@ def _cut_item(cut: Mapping[str, Any], source: Source) -> Item:
         start=float(start),
         end=None if end is None else float(end),
         channels=() if wanted == numbers else tuple(numbers.index(one) for one in wanted),
+        # Their times count from the cut's beginning, as those of supervisions do.
+        timing=joined([timing_of_lhotse(one.get("alignment")) for one in supervisions]),
     )

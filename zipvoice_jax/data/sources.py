@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.data.checks import Reject
+from zipvoice_jax.data.checks import Reject, Rejected
+from zipvoice_jax.data.textgrid import TextGrids, timing_of_textgrid
 from zipvoice_jax.data.timing import Timing
 
 SourceFormat = Literal["opendialog", "emilia", "jsonl", "libritts", "tsv", "lhotse"]
@@ -70,6 +71,7 @@ class Source:
         path: its directory or manifest.
         language: of items that do not tell theirs.
         unit_size: items in a unit, where the corpus has no parts of its own.
+        alignments: directory of TextGrids; those beside the recordings need none.
 
     Raises:
         UserError: an unknown format or an impossible size.
@@ -79,6 +81,7 @@ class Source:
     path: Path
     language: str = ""
     unit_size: int = 1000
+    alignments: Path | None = None
 
     def __post_init__(self) -> None:
         if self.format not in SOURCE_FORMATS:
@@ -103,7 +106,25 @@ class Source:
             UserError: the corpus or a manifest cannot be read at all; what is wrong with a
                 single item comes as a `Reject`.
         """
-        return _reader(self.format)[1](self)
+        grids = TextGrids(self.alignments)
+        for unit in _reader(self.format)[1](self):
+            yield [_with_timing(one, grids) for one in unit]
+
+
+def _with_timing(item: "Item | Reject", grids: TextGrids) -> "Item | Reject":
+    """An item that has no timing with that of its TextGrid, if there is one."""
+    if isinstance(item, Reject) or item.timing is not None:
+        return item
+    # A member of a tar has no file of its own, and its id for a name.
+    path = Path(item.path) if item.size is None else Path(item.path).with_name(f"{item.id}.wav")
+    try:
+        grid = grids.find(path)
+        timing = None if grid is None else timing_of_textgrid(grid, item.start, item.end)
+    except Rejected as rejected:
+        return Reject(rejected.reason, item.id, str(rejected))
+    except ValueError:  # an id or path that cannot be a file's name
+        return item
+    return dataclasses.replace(item, timing=timing)
 
 
 def _reader(

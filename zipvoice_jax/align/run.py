@@ -1,0 +1,215 @@
+"""Aligns the splits of a prepared dataset: trains an aligner, then writes its best paths."""
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Int
+from tqdm import tqdm
+
+from zipvoice_jax.align.config import AlignConfig
+from zipvoice_jax.align.path import best_starts, even_starts
+from zipvoice_jax.align.train import Params, matches, train
+from zipvoice_jax.config import FeatureConfig
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.files import alone
+from zipvoice_jax.data.alignment import ALIGNER, Alignments, alignment_name, save_alignments
+from zipvoice_jax.data.config import DataConfig, SourceConfig
+from zipvoice_jax.data.loader import Loader, validation_batches
+from zipvoice_jax.data.records import Index, open_split, split_names
+from zipvoice_jax.text.tokens import PAD, TokenTable, quote
+
+
+def align(
+    directory: Path,
+    config: AlignConfig,
+    *,
+    splits: Sequence[str] = (),
+    table: TokenTable | None = None,
+    features: FeatureConfig | None = None,
+    overwrite: bool = False,
+    say: Callable[[str], None] = print,
+) -> list[str]:
+    """Learns the alignments of a dataset and puts them beside its records.
+
+    The aligner is trained on all splits, so that it does not hang on which are asked for. It
+    stays in the directory as `aligner.npz`. A run that was stopped goes on there, and splits
+    with alignments are not made again.
+
+    Args:
+        directory: of the dataset.
+        config: of the aligner.
+        splits: whose alignments to write; none given: of all.
+        table: vocabulary; None: the dataset's own tokens.
+        features: settings of the features; None: the usual ones.
+        overwrite: forget what was learned before.
+        say: tells the user, a line each time.
+
+    Returns:
+        the splits whose alignments are there.
+
+    Raises:
+        UserError: the dataset cannot be used or written.
+    """
+    features = features or FeatureConfig()
+    every = {name: open_split(directory, name, learned=False)[1] for name in split_names(directory)}
+    filled = [name for name, index in every.items() if len(index)]
+    if not filled:
+        raise UserError(f"{directory} has no records in any split; prepare a dataset with some.")
+    wanted = list(dict.fromkeys(splits)) or filled
+    for name in wanted:
+        if name not in every:
+            open_split(directory, name)  # says which there are
+        if not len(every[name]):
+            raise UserError(f"the split {name!r} of {directory} has no records; name another.")
+    _check_tokens(directory, every)
+    told = f"{directory} is being aligned by another process; wait for it, or stop it."
+    with alone(directory / ".align.lock", told):
+        path = directory / ALIGNER
+        if overwrite:
+            _remove([path, *(directory / alignment_name(name) for name in wanted)])
+        missing = [name for name in wanted if not (directory / alignment_name(name)).exists()]
+        for name in wanted:
+            if name not in missing:
+                Alignments.beside(directory, name, every[name])  # whole, and of this dataset?
+                say(f"{directory / alignment_name(name)}: is there; --overwrite makes it anew")
+        if missing:
+            used = used_tokens(directory, filled)
+            table = table or TokenTable((PAD, *sorted(used - {PAD})))
+            if lacking := sorted(used - set(table.tokens)):
+                named = ", ".join(quote(token, 20) for token in lacking[:5])
+                raise UserError(
+                    f"the token table lacks {len(lacking)} tokens of {directory} ({named}); give "
+                    "the table that it was prepared with, or none."
+                )
+            job = _Job(directory, config, table, features, every, say)
+            params = train(
+                config, job.loader, table, directory / ALIGNER, bins=features.n_mels, say=say
+            )
+            for name in missing:
+                starts = job.starts(name, params)
+                made = save_alignments(directory, name, every[name], starts)
+                known = sum(bool(one) for one in starts)
+                say(f"{made}: {known} of {len(starts)} utterances aligned")
+    return wanted
+
+
+def used_tokens(directory: Path, splits: Sequence[str]) -> set[str]:
+    """The tokens that the splits of a dataset hold; damaged records are passed over."""
+    found: set[str] = set()
+    for split in splits:
+        source, _ = open_split(directory, split, learned=False)
+        places = tqdm(
+            range(len(source)), desc=f"tokens of {split}", file=sys.stderr, mininterval=0.5,
+            dynamic_ncols=True, leave=False,
+        )  # fmt: skip
+        for place in places:
+            with contextlib.suppress(UserError):  # the loader will name it
+                found.update(source[place].tokens)
+    return found
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"{path} cannot be removed ({error.strerror}).") from None
+
+
+def _check_tokens(directory: Path, indices: dict[str, Index]) -> None:
+    for split, index in indices.items():
+        if (lacking := int((index.tokens < 0).sum())) > 0:
+            raise UserError(
+                f"{lacking} records of {directory} ({split}) have no tokens to align; prepare the "
+                "dataset with a tokenizer."
+            )
+
+
+_matches = jax.jit(matches, static_argnums=(1, 2))
+
+
+class _Job:
+    """An alignment of a dataset: its batches, and how records come to their starts."""
+
+    def __init__(
+        self,
+        directory: Path,
+        config: AlignConfig,
+        table: TokenTable,
+        features: FeatureConfig,
+        indices: Mapping[str, Index],
+        say: Callable[[str], None],
+    ) -> None:
+        self._config, self._table, self._features = config, table, features
+        self._indices, self._say = indices, say
+        self._frames = {name: _frame_counts(index, features) for name, index in indices.items()}
+        fitting = {
+            name: SourceConfig(str(directory), name)
+            for name, index in indices.items()
+            if (index.tokens <= self._frames[name]).any()
+        }
+        if not fitting:
+            raise UserError(
+                f"every record of {directory} has more tokens than frames; check that texts and "
+                "audio belong together."
+            )
+        longest = 1.0 + max(float(indices[name].seconds.max()) for name in fitting)
+        self._sources = fitting
+        self._data = DataConfig(
+            sources=tuple(fitting.values()),
+            batch_seconds=max(config.batch_seconds, longest),
+            buckets=config.buckets,
+            min_seconds=1e-3,
+            max_seconds=longest,
+        )
+        self.loader = Loader(self._data, table, features, seed=config.seed, stage="align")
+
+    def starts(self, split: str, params: Params) -> list[tuple[float, ...]]:
+        """Seconds at which the tokens of each record begin; () for one that cannot be read."""
+        index, frames = self._indices[split], self._frames[split]
+        per_second = self._features.sampling_rate / self._features.hop_length
+        starts: list[tuple[float, ...]] = [()] * len(index)
+
+        def keep(place: int, first: Int[np.ndarray, " tokens"]) -> None:
+            starts[place] = tuple(np.minimum(first / per_second, index.seconds[place]).tolist())
+
+        for place in np.flatnonzero(index.tokens > frames).tolist():  # these are in no batch
+            keep(place, even_starts(int(frames[place]), int(index.tokens[place])))
+        if split not in self._sources:
+            return starts
+        places = {name: place for place, name in enumerate(index.ids.tolist())}
+        batches = validation_batches(
+            dataclasses.replace(self._data, sources=(self._sources[split],)),
+            self._table,
+            self._features,
+            buckets=self.loader.buckets,
+        )
+        bar = tqdm(
+            total=len(index), initial=sum(map(bool, starts)), desc=f"align {split}",
+            unit="utterance", file=sys.stderr, mininterval=0.5, dynamic_ncols=True,
+        )  # fmt: skip
+        with bar, iter(batches) as iterator:
+            for batch in iterator:
+                for fault in iterator.fresh:
+                    self._say(f"left out: {fault}")
+                arrays = batch.arrays
+                found = _matches(params, self._config, self._table.vocab_size, arrays)
+                lens = zip(arrays["features_lens"], arrays["tokens_lens"], strict=True)
+                for name, one, (long, count) in zip(
+                    batch.ids, np.asarray(found), lens, strict=True
+                ):
+                    if name:
+                        keep(places[name], best_starts(one[:long, :count]))
+                        bar.update()
+        return starts
+
+
+def _frame_counts(index: Index, features: FeatureConfig) -> Int[np.ndarray, " records"]:
+    """Frames of each record, at least 1."""
+    samples = np.rint(index.seconds * features.sampling_rate).astype(np.int64)
+    return np.maximum((samples + features.hop_length // 2) // features.hop_length, 1)

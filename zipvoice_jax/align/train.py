@@ -1,0 +1,230 @@
+"""Trains an aligner on a prepared dataset; the file beside the records lets it go on."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int
+from tqdm import tqdm
+
+from zipvoice_jax.align.config import AlignConfig
+from zipvoice_jax.align.network import (
+    Aligner,
+    diagonal_prior,
+    forward_sum_loss,
+    progress,
+    token_log_probabilities,
+)
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.rng import named_key
+from zipvoice_jax.data.loader import Loader
+from zipvoice_jax.text.tokens import TokenTable
+
+SAVE_EVERY = 100  # steps
+Params = dict[str, Any]
+
+
+class State(NamedTuple):
+    """What training changes.
+
+    Attributes:
+        params: of the `Aligner`.
+        moments: of Adam.
+        step: how many were done.
+    """
+
+    params: Params
+    moments: Any
+    step: Int[Array, ""]
+
+
+def fresh_state(config: AlignConfig, vocab_size: int, bins: int) -> State:
+    """The state before the first step.
+
+    Args:
+        config: of the aligner.
+        vocab_size: tokens in the table.
+        bins: of the features.
+    """
+    row = (
+        jnp.zeros((1, 8, bins)),
+        jnp.ones((1, 8), bool),
+        jnp.zeros((1, 4), jnp.int32),
+        jnp.ones((1, 4), bool),
+    )
+    key = named_key(jax.random.key(config.seed), "align", "params")
+    params = jax.jit(Aligner(config, vocab_size).init)(key, *row)["params"]
+    return State(params, _optimiser(config).init(params), jnp.zeros((), jnp.int32))
+
+
+def _optimiser(config: AlignConfig) -> optax.GradientTransformation:
+    rate = optax.warmup_cosine_decay_schedule(
+        0.0, config.rate, config.warmup, max(config.steps, config.warmup + 1)
+    )
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+
+
+def matches(
+    params: Params, config: AlignConfig, vocab_size: int, arrays: dict[str, Any]
+) -> Float[Array, "rows frames tokens"]:
+    """Log-probability of each token at each frame, for a batch of the `Loader`."""
+    features, tokens = arrays["features"], arrays["tokens"]
+    token_mask = jnp.arange(tokens.shape[1])[None, :] < arrays["tokens_lens"][:, None]
+    model = Aligner(config, vocab_size)
+    scores = model.apply({"params": params}, features, frame_mask(arrays), tokens, token_mask)
+    assert isinstance(scores, jax.Array)
+    return token_log_probabilities(scores, arrays["tokens_lens"])
+
+
+def frame_mask(arrays: dict[str, Any]) -> Bool[Array, "rows frames"]:
+    """True for the real frames of a batch."""
+    size = arrays["features"].shape[1]
+    return jnp.arange(size)[None, :] < arrays["features_lens"][:, None]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def train_step(
+    config: AlignConfig, vocab_size: int, state: State, arrays: dict[str, Any]
+) -> tuple[State, Float[Array, ""]]:
+    """One step.
+
+    Args:
+        config: of the aligner.
+        vocab_size: tokens in the table.
+        state: before; its arrays are used up.
+        arrays: a batch of the `Loader`.
+
+    Returns:
+        the state after, and the loss (nats per frame).
+    """
+    frames, tokens = arrays["features_lens"], arrays["tokens_lens"]
+    weight = jnp.maximum(0.0, 1.0 - state.step / (config.prior_steps * config.steps))
+    along = progress(arrays["features"], frame_mask(arrays))
+    prior = weight * diagonal_prior(along, tokens, arrays["tokens"].shape[1])
+
+    def loss_of(params: Params) -> Float[Array, ""]:
+        scores = matches(params, config, vocab_size, arrays) + prior
+        losses = forward_sum_loss(scores, frames, tokens, blank=config.blank)
+        return jnp.sum(losses * frames) / jnp.maximum(jnp.sum(frames), 1)
+
+    loss, gradients = jax.value_and_grad(loss_of)(state.params)
+    updates, moments = _optimiser(config).update(gradients, state.moments, state.params)
+    params = optax.apply_updates(state.params, updates)
+    assert isinstance(params, dict)
+    return State(params, moments, state.step + 1), loss
+
+
+def train(
+    config: AlignConfig,
+    loader: Loader,
+    table: TokenTable,
+    path: Path,
+    *,
+    bins: int,
+    say: Callable[[str], None],
+) -> Params:
+    """Trains an aligner, from where the file at `path` has got to.
+
+    Args:
+        config: of the aligner.
+        loader: of the batches.
+        table: vocabulary.
+        path: of the file that keeps the state, every `SAVE_EVERY` steps and at the end.
+        bins: of the features.
+        say: tells the user of records that cannot be read.
+
+    Returns:
+        the parameters after `config.steps` steps.
+
+    Raises:
+        UserError: the file belongs to another training or cannot be written, the data cannot be
+            used, or the loss is not finite.
+    """
+    state = fresh_state(config, table.vocab_size, bins)
+    order = str(loader.iterate(0).get_state()["order"])
+    mark = fingerprint(config, table, order)
+    if path.exists():
+        state = load_state(path, state, mark)
+    done = int(state.step)
+    if done >= config.steps:
+        return state.params
+    bar = tqdm(
+        total=config.steps, initial=done, desc="learn", unit="step", file=sys.stderr,
+        mininterval=0.5, dynamic_ncols=True,
+    )  # fmt: skip
+    with bar, loader.iterate(done) as batches:
+        while done < config.steps:
+            batch = next(batches)
+            for fault in batches.fresh:
+                say(f"left out: {fault}")
+            state, loss = train_step(config, table.vocab_size, state, batch.arrays)
+            done += 1
+            bar.update()
+            if done % 10 == 0 or done == config.steps:
+                value = float(loss)
+                if not np.isfinite(value):
+                    raise UserError(
+                        f"the loss of step {done} is {value}; lower the learning rate, or look "
+                        f"for broken audio among {', '.join(filter(None, batch.ids[:3]))}."
+                    )
+                bar.set_postfix(loss=f"{value:.3f}")
+            if done % SAVE_EVERY == 0 or done == config.steps:
+                save_state(path, state, mark)
+    return state.params
+
+
+def fingerprint(config: AlignConfig, table: TokenTable, order: str) -> str:
+    """A hash of all that the result of a training hangs on."""
+    text = json.dumps([dataclasses.asdict(config), table.fingerprint, order])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def save_state(path: Path, state: State, mark: str) -> None:
+    """Writes a state; whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    leaves = {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            np.savez(file, mark=np.array(mark), **leaves)
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror or error}); make room, or the directory "
+            "writable, and run the command again to go on."
+        ) from None
+
+
+def load_state(path: Path, like: State, mark: str) -> State:
+    """Reads a state.
+
+    Raises:
+        UserError: the file is damaged, or belongs to another training.
+    """
+    before, structure = jax.tree.flatten(like)
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            found = str(arrays["mark"])
+            leaves = [arrays[f"leaf_{i}"] for i in range(len(before))] if found == mark else []
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile):
+        raise UserError(f"{path} is damaged; delete it, or give --overwrite.") from None
+    if found != mark:
+        raise UserError(
+            f"{path} was trained on other data, tokens or settings; give those, or --overwrite to "
+            "learn anew."
+        )
+    return jax.tree.unflatten(structure, [jnp.asarray(leaf) for leaf in leaves])
