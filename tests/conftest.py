@@ -24,6 +24,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / 
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**30))
 os.environ.setdefault("ZIPVOICE_JAX_JUDGES", str(ROOT / ".pytest_cache" / "judges"))
+os.environ.setdefault("ZIPVOICE_JAX_VOCODERS", str(ROOT / ".pytest_cache" / "no_vocoders"))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the network must fail
 os.environ.setdefault("MPLBACKEND", "agg")
 

@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("nn",),
     ("models",),
     ("checkpoint",),
-    ("flow",),
+    ("flow", "vocoder"),
     ("train", "infer", "evaluate"),
     ("bench",),
     ("cli", "__main__"),

@@ -13,9 +13,9 @@ from zipvoice_jax.bench.generate import bench_generate
 from zipvoice_jax.checkpoint.loaded import Loaded
 from zipvoice_jax.config import FeatureConfig, ModelConfig, SamplingConfig
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.infer.vocoder import GriffinLim
 from zipvoice_jax.models.zipvoice import init_params
 from zipvoice_jax.text.tokens import TokenTable
+from zipvoice_jax.vocoder.base import GriffinLim
 
 PROGRAM = Path(__file__).with_name("autoregressive.py")
 PEERS = ("dia", "mooncast")

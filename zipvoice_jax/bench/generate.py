@@ -18,8 +18,8 @@ from zipvoice_jax.core.peak import matmul_flops_per_second
 from zipvoice_jax.infer.buckets import Bucket, shape_of
 from zipvoice_jax.infer.engine import Engine
 from zipvoice_jax.infer.prepare import MAX_FRAMES, Job
-from zipvoice_jax.infer.vocoder import Vocoder
 from zipvoice_jax.models.flops import sampling_flops
+from zipvoice_jax.vocoder.base import Vocoder
 
 # An assumed rate of tokens; the text encoder costs little beside the decoder.
 TOKENS_PER_SECOND = 14

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from zipvoice_jax.data.requests import Request, read_requests
     from zipvoice_jax.evaluate.config import ROLES, JudgeConfig
     from zipvoice_jax.evaluate.judge import Judge, is_dialogue
-    from zipvoice_jax.infer import vocoder
+    from zipvoice_jax.vocoder.find import find as find_vocoder
 
     ablations = read_ablations(args.config)
     if args.name not in ablations:
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     vocoded = ()
     if args.vocoder_path is not None:
         vocoded = ("--vocoder-path", args.vocoder_path)
-        vocoder.find(args.vocoder_path, load(args.settings).features)
+        find_vocoder(args.vocoder_path, load(args.settings).features)
     options = {"judges": args.judges, "language": args.language, **chosen}
     setup = Setup(
         config=args.config,

@@ -198,13 +198,13 @@ def run(args: argparse.Namespace) -> int:
     from zipvoice_jax.bench.generate import bench_generate, machine, table
     from zipvoice_jax.checkpoint.hub import load_model
     from zipvoice_jax.config import SamplingConfig
-    from zipvoice_jax.infer import vocoder as vocoders
+    from zipvoice_jax.vocoder.find import find as find_vocoder
 
     loaded = load_model(
         args.model_name, args.model_dir, checkpoint_name=args.checkpoint_name, dtype=args.dtype
     )
     sampling = SamplingConfig.for_kind(loaded.config.kind, **sampling_values(args))
-    vocoder, told = vocoders.find(args.vocoder_path, loaded.features)
+    vocoder, told = find_vocoder(args.vocoder_path, loaded.features)
     about = machine()
     print(f"{about}; {loaded.config.kind}, {args.dtype}, {sampling.num_step} steps")
     if told:

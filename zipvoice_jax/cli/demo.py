@@ -56,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
     synthesizer = load(model_dir)
-    if synthesizer.vocoder.name != "vocos":
-        print("note: no Vocos weights here; Griffin-Lim makes the wave.", file=sys.stderr)
+    if synthesizer.vocoder.name == "griffin-lim":
+        print("note: no vocoder's weights here; Griffin-Lim makes the wave.", file=sys.stderr)
     speech = synthesizer.generate(
         args.text,
         prompt_wav=[data / prompt["file"] for prompt in prompts],

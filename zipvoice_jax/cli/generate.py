@@ -77,9 +77,9 @@ def run(args: argparse.Namespace) -> int:
     from zipvoice_jax.config import SamplingConfig
     from zipvoice_jax.core.processes import is_lead
     from zipvoice_jax.data.requests import Request, read_requests
-    from zipvoice_jax.infer import vocoder as vocoders
     from zipvoice_jax.infer.run import RunOptions, fingerprint, run_list, stamps_of, write_speech
     from zipvoice_jax.infer.synthesizer import Synthesizer
+    from zipvoice_jax.vocoder.find import find as find_vocoder
 
     # What costs nothing to check comes before what takes time to load.
     if args.test_list is not None:
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         args.model_name, model_dir, checkpoint_name=args.checkpoint_name, dtype=args.dtype
     )
     sampling = SamplingConfig.for_kind(loaded.config.kind, **sampling_values(args))
-    vocoder, told = vocoders.find(args.vocoder_path, loaded.features)
+    vocoder, told = find_vocoder(args.vocoder_path, loaded.features)
     if told:
         print(f"note: {told}", file=sys.stderr)
     synthesizer = Synthesizer(loaded, vocoder=vocoder, tokenizer=args.tokenizer, lang=args.lang)

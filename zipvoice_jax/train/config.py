@@ -243,6 +243,7 @@ class TrainConfig:
         max_bad_steps: steps in a row with a loss or gradient that is not finite, after which
             the run stops.
         samples: validation items to be sampled as audio and picture with each checkpoint.
+        vocoder_path: what makes the samples' audio, as of `generate`.
     """
 
     model: ModelConfig
@@ -267,6 +268,7 @@ class TrainConfig:
     keep_best: int = 1
     max_bad_steps: int = 10
     samples: int = 1
+    vocoder_path: str | None = None
 
     def __post_init__(self) -> None:
         require(len(self.stages) > 0, "the config has no stages; give one or more.")
@@ -385,7 +387,7 @@ class TrainConfig:
 # Settings that change how a run works and not what comes of it.
 _FREE = frozenset(
     "workers threads prefetch max_corrupt log_every keep_last keep_every keep_best max_bad_steps "
-    "samples".split()
+    "samples vocoder_path".split()
 )
 
 

@@ -33,6 +33,7 @@ from zipvoice_jax.train.state import TrainState
 from zipvoice_jax.train.step import StepRecipe
 from zipvoice_jax.train.validate import first_batch, sample_items, validation_losses
 from zipvoice_jax.train.watch import Watch
+from zipvoice_jax.vocoder.find import find as find_vocoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -335,7 +336,7 @@ def _run_stage(
         host_count=jax.process_count(),
         alignments=recipe.aligned,
     )
-    valid = shown = None
+    valid = shown = vocoder = None
     if stage.valid is not None:
         make = functools.partial(
             validation_batches, stage.valid, model.table, run.features,
@@ -344,6 +345,8 @@ def _run_stage(
         valid = make(host_index=jax.process_index(), host_count=jax.process_count())
         if run.samples:
             shown = first_batch(make())  # whole, on every process
+            vocoder, told = find_vocoder(run.vocoder_path, run.features)
+            log.say(f"samples by {vocoder.name}{told and f' ({told})'}")
     log.say(
         f"stage {stage.name}: {stage.kind}, {count_parameters(state.params):,} parameters, steps "
         f"{place.begin} to {place.end}, {devices} device(s)\n{loader.report()}"
@@ -379,9 +382,9 @@ def _run_stage(
                     log.write("valid", step, {"stage": stage.name, **losses})
                     told = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
                     log.say(f"step {step}: validation {told}")
-                    if shown is not None:
+                    if shown is not None and vocoder is not None:
                         sample_items(
-                            programs, recipe, shown, state,
+                            programs, recipe, shown, state, vocoder,
                             folder=place.folder / "samples", step=step, log=log,
                         )  # fmt: skip
                 if due and is_lead():

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from zipvoice_jax.audio.griffin_lim import griffin_lim
 from zipvoice_jax.audio.io import write_audio
 from zipvoice_jax.config import SamplingConfig
 from zipvoice_jax.core.processes import is_lead
@@ -21,6 +20,7 @@ from zipvoice_jax.train.log import RunLog
 from zipvoice_jax.train.programs import Programs
 from zipvoice_jax.train.state import TrainState
 from zipvoice_jax.train.step import StepRecipe
+from zipvoice_jax.vocoder.base import Vocoder
 
 PROMPT_SHARE = 0.4  # of a sampled item is given as its prompt
 
@@ -60,6 +60,7 @@ def sample_items(
     recipe: StepRecipe,
     batch: Batch,
     state: TrainState,
+    vocoder: Vocoder,
     *,
     folder: Path,
     step: int,
@@ -67,7 +68,7 @@ def sample_items(
 ) -> None:
     """Continues validation items from their own beginnings; writes audio and a picture of each.
 
-    The audio is Griffin-Lim's. Files are FOLDER/STEP-ITEM.wav and .png.
+    Files are FOLDER/STEP-ITEM.wav and .png.
     """
     run, config = recipe.run, recipe.config
     sampling = SamplingConfig.for_kind(config.kind)
@@ -80,7 +81,7 @@ def sample_items(
         true = batch.arrays["features"][row, :frames]
         name = f"{step:07d}-{''.join(c if c.isalnum() else '_' for c in batch.ids[row])[:80]}"
         channels = np.split(mel, config.channels, axis=1)
-        wave = np.stack([griffin_lim(part, run.features) for part in channels])
+        wave = np.stack(vocoder(channels))
         rate = run.features.sampling_rate
         write_audio(folder / f"{name}.wav", wave, rate)
         figure = _picture(true, mel, prompt, rate / run.features.hop_length, batch.ids[row], step)

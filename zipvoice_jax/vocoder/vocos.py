@@ -1,51 +1,22 @@
-"""From log-mel to waves: Vocos where its weights are at hand, else Griffin-Lim."""
+"""Vocos as a vocoder: batches in a few shapes, on the first device."""
 
 import functools
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
 
-from zipvoice_jax.audio.griffin_lim import griffin_lim
-from zipvoice_jax.checkpoint.hub import find_vocoder
 from zipvoice_jax.checkpoint.official import read_state_dict
 from zipvoice_jax.config import FeatureConfig
 from zipvoice_jax.core.compiling import Compilation, compile_for
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.infer.buckets import FRAMES, MAX_BATCH
 from zipvoice_jax.models.vocos import VocosConfig, decode, load_vocos
+from zipvoice_jax.vocoder.base import Mels, Wave
 
-Wave = Float[np.ndarray, " samples"]
-Mels = Sequence[Float[np.ndarray, "_ n_mels"]]
-
-
-@runtime_checkable
-class Vocoder(Protocol):
-    """Turns log-mel features into waves, each independent of the others."""
-
-    name: str
-    compilations: list[Compilation]
-
-    def __call__(self, mels: Mels) -> list[Wave]:
-        """Waves of (frames - 1) * hop_length samples."""
-        ...
-
-
-class GriffinLim:
-    """The embedded default: no weights, buzzing speech."""
-
-    name = "griffin-lim"
-
-    def __init__(self, features: FeatureConfig) -> None:
-        self.features = features
-        self.compilations: list[Compilation] = []
-
-    def __call__(self, mels: Mels) -> list[Wave]:
-        """One by one, on the host."""
-        return [griffin_lim(mel, self.features) for mel in mels]
+# Steps of a fifth to a third, so that no bucket above the first is more than a quarter padding.
+FRAMES = (384, 512, 640, 768, 1024, 1280, 1536, 2048, 2560, 3072, 4096, 5120, 6144, 8192)
+MAX_BATCH = 32
 
 
 class VocosVocoder:
@@ -85,25 +56,12 @@ class VocosVocoder:
         return [out[row, : (len(mel) - 1) * hop] for row, mel in enumerate(mels)]
 
 
-def find(vocoder_path: str | Path | None, features: FeatureConfig) -> tuple[Vocoder, str]:
-    """The vocoder to use, and a sentence for the user if it is the makeshift one.
-
-    Args:
-        vocoder_path: a Vocos directory; "griffin-lim" asks for that; None looks on the hub.
-        features: that the vocoder must fit.
+def load(directory: Path, features: FeatureConfig) -> VocosVocoder:
+    """A vocoder from a Vocos release.
 
     Raises:
-        UserError: `vocoder_path` holds no Vocos that fits.
+        UserError: it cannot be read, or does not fit the features.
     """
-    if vocoder_path == GriffinLim.name:
-        return GriffinLim(features), ""
-    directory, reason = find_vocoder(vocoder_path)
-    if directory is None:
-        told = (
-            "no Vocos weights, so Griffin-Lim makes the waves, which sounds much worse than the "
-            f"model: {reason}"
-        )
-        return GriffinLim(features), told
     config, params = load_vocos(directory, read_state_dict)
     if (config.input_channels, config.hop_length) != (features.n_mels, features.hop_length):
         raise UserError(
@@ -111,4 +69,4 @@ def find(vocoder_path: str | Path | None, features: FeatureConfig) -> tuple[Voco
             f"{config.hop_length} samples, but the model makes {features.n_mels} every "
             f"{features.hop_length}; use charactr/vocos-mel-24khz."
         )
-    return VocosVocoder(config, params), ""
+    return VocosVocoder(config, params)

