@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from zipvoice_jax.cli import bench_vocoder
 from zipvoice_jax.cli.options import add_model, add_sampling, sampling_values
 from zipvoice_jax.config import MODEL_KINDS
 from zipvoice_jax.core.errors import UserError
@@ -40,6 +41,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     _add_data(kinds)
     _add_train(kinds)
     _add_compare(kinds)
+    bench_vocoder.add_parser(kinds)
 
 
 def _add_data(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

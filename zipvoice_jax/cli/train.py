@@ -43,6 +43,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="--export the average over the steps after this one",
     )  # fmt: skip
     add("--checkpoints", metavar="DIR", help="where they go, also gs://... (default: in --to)")
+    add(
+        "--listen", type=Path, nargs="+", metavar="LIST",
+        help="at each checkpoint, speak items of these lists (as of generate --test-list) and "
+        "count the word errors that a recogniser hears",
+    )  # fmt: skip
+    add("--listen-items", type=int, default=24, metavar="N", help="of either kind (default: 24)")
+    add("--recogniser", default="whisper-tiny", help="for --listen (default: whisper-tiny)")
     add_fsdp(parser)
     add_processes(parser)
     parser.set_defaults(
@@ -128,6 +135,11 @@ def run(args: argparse.Namespace) -> int:
         )  # fmt: skip
         print(f"{args.export}: the model of step {args.step}")
         return 0
+    listen = None
+    if args.listen:
+        from zipvoice_jax.bench.words import WordJudge
+
+        listen = WordJudge(args.listen, items=args.listen_items, recogniser=args.recogniser)
     asked: list[int] = []
 
     def stop() -> bool:
@@ -143,6 +155,7 @@ def run(args: argparse.Namespace) -> int:
             allow_config_change=args.allow_config_change,
             checkpoints=args.checkpoints,
             fsdp=args.fsdp,
+            listen=listen,
         )
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -63,11 +63,15 @@ class Engine:
         mesh = Mesh(np.array(self.devices), ("data",))
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         self._over_batch = NamedSharding(mesh, PartitionSpec("data"))
-        params = cast_params(jax.tree.map(jnp.asarray, params), config)
-        self.params = jax.device_put(params, self._everywhere)
+        self.load(params)
         self.compilations: list[Compilation] = []
         self._programs: dict[tuple[Bucket, int, bool], Any] = {}
         self._predictors: dict[int, Any] = {}
+
+    def load(self, params: dict[str, Any]) -> None:
+        """Takes other parameters of the same model; its programs stay."""
+        params = cast_params(jax.tree.map(jnp.asarray, params), self.config)
+        self.params = jax.device_put(params, self._everywhere)
 
     def pack(
         self, jobs: Sequence[Job], sampling: SamplingConfig, fps: float

@@ -102,9 +102,8 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _check_counts(name: str, values: object) -> None:
-    sound = isinstance(values, tuple) and 1 <= len(values) <= 16
-    if not (sound and all(type(value) is int and 0 < value <= 1 << 20 for value in values)):  # type: ignore[union-attr]
+def _check_counts(name: str, values: tuple[int, ...]) -> None:
+    if not (1 <= len(values) <= 16 and all(0 < value <= 1 << 20 for value in values)):
         raise UserError(f"the vocoder's {name} is {values!r}; it takes whole numbers above 0.")
 
 
@@ -312,13 +311,27 @@ def config_from_json(text: str, name: str = "config.json") -> HifiganConfig:
         raise UserError(
             f"{name} has resblock {content['resblock']!r}; only 1 is known (V1 and V2)."
         )
-    return HifiganConfig(**{key: _tuples(content[key]) for key in _KEYS})
+    values = {key: _tuples(content[key]) for key in _KEYS}
+    for field in dataclasses.fields(HifiganConfig):
+        value = values[field.name]
+        if not (_is_like(value, field.default) or (field.name == "fmax" and value is None)):
+            raise UserError(
+                f"{name} has {field.name} {value!r}; it takes a value such as {field.default}."
+            )
+    return HifiganConfig(**values)
 
 
 def _tuples(value: Any, depth: int = 0) -> Any:
     if isinstance(value, list) and depth < 2:
         return tuple(_tuples(one, depth + 1) for one in value)
     return value
+
+
+def _is_like(value: object, example: object) -> bool:
+    """Whether a value of JSON is of an example's type, lists in full."""
+    if isinstance(example, tuple):
+        return isinstance(value, tuple) and all(_is_like(one, example[0]) for one in value)
+    return _is_number(value) if isinstance(example, float) else type(value) is int
 
 
 def params_from_official(state: Mapping[str, np.ndarray], config: HifiganConfig) -> Params:

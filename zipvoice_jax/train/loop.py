@@ -10,11 +10,13 @@ from typing import Any
 import jax
 
 from zipvoice_jax.checkpoint.hub import load_model
+from zipvoice_jax.checkpoint.loaded import Loaded
 from zipvoice_jax.checkpoint.mapping import count_parameters
 from zipvoice_jax.checkpoint.native import is_native, save_native
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.processes import is_lead, on_lead
 from zipvoice_jax.data.loader import Loader, validation_batches
+from zipvoice_jax.train import validate
 from zipvoice_jax.train.checkpoints import Checkpoints
 from zipvoice_jax.train.config import TrainConfig
 from zipvoice_jax.train.export import exported_params
@@ -31,7 +33,6 @@ from zipvoice_jax.train.stages import (
 )
 from zipvoice_jax.train.state import TrainState
 from zipvoice_jax.train.step import StepRecipe
-from zipvoice_jax.train.validate import first_batch, sample_items, validation_losses
 from zipvoice_jax.train.watch import Watch
 from zipvoice_jax.vocoder.find import find as find_vocoder
 
@@ -59,6 +60,7 @@ def train(
     allow_config_change: bool = False,
     checkpoints: str | None = None,
     fsdp: int = 1,
+    listen: validate.Listen | None = None,
 ) -> Outcome:
     """Runs or resumes a training.
 
@@ -72,6 +74,8 @@ def train(
         allow_config_change: goes on although the config is not that of the earlier attempt.
         checkpoints: where they go, such as gs://BUCKET/RUN; by default into the folder.
         fsdp: devices that share one copy of parameters and optimiser state.
+        listen: called with the averaged model of each checkpoint after it is saved; what it
+            finds, such as a word error rate, is logged beside the validation losses.
 
     Raises:
         UserError: data, config or folder cannot be used, or the loss stays without a value.
@@ -88,7 +92,8 @@ def train(
         log = RunLog(folder, start=latest or 0, total=total, config=values, silent=not is_lead())
         try:
             meta = _meta(run, kept, latest, allow_config_change)
-            return _train(run, folder, Programs(run, fsdp=fsdp), kept, latest, meta, log, stop)
+            programs = Programs(run, fsdp=fsdp)
+            return _train(run, folder, programs, kept, latest, meta, log, stop, listen)
         finally:
             kept.close()
             log.close()
@@ -127,6 +132,7 @@ def _train(
     meta: dict[str, Any],
     log: RunLog,
     stop: Callable[[], bool],
+    listen: validate.Listen | None,
 ) -> Outcome:
     """Every stage from the latest checkpoint on.
 
@@ -139,6 +145,7 @@ def _train(
         meta: what is kept beside it.
         log: of the run.
         stop: asked after every step.
+        listen: called with the averaged model of each checkpoint.
     """
     first = int(meta.get("stage", 0))
     models = check_stages(run, first)
@@ -153,7 +160,7 @@ def _train(
             state = _begin(programs, place, state)
         if int(state.step) < place.end:
             known = meta.get("data") if index == first else None
-            state = _run_stage(place, state, programs, checkpoints, known, log, stop)
+            state = _run_stage(place, state, programs, checkpoints, known, log, stop, listen)
         if int(state.step) < place.end:
             return Outcome(False, int(state.step), model_folder)
         checkpoints.wait()
@@ -308,6 +315,7 @@ def _run_stage(
     known: dict[str, Any] | None,
     log: RunLog,
     stop: Callable[[], bool],
+    listen: validate.Listen | None,
 ) -> TrainState:
     """Steps until the stage's end, or until asked to stop; the last step is saved either way.
 
@@ -319,6 +327,7 @@ def _run_stage(
         known: place in the data that was saved with the state, if it was.
         log: of the run.
         stop: asked after every step.
+        listen: called with the averaged model of each checkpoint.
 
     Raises:
         UserError: the data are not those of the saved place, or cannot be used.
@@ -344,7 +353,7 @@ def _run_stage(
         )  # fmt: skip
         valid = make(host_index=jax.process_index(), host_count=jax.process_count())
         if run.samples:
-            shown = first_batch(make())  # whole, on every process
+            shown = validate.first_batch(make())  # whole, on every process
             vocoder, told = find_vocoder(run.vocoder_path, run.features)
             log.say(f"samples by {vocoder.name}{told and f' ({told})'}")
     log.say(
@@ -377,13 +386,13 @@ def _run_stage(
                 pending = None
                 loss = None
                 if due and valid is not None:
-                    losses = validation_losses(programs, recipe, valid, state, place.end)
+                    losses = validate.validation_losses(programs, recipe, valid, state, place.end)
                     loss = losses["loss"]
                     log.write("valid", step, {"stage": stage.name, **losses})
                     told = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
                     log.say(f"step {step}: validation {told}")
                     if shown is not None and vocoder is not None:
-                        sample_items(
+                        validate.sample_items(
                             programs, recipe, shown, state, vocoder,
                             folder=place.folder / "samples", step=step, log=log,
                         )  # fmt: skip
@@ -397,6 +406,10 @@ def _run_stage(
                     "config": run.to_dict(),
                 }
                 checkpoints.save(state, meta, loss=loss, wait=asked or step == place.end)
+                if due and listen is not None:
+                    average = programs.fetch(state.average)
+                    loaded = Loaded(model.config, run.features, model.table, average)
+                    validate.log_words(listen, loaded, log, step, stage.name)
                 watch.restart()
             if asked:
                 break

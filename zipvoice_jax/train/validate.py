@@ -1,5 +1,6 @@
 """Validation: losses on fixed noise and times, and a sampled item as audio and picture."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import numpy as np
 from jaxtyping import Float
 
 from zipvoice_jax.audio.io import write_audio
+from zipvoice_jax.checkpoint.loaded import Loaded
 from zipvoice_jax.config import SamplingConfig
+from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.processes import is_lead
 from zipvoice_jax.core.rng import named_key
 from zipvoice_jax.data.batches import Batch
@@ -22,6 +25,8 @@ from zipvoice_jax.train.state import TrainState
 from zipvoice_jax.train.step import StepRecipe
 from zipvoice_jax.vocoder.base import Vocoder
 
+# What hears words in the speech of a model; see `zipvoice-jax train --listen`.
+Listen = Callable[[Loaded], Mapping[str, float]]
 PROMPT_SHARE = 0.4  # of a sampled item is given as its prompt
 
 
@@ -53,6 +58,28 @@ def first_batch(batches: Validation) -> Batch:
     """The batch whose items are sampled."""
     with iter(batches) as iterator:
         return next(iterator)
+
+
+def log_words(listen: Listen, loaded: Loaded, log: RunLog, step: int, stage: str) -> None:
+    """Logs what is heard of a model; a failure is told and ends nothing.
+
+    Args:
+        listen: gives numbers such as a word error rate.
+        loaded: the averaged model, on the host.
+        log: of the run.
+        step: of the checkpoint.
+        stage: name of the stage.
+    """
+    if not is_lead():
+        return
+    try:
+        found = listen(loaded)
+    except UserError as error:
+        log.say(f"step {step}: nothing can be heard: {error}")
+        return
+    log.write("heard", step, {"stage": stage, **found})
+    shown = ", ".join(f"{name} {value:.1f}" for name, value in found.items())
+    log.say(f"step {step}: heard {shown or 'nothing, no item is for this kind of model'}")
 
 
 def sample_items(

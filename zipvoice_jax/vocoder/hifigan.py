@@ -69,7 +69,7 @@ class Piece(NamedTuple):
 
 
 def pieces(item: int, frames: int, context: int) -> Iterator[Piece]:
-    """Cuts an item into equal pieces that overlap by twice the context.
+    """Cuts an item into equal pieces, each with its context.
 
     Args:
         item: its index.
@@ -77,7 +77,7 @@ def pieces(item: int, frames: int, context: int) -> Iterator[Piece]:
         context: frames on either side that the samples of a frame depend on.
     """
     largest = max(WINDOWS[-1], 4 * context)
-    count = max(1, math.ceil((frames - 2 * context) / (largest - 2 * context)))
+    count = 1 if frames <= largest else math.ceil(frames / (largest - 2 * context))
     share = math.ceil(frames / count)
     for begin in range(0, frames, share):
         end = min(begin + share, frames)
@@ -232,7 +232,9 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 
 def _generator(tree: Any) -> Any:
-    return tree["generator"] if isinstance(tree, Mapping) and "generator" in tree else tree
+    """The entry of a checkpoint that holds the weights, or the checkpoint itself."""
+    held = tree if isinstance(tree, Mapping) else {}
+    return next((held[name] for name in ("generator", "model") if name in held), tree)
 
 
 if __name__ == "__main__":

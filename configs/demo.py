@@ -1,0 +1,118 @@
+"""A small model that speaks: three stages on hours of synthetic speech, on two CPU cores.
+
+    python data/demo/make_speech.py --to demo/speech
+    for name in single dialogue stereo; do
+        tokenizer=dialog; if [ $name = single ]; then tokenizer=emilia; fi
+        zipvoice-jax prepare --format jsonl --from demo/speech/$name.jsonl \
+            --dev-from demo/speech/${name}_dev.jsonl --to demo/data/$name --tokenizer $tokenizer \
+            --tokens tests/golden/tokens_dialog.txt --language en
+    done
+    zipvoice-jax train --config configs/demo.py --set data=demo/data --to demo/run
+
+7M parameters, upsampling by durations: it is told where tokens are spoken, and so says words
+after a small part of the updates that average upsampling takes (docs/demo_model.md). For a language
+of your own, give its data, prepared with alignments or aligned by `zipvoice-jax align`.
+"""
+
+import math
+from pathlib import Path
+
+from zipvoice_jax.config import ModelConfig
+from zipvoice_jax.core.schedule import PiecewiseLinear
+from zipvoice_jax.data.config import DataConfig, SourceConfig
+from zipvoice_jax.train.config import Stage, TrainConfig
+
+TOKENS = Path(__file__).resolve().parents[1] / "tests" / "golden" / "tokens_dialog.txt"
+
+
+def cosine(peak: float, steps: int, warmup: int = 300) -> PiecewiseLinear:
+    """Up to a peak, then down to a hundredth of it by half a cosine, in twelve straight pieces."""
+    warmup = max(min(warmup, steps // 4), 1)
+    span = max(steps - warmup, 1)
+    points = [(0.0, 0.1 * peak)]
+    for i in range(13):
+        share = 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * i / 12))
+        points.append((warmup + span * i / 12, peak * share))
+    return PiecewiseLinear(tuple(points))
+
+
+def get_config(
+    data: str = "demo/data",
+    tokens: str = str(TOKENS),
+    single: int = 20_000,  # steps of each stage
+    dialog: int = 6_000,
+    stereo: int = 3_000,
+    batch_seconds: float = 40.0,
+    peak: float = 0.035,  # learning rate of the first stage
+    later: float = 0.015,  # of the other stages
+    upsampling: str = "durations",
+    save_every: int = 500,
+    samples: int = 2,  # validation items to draw and to hear at each checkpoint
+    init: str = "",  # a model to start from
+) -> TrainConfig:
+    """The run."""
+
+    def of(name: str, split: str, buckets: int, most: float, **rest: object) -> DataConfig:
+        return DataConfig(
+            (SourceConfig(f"{data}/{name}", split),),
+            batch_seconds=batch_seconds, buckets=buckets, max_seconds=most, **rest,
+        )  # type: ignore[arg-type]  # fmt: skip
+
+    # A few seconds of one voice say enough of it: up to all of an utterance is to be generated.
+    common = dict(condition_drop=0.15, hooks=False)
+    dialogue = dict(mask="suffix", mask_low=0.5, mask_high=1.0, **common)
+    return TrainConfig(
+        model=ModelConfig(
+            fm_decoder_downsampling_factor=(1, 2, 1),
+            fm_decoder_num_layers=(1, 4, 1),
+            fm_decoder_cnn_module_kernel=(15, 9, 15),
+            fm_decoder_feedforward_dim=512,
+            fm_decoder_num_heads=4,
+            fm_decoder_dim=192,
+            text_encoder_num_layers=2,
+            text_encoder_feedforward_dim=256,
+            text_encoder_cnn_module_kernel=9,
+            text_encoder_num_heads=4,
+            text_encoder_dim=128,
+            upsampling=upsampling,  # type: ignore[arg-type]
+        ),
+        stages=(
+            Stage(
+                name="single",
+                kind="zipvoice",
+                steps=single,
+                data=of("single", "train", 4, 6.0),
+                valid=of("single", "dev", 4, 6.0),
+                learning_rate=cosine(peak, single),
+                **common,  # type: ignore[arg-type]
+            ),
+            Stage(
+                name="dialog",
+                kind="zipvoice_dialog",
+                steps=dialog,
+                data=of("dialogue", "train", 3, 24.0),
+                valid=of("dialogue", "dev", 3, 24.0),
+                learning_rate=cosine(later, dialog),
+                **dialogue,  # type: ignore[arg-type]
+            ),
+            Stage(
+                name="stereo",
+                kind="zipvoice_dialog_stereo",
+                steps=stereo,
+                data=of("stereo", "train", 3, 24.0, channels="alternate"),
+                valid=of("stereo", "dev", 3, 24.0, channels="alternate"),
+                learning_rate=cosine(later, stereo),
+                exclusive_weight=1.0,
+                **dialogue,  # type: ignore[arg-type]
+            ),
+        ),
+        tokens=tokens,
+        init=init or None,
+        average="ema",
+        ema_decay=0.999,
+        export_window=1000,
+        log_every=10,
+        save_every=save_every,
+        keep_last=2,
+        samples=samples,
+    )

@@ -1,0 +1,173 @@
+"""Training on alignments: by durations and by a schedule, resumed, spoken from, and refused."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import RunCli
+from training import CONFIG, command, entries, make_data, weights
+
+from zipvoice_jax.cli.train import load_config
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.schedule import PiecewiseLinear
+from zipvoice_jax.data.loader import Loader
+from zipvoice_jax.data.records import open_split, write_dataset
+from zipvoice_jax.train.config import TrainConfig
+from zipvoice_jax.train.curriculum import schedules_of, values_at
+from zipvoice_jax.train.objectives import SpeechBatch, flow_batch
+from zipvoice_jax.train.stages import stage_model
+
+PROMPT = Path(__file__).parent / "data" / "prompt_s1.flac"
+
+
+def aligned(folder: Path) -> Path:
+    """The data of the tests of training, with made-up starts of tokens."""
+    plain = make_data(folder / "plain")
+    for name in ("mono", "stereo"):
+        splits = {}
+        for split in ("train", "dev"):
+            source, _ = open_split(plain / name, split)
+            splits[split] = [
+                dataclasses.replace(
+                    one,
+                    token_starts=tuple(
+                        np.linspace(0.0, one.duration, len(one.tokens) + 1)[:-1] ** 1.3
+                        / one.duration**0.3
+                    ),
+                )
+                for one in (source[i] for i in range(len(source)))
+            ]
+        write_dataset(folder / name, name, splits)
+    config = CONFIG.replace(
+        "def get_config(", 'def get_config(\n    upsampling: str = "durations",'
+    )
+    config = config.replace("text_embed_dim=16,", "text_embed_dim=16, upsampling=upsampling,")
+    (folder / "small.py").write_text(config, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return aligned(tmp_path_factory.mktemp("aligned"))
+
+
+@pytest.mark.slow
+def test_a_model_of_durations_trains_grows_resumes_and_speaks(place: Path, run_cli: RunCli) -> None:
+    settings = ("stages=one,three", "steps=4", "valid=true")
+    whole = run_cli(*command(place, "whole", *settings), timeout=600)
+    assert whole.returncode == 0, whole.stderr
+    # Stopped after the first stage, and gone on with.
+    first = run_cli(*command(place, "parts", "stages=one", "steps=4", "valid=true"), timeout=600)
+    assert first.returncode == 0, first.stderr
+    rest = run_cli(*command(place, "parts", *settings), "--allow-config-change", timeout=600)
+    assert rest.returncode == 0, rest.stderr
+    ours, theirs = weights(place / "whole" / "three"), weights(place / "parts" / "three")
+    assert ("duration_head", "out", "kernel") in ours
+    assert all(np.array_equal(ours[path], theirs[path]) for path in ours)
+    logged = [one for one in entries(place / "whole") if one["kind"] == "valid"]
+    assert logged and all(np.isfinite(one["duration"]) for one in logged)
+    said = run_cli(
+        "generate", "--model-dir", place / "whole" / "one", "--vocoder-path", "griffin-lim",
+        "--prompt-wav", PROMPT, "--prompt-text", "There is currently one other participant.",
+        "--text", "Yes. No.", "--num-step", "1", "--res-wav-path", place / "said.wav",
+    )  # fmt: skip
+    assert said.returncode == 0, said.stderr
+    refused = run_cli(
+        "convert", "--from", place / "whole" / "one", "--to", place / "no", "--format", "pt",
+    )  # fmt: skip
+    assert refused.returncode == 1 and "native format" in refused.stderr
+    assert "Traceback" not in refused.stderr and not (place / "no").exists()
+
+
+def run_of(place: Path, *settings: str) -> TrainConfig:
+    return load_config(place / "small.py", [f"data={place}", *settings])
+
+
+def test_data_without_alignments_are_refused_with_the_command_that_makes_them(
+    place: Path, run_cli: RunCli
+) -> None:
+    done = run_cli(*command(place, "none", f"data={place / 'plain'}", "stages=one", "steps=1"))
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"zipvoice-jax align --data {place / 'plain' / 'mono'}" in done.stderr
+
+
+def batch_of(place: Path) -> SpeechBatch:
+    run = run_of(place)
+    loader = Loader(
+        run.stages[0].data, stage_model(run, 0).table, run.features,
+        seed=0, stage="one", alignments=True,
+    )  # fmt: skip
+    with loader.iterate() as batches:
+        arrays: dict[str, Any] = next(batches).arrays
+    return SpeechBatch(**{name: jnp.asarray(array) for name, array in arrays.items()})
+
+
+def test_a_schedule_moves_boundaries_of_all_or_of_some_items(place: Path) -> None:
+    batch, key = batch_of(place), jax.random.key(0)
+    true = np.asarray(batch.token_starts)
+    count = len(true)
+    base = {
+        name: jnp.float32(value)
+        for name, value in {
+            "mask_low": 0.7, "mask_high": 1.0, "mask_suffix": 0.0, "condition_drop": 0.0,
+        }.items()
+    }  # fmt: skip
+
+    def starts(alignment: float, by_item: float) -> np.ndarray:
+        values = base | {
+            "alignment": jnp.float32(alignment), "alignment_by_item": jnp.float32(by_item),
+        }  # fmt: skip
+        return np.asarray(flow_batch(key, batch, values, 0.1).token_starts)
+
+    average = starts(0.0, 0.0)
+    assert np.array_equal(starts(1.0, 0.0), true) and np.array_equal(starts(1.0, 1.0), true)
+    assert not np.array_equal(average, true) and np.array_equal(starts(0.0, 1.0), average)
+    half = starts(0.5, 0.0)
+    assert (np.abs(half - (true + average) / 2) <= 0.5).all()
+    mixed = starts(0.5, 1.0)
+    whole = [np.array_equal(mixed[i], true[i]) for i in range(count)]
+    assert all(whole[i] or np.array_equal(mixed[i], average[i]) for i in range(count))
+
+
+def test_an_alignment_schedule_is_of_the_stage_and_its_end_is_validated(place: Path) -> None:
+    run = run_of(place, "upsampling=average")
+    moving = PiecewiseLinear(((0.0, 1.0), (8.0, 0.0)))
+    stages = (
+        dataclasses.replace(run.stages[0], alignment=moving, alignment_rule="items"),
+        *run.stages[1:],
+    )
+    run = dataclasses.replace(run, stages=stages)
+    schedules = schedules_of(run)
+    found = [float(values_at(schedules, jnp.asarray(i))["alignment"]) for i in (0, 4, 8, 12)]
+    assert found == [1.0, 0.5, 0.0, 0.0]
+    by_item = [float(values_at(schedules, jnp.asarray(i))["alignment_by_item"]) for i in (0, 12)]
+    assert by_item == [1.0, 0.0]
+    assert [run.is_aligned(stage) for stage in run.stages] == [True, False]
+    durations = run_of(place)
+    assert all(durations.alignment_of(stage) == 1.0 for stage in durations.stages)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"alignment": 1.5}, "alignment is 1.5"),
+        ({"alignment_rule": "half"}, "choose one of blend, items"),
+        ({"duration_weight": -1.0}, "duration_weight is -1.0"),
+        ({"alignment": 0.0}, "leave alignment out"),
+    ],
+)
+def test_what_cannot_be_an_alignment_is_refused(
+    place: Path, changes: dict[str, Any], told: str
+) -> None:
+    run = run_of(place)
+
+    def change() -> TrainConfig:
+        stages = (dataclasses.replace(run.stages[0], **changes),)
+        return dataclasses.replace(run, stages=stages)
+
+    with pytest.raises(UserError, match=told):
+        change()

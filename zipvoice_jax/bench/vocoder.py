@@ -1,0 +1,117 @@
+"""Copy-synthesis: recordings to features and back to waves, timed; what a vocoder costs alone."""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from zipvoice_jax.audio.io import read_audio, write_audio
+from zipvoice_jax.audio.mel import log_mel_host
+from zipvoice_jax.config import FeatureConfig
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.vocoder.base import Vocoder
+
+QUIET = -5.0  # log-mel below which `mel_error` hears nothing
+SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+COLUMNS = (
+    ("vocoder", "vocoder", "{:>12}"),
+    ("files", "files", "{:5d}"),
+    ("audio_s", "audio_s", "{:8.1f}"),
+    ("seconds", "seconds", "{:8.2f}"),
+    ("cpu_s", "cpu_s", "{:8.2f}"),
+    ("rtf", "rtf", "{:7.3f}"),
+    ("compile_s", "compile_s", "{:9.1f}"),
+    ("mel_error", "mel_error", "{:9.3f}"),
+)
+
+
+def recordings(folder: Path, limit: int | None = None) -> list[Path]:
+    """Audio files of a folder and those in it, by name.
+
+    Raises:
+        UserError: there are none.
+    """
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not found:
+        raise UserError(f"--wav-dir {folder} holds no audio ({', '.join(SUFFIXES)}).")
+    return found[:limit]
+
+
+def resynthesise(
+    paths: Sequence[Path],
+    folder: Path,
+    to: Path | None,
+    vocoder: Vocoder | None,
+    features: FeatureConfig,
+) -> Iterator[dict[str, Any]]:
+    """Does it for each file, channel by channel; a first pass over each shape only compiles.
+
+    Args:
+        paths: of the recordings, in `folder`.
+        folder: their names in it are kept, with the suffix .wav.
+        to: folder of the results; None keeps none.
+        vocoder: None writes the recordings as they are, at the features' rate.
+        features: their settings.
+
+    Yields:
+        seconds of audio (of all channels) and of the vocoder, seconds of all CPU cores, and
+        `mel_error`: the mean absolute difference of the log-mels of result and recording, what
+        is below `QUIET` raised to it.
+
+    Raises:
+        UserError: a file cannot be read, or not be written.
+    """
+    for path in paths:
+        wave = read_audio(path, features.sampling_rate)
+        row: dict[str, Any] = {"path": str(path), "audio_s": wave.size / features.sampling_rate}
+        row |= {"seconds": 0.0, "cpu_s": 0.0, "mel_error": 0.0}
+        if vocoder is not None:
+            mels = [log_mel_host(channel[None], features) for channel in wave]
+            compiled = len(vocoder.compilations)
+            start, cpu = time.perf_counter(), time.process_time()
+            made = vocoder(mels)
+            if len(vocoder.compilations) > compiled:
+                start, cpu = time.perf_counter(), time.process_time()
+                made = vocoder(mels)
+            row["seconds"] = time.perf_counter() - start
+            row["cpu_s"] = time.process_time() - cpu
+            wave = np.stack(made)
+            row["mel_error"] = _distance(wave, mels, features)
+        if to is not None:
+            place = to / path.relative_to(folder).with_suffix(".wav")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_audio(place, wave, features.sampling_rate)
+        yield row
+
+
+def _distance(
+    wave: Float[np.ndarray, "channels samples"],
+    mels: Sequence[Float[np.ndarray, "frames mel"]],
+    features: FeatureConfig,
+) -> float:
+    """`mel_error` of one recording, over its channels."""
+    errors = []
+    for channel, true in zip(wave, mels, strict=True):
+        again = np.maximum(log_mel_host(channel[None], features), QUIET)
+        # What was made ends with the middle of the last frame.
+        errors.append(np.abs(again - np.maximum(true, QUIET)[: len(again)]).mean())
+    return float(np.mean(errors))
+
+
+def summary(rows: Sequence[dict[str, Any]], vocoder: Vocoder | None) -> dict[str, Any]:
+    """One row of `COLUMNS`."""
+    audio, seconds, cpu = (sum(row[key] for row in rows) for key in ("audio_s", "seconds", "cpu_s"))
+    compilations = [] if vocoder is None else vocoder.compilations
+    return {
+        "vocoder": "none" if vocoder is None else vocoder.name,
+        "files": len(rows),
+        "audio_s": audio,
+        "seconds": seconds,
+        "cpu_s": cpu,
+        "rtf": seconds / audio,
+        "compile_s": sum(one.seconds for one in compilations),
+        "mel_error": float(np.mean([row["mel_error"] for row in rows])),
+    }
