@@ -5,7 +5,7 @@
         tokenizer=dialog; if [ $name = single ]; then tokenizer=emilia; fi
         zipvoice-jax prepare --format jsonl --from demo/speech/$name.jsonl \
             --dev-from demo/speech/${name}_dev.jsonl --to demo/data/$name --tokenizer $tokenizer \
-            --tokens tests/golden/tokens_dialog.txt --language en
+            --tokens zipvoice_jax/assets/tokens_dialog.txt --language en
     done
     zipvoice-jax train --config configs/demo.py --set data=demo/data --to demo/run
 
