@@ -61,7 +61,10 @@ def test_the_script_is_a_dialogue_of_four_turns_in_two_voices() -> None:
     assert len(voices) == 2 and voices <= {"af_sky", "am_echo", "bf_emma", "bm_lewis"}
 
 
-def test_the_names_of_the_bundled_model() -> None:
+def test_the_names_of_the_bundled_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     assert hub.find_model("demo") == hub.find_model("demo_stereo", hub.BUNDLED_DIR)
     mono, stereo = (hub.load_model(name) for name in ("demo", "demo_stereo"))
     assert (mono.config.kind, stereo.config.kind) == ("zipvoice_dialog", "zipvoice_dialog_stereo")

@@ -31,7 +31,8 @@ def write_arrays(path: Path, params: Mapping[str, Any]) -> None:
     """
     arrays = {}
     for keys, leaf in flatten(params).items():
-        rounded = np.ascontiguousarray(np.asarray(leaf, np.float32).astype(ml_dtypes.bfloat16))
+        with np.errstate(over="ignore"):
+            rounded = np.ascontiguousarray(np.asarray(leaf, np.float32).astype(ml_dtypes.bfloat16))
         if not np.isfinite(rounded.astype(np.float32)).all():
             raise UserError(
                 f"{'/'.join(keys)} has numbers that bfloat16 cannot hold; keep the model in the "
