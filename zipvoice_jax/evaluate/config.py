@@ -41,6 +41,9 @@ METRICS: dict[str, dict[str, Metric]] = {
         "cpwer_long": Metric("cpWER above 30 s", "%", 100.0, "lower", _WHO),
     },
     "sim": {"sim": Metric("SIM", "", 1.0, "higher", ("speaker_encoder",))},
+    "voices": {
+        "voices": Metric("turns nearer to their own prompt", "%", 100.0, "higher", _WHO),
+    },
     "cpsim": {"cpsim": Metric("cpSIM", "", 1.0, "higher", _WHO)},
     "mos": {"mos": Metric("MOS", "", 1.0, "higher", ("quality_predictor",))},
     "rate": {"rate": Metric("speaking rate", "words/s")},

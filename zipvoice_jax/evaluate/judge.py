@@ -153,6 +153,8 @@ class Judge:
         if "sim" in wanted and self.speaker_encoder is not None and not is_dialogue(request):
             prompt = self.speaker_encoder.embed(_mono(request.prompt_wavs[0]))
             ratios["sim"] = (float(prompt @ self.speaker_encoder.embed(mono)), 1.0)
+        if "voices" in wanted and made.get("turns") and is_dialogue(request):
+            self._count_own_voices(request, mono, made["turns"], ratios)
         if self.quality_predictor is not None:
             ratios["mos"] = (self.quality_predictor.score(mono), 1.0)
         self._times(request, wave, ratios)
@@ -234,6 +236,24 @@ class Judge:
         if "cpwer" in self.config.metrics and errors.words and told:
             ratios["cpwer"] = (errors.total, errors.words)
             ratios["cpwer_short" if seconds <= _SHORT else "cpwer_long"] = ratios["cpwer"]
+
+    def _count_own_voices(
+        self, request: Request, mono: Wave, turns: Sequence[Mapping[str, Any]], ratios: Ratios
+    ) -> None:
+        """Turns, by the times of `generate`, whose voice is nearer to their speaker's prompt."""
+        prompts = self._prompts(request)
+        if prompts is None or self.speaker_encoder is None:
+            return
+        own = told = 0
+        for turn in turns:
+            sound = mono[round(turn["start"] * RATE) : round(turn["end"] * RATE)]
+            if turn["speaker"] in ("S1", "S2") and len(sound) >= _SHORTEST_VOICE * RATE:
+                voice = self.speaker_encoder.embed(sound)
+                is_first = float(prompts[0] @ voice) > float(prompts[1] @ voice)
+                own += is_first == (turn["speaker"] == "S1")
+                told += 1
+        if told:
+            ratios["voices"] = (own, told)
 
     def _prompts(self, request: Request) -> list[Float[np.ndarray, " dim"]] | None:
         """Voices of speakers 1 and 2; None where one recording has both and nothing parts them."""

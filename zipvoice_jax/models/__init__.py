@@ -1,1 +1,1 @@
-"""The models: the ZipVoice family, and the Vocos vocoder."""
+"""The models: the ZipVoice family, and the vocoders Vocos and HiFi-GAN."""
