@@ -5,7 +5,7 @@
         tokenizer=dialog; if [ $name = single ]; then tokenizer=emilia; fi
         zipvoice-jax prepare --format jsonl --from demo/speech/$name.jsonl \
             --dev-from demo/speech/${name}_dev.jsonl --to demo/data/$name --tokenizer $tokenizer \
-            --tokens tests/golden/tokens_dialog.txt --language en
+            --tokens zipvoice_jax/assets/tokens_dialog.txt --language en
     done
     zipvoice-jax train --config configs/demo.py --set data=demo/data --to demo/run
 
@@ -15,14 +15,14 @@ of your own, give its data, prepared with alignments or aligned by `zipvoice-jax
 """
 
 import math
-from pathlib import Path
 
 from zipvoice_jax.config import ModelConfig
+from zipvoice_jax.core.assets import ASSETS
 from zipvoice_jax.core.schedule import PiecewiseLinear
 from zipvoice_jax.data.config import DataConfig, SourceConfig
 from zipvoice_jax.train.config import Stage, TrainConfig
 
-TOKENS = Path(__file__).resolve().parents[1] / "tests" / "golden" / "tokens_dialog.txt"
+TOKENS = ASSETS / "tokens_dialog.txt"
 
 
 def cosine(peak: float, steps: int, warmup: int = 300) -> PiecewiseLinear:

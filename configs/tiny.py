@@ -9,14 +9,13 @@
 The model is far too small, and the data too little, for speech that anyone can understand.
 """
 
-from pathlib import Path
-
 from zipvoice_jax.config import ModelConfig
+from zipvoice_jax.core.assets import ASSETS
 from zipvoice_jax.core.schedule import PiecewiseLinear
 from zipvoice_jax.data.config import DataConfig, SourceConfig
 from zipvoice_jax.train.config import Stage, TrainConfig
 
-TOKENS = Path(__file__).resolve().parents[1] / "tests" / "golden" / "tokens_dialog.txt"
+TOKENS = ASSETS / "tokens_dialog.txt"
 
 
 def get_config(

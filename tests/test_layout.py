@@ -243,6 +243,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path):
     tops = {name.split("/")[0] for name in names}
     assert tops == {"zipvoice_jax", f"zipvoice_jax-{PROJECT['version']}.dist-info"}
     assert "zipvoice_jax/py.typed" in names
+    assets = {path for path in (PACKAGE / "assets").rglob("*") if path.is_file()}
+    assert {str(path.relative_to(ROOT)) for path in assets} < set(names)
     shipped = {name for name in names if name.endswith(".py")}
     assert shipped == {str(path.relative_to(ROOT)) for path in python_files()}
 

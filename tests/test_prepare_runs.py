@@ -238,8 +238,8 @@ def test_the_demo_corpus_is_prepared_whole_three_times(run_cli: RunCli, tmp_path
     assert not ((two[0] != 0) & (two[1] != 0)).any()
 
 
-def test_the_demo_clips_are_what_their_list_says(data: Path):
-    folder = data / "corpus"
+def test_the_demo_clips_are_what_their_list_says():
+    folder = ROOT / "data" / "demo" / "recordings"
     rows = [line.split("\t") for line in (folder / "single.tsv").read_text().splitlines()]
     assert {row[2] for row in rows} == {f"single/{p.name}" for p in (folder / "single").iterdir()}
     infos = [soundfile.info(folder / row[2]) for row in rows]

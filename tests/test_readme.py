@@ -1,8 +1,8 @@
 """Runs what the README shows, so that it cannot rot.
 
 Every python block, and every console block after the line `<!-- run -->`, runs in an empty
-folder beside a link to tests/. Lines that the README shows must appear in this order in what
-the commands print; numbers with a decimal point may differ, for they are timings.
+folder beside links to tests/ and zipvoice_jax/. Lines that the README shows must appear in this
+order in what the commands print; numbers with a decimal point may differ, for they are timings.
 """
 
 import os
@@ -22,8 +22,9 @@ PYTHON = [match for match in FENCE.finditer(README) if match[2] == "python"]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An empty folder with tests/ and a `zipvoice-jax` that runs this tree."""
-    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    """An empty folder with links and a `zipvoice-jax` that runs this tree."""
+    for name in ("tests", "zipvoice_jax"):
+        (tmp_path / name).symlink_to(ROOT / name)
     command = tmp_path / "bin" / "zipvoice-jax"
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m zipvoice_jax.cli.main "$@"\n')

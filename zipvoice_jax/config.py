@@ -16,6 +16,9 @@ from zipvoice_jax.core.errors import UserError, require
 
 ModelKind = Literal["zipvoice", "zipvoice_distill", "zipvoice_dialog", "zipvoice_dialog_stereo"]
 MODEL_KINDS: tuple[str, ...] = get_args(ModelKind)
+# Models in the package itself, by their kinds.
+BUNDLED: dict[str, ModelKind] = {"demo": "zipvoice_dialog", "demo_stereo": "zipvoice_dialog_stereo"}
+MODEL_NAMES: tuple[str, ...] = (*MODEL_KINDS, *BUNDLED)
 Dtype = Literal["float32", "bfloat16"]
 RematPolicy = Literal["none", "full", "dots"]
 SpeakerTurns = Literal["tag", "official"]

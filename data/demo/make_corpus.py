@@ -1,4 +1,4 @@
-"""Makes three small corpora from the clips of two real speakers in tests/data/corpus.
+"""Makes three small corpora from the clips of two real speakers in recordings/.
 
     python data/demo/make_corpus.py --to DIR
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-CORPUS = Path(__file__).resolve().parents[2] / "tests" / "data" / "corpus"
+CORPUS = Path(__file__).resolve().with_name("recordings")
 RATE = 16000  # Hz, of all clips
 LEVEL = 0.08  # root mean square of each turn; full scale is 1
 PAUSE = (0.15, 0.45)  # seconds between turns

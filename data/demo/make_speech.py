@@ -22,7 +22,7 @@ begin with the same ones. For training:
         tokenizer=dialog; if [ $name = single ]; then tokenizer=emilia; fi
         zipvoice-jax prepare --format jsonl --from DIR/$name.jsonl \
             --dev-from DIR/${name}_dev.jsonl --to DIR/data/$name --language en \
-            --tokenizer $tokenizer --tokens tests/golden/tokens_dialog.txt
+            --tokenizer $tokenizer --tokens zipvoice_jax/assets/tokens_dialog.txt
     done
 """
 

@@ -21,7 +21,7 @@ the same options give the same files. For the ablation `speakers`:
         tokenizer=dialog; if [ $name = single ]; then tokenizer=emilia; fi
         zipvoice-jax prepare --format tsv --from DIR/$voices/$name.tsv \
             --dev-from DIR/valid/$name.tsv --to DIR/data/$voices/$name --language en \
-            --tokenizer $tokenizer --tokens tests/golden/tokens_dialog.txt
+            --tokenizer $tokenizer --tokens zipvoice_jax/assets/tokens_dialog.txt
     done; done
 """
 

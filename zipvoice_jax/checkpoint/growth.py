@@ -166,6 +166,30 @@ def grow_to_stereo(params: Mapping[str, Any], config: ModelConfig) -> tuple[Para
     return grown, dataclasses.replace(config, kind="zipvoice_dialog_stereo")
 
 
+def one_channel(params: Mapping[str, Any], config: ModelConfig) -> tuple[Params, ModelConfig]:
+    """ZipVoice-Dialog-Stereo to -Dialog: the stream of one channel that every Stereo model has.
+
+    It computes what the Stereo model computes for one channel; after `grow_to_stereo` it is the
+    model from before.
+
+    Args:
+        params: of a zipvoice_dialog_stereo model.
+        config: of that model.
+
+    Raises:
+        UserError: not a zipvoice_dialog_stereo model.
+    """
+    if not config.is_stereo:
+        raise UserError(f"one channel is taken from zipvoice_dialog_stereo, not {config.kind}.")
+    check_params(params, config, source="the parameter tree")
+    taken = _copied(params)
+    decoder = taken["fm_decoder"]
+    for name in ("in_proj", "out_proj"):
+        del decoder[f"{name}_0"]
+        decoder[name] = decoder.pop(f"{name}_1")
+    return taken, dataclasses.replace(config, kind="zipvoice_dialog")
+
+
 def grow_to_distill(
     params: Mapping[str, Any], config: ModelConfig, *, key: Key[Array, ""]
 ) -> tuple[Params, ModelConfig]:

@@ -1,12 +1,14 @@
-"""Finds model and vocoder directories, locally or on the Hugging Face hub, and loads them.
+"""Finds model and vocoder directories, in the package, locally or on the Hugging Face hub.
 
 The hub is asked only if nothing local was named, after one short probe: its client retries
 for minutes where there is no network. What was downloaded before is used offline.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+from zipvoice_jax.checkpoint.growth import one_channel
 from zipvoice_jax.checkpoint.loaded import (
     CHECKPOINT_NAMES,
     MODEL_JSON,
@@ -16,13 +18,15 @@ from zipvoice_jax.checkpoint.loaded import (
 )
 from zipvoice_jax.checkpoint.native import is_native, read_native
 from zipvoice_jax.checkpoint.official import read_official
-from zipvoice_jax.config import MODEL_KINDS
+from zipvoice_jax.config import BUNDLED, MODEL_NAMES
+from zipvoice_jax.core.assets import DEMO
 from zipvoice_jax.core.errors import UserError
 
 MODEL_REPO = "k2-fsa/ZipVoice"
 VOCODER_REPO = "charactr/vocos-mel-24khz"
 MODEL_FILES = ("model.pt", MODEL_JSON, TOKENS_TXT)
 VOCODER_FILES = ("config.yaml", "pytorch_model.bin")
+BUNDLED_DIR = DEMO / "model"  # a zipvoice_dialog_stereo model, which holds one of one channel
 _TIMEOUT = 5.0  # seconds, for the probe and for the hub's metadata
 
 
@@ -75,23 +79,26 @@ def find_model(model_name: str | None = None, model_dir: str | Path | None = Non
     """The directory of a model.
 
     Args:
-        model_name: one of `MODEL_KINDS`, downloaded from the hub if `model_dir` is None.
+        model_name: one of `MODEL_NAMES`. Those of `BUNDLED` come with the package; others are
+            downloaded from the hub if `model_dir` is None.
         model_dir: a local directory, official or ours; it wins over the hub.
 
     Raises:
         UserError: the directory is missing or incomplete, the name is unknown, or the model
             cannot be downloaded; says which files to place where.
     """
-    if model_name is not None and model_name not in MODEL_KINDS:
+    if model_name is not None and model_name not in MODEL_NAMES:
         raise UserError(
-            f"the model {model_name!r} is unknown; choose one of {', '.join(MODEL_KINDS)}."
+            f"the model {model_name!r} is unknown; choose one of {', '.join(MODEL_NAMES)}."
         )
+    if model_name in BUNDLED:
+        return _bundled(model_name, model_dir)
     if model_dir is None:
         if model_name is None:
             raise UserError("no model was named; give --model-name or --model-dir.")
         missing = (
             f"place {', '.join(MODEL_FILES)} of {model_name} in a directory and give it with "
-            "--model-dir."
+            "--model-dir; or take demo, the small model that comes with zipvoice-jax."
         )
         return _download(MODEL_REPO, [f"{model_name}/{name}" for name in MODEL_FILES], missing)
     path = Path(model_dir)
@@ -114,6 +121,19 @@ def find_model(model_name: str | None = None, model_dir: str | Path | None = Non
                 f"{NATIVE_JSON} (converted)."
             )
     return path
+
+
+def _bundled(model_name: str, model_dir: str | Path | None) -> Path:
+    if model_dir is not None and Path(model_dir) != BUNDLED_DIR:
+        raise UserError(
+            f"the model {model_name} comes with zipvoice-jax; leave the directory {model_dir} out, "
+            "or name the kind of its model."
+        )
+    if not is_native(BUNDLED_DIR):
+        raise UserError(
+            f"{BUNDLED_DIR} does not hold the model {model_name}; install zipvoice-jax again."
+        )
+    return BUNDLED_DIR
 
 
 def find_vocoder(vocoder_path: str | Path | None = None) -> tuple[Path | None, str]:
@@ -155,7 +175,8 @@ def load_model(
     """Loads a model of either format.
 
     Args:
-        model_name: its kind; downloaded if there is no `model_dir`, else checked against it.
+        model_name: its kind, downloaded if there is no `model_dir`, else checked against it; or
+            one of `BUNDLED`.
         model_dir: a local directory, official or ours.
         checkpoint_name: weights' file in an official directory, None for the usual ones. Where
             it is given, the directory is read as an official one.
@@ -166,6 +187,10 @@ def load_model(
         UserError: the model is missing, damaged or of another kind.
     """
     path = find_model(model_name, model_dir)
+    if model_name in BUNDLED:
+        if checkpoint_name is not None or which != "auto":
+            raise UserError(f"the model {model_name} has one set of weights; name no other.")
+        return _as_kind(read_native(path, **config_overrides), model_name)
     if checkpoint_name is not None or not is_native(path):
         return read_official(
             path, model_name, checkpoint_name=checkpoint_name, which=which, **config_overrides
@@ -181,4 +206,14 @@ def load_model(
     return loaded
 
 
-__all__ = ["find_model", "find_vocoder", "load_model"]
+def _as_kind(loaded: Loaded, model_name: str) -> Loaded:
+    """The bundled model with as many channels as its name says."""
+    if loaded.config.kind == BUNDLED[model_name]:
+        return loaded
+    if not loaded.config.is_stereo:
+        raise UserError(f"{BUNDLED_DIR} holds a model of one channel; name demo.")
+    params, config = one_channel(loaded.params, loaded.config)
+    return dataclasses.replace(loaded, params=params, config=config)
+
+
+__all__ = ["BUNDLED_DIR", "find_model", "find_vocoder", "load_model"]

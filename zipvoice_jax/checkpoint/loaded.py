@@ -17,9 +17,12 @@ MODEL_JSON = "model.json"
 TOKENS_TXT = "tokens.txt"
 NATIVE_JSON = "zipvoice_jax.json"
 NATIVE_PARAMS = "params"
+COMPACT_PARAMS = "params.safetensors"
 CHECKPOINT_NAMES = ("model.pt", "model.safetensors")
 # What a model directory may hold for us to dare replace it as a whole.
-_OURS = frozenset({MODEL_JSON, TOKENS_TXT, NATIVE_JSON, NATIVE_PARAMS, *CHECKPOINT_NAMES})
+_OURS = frozenset(
+    {MODEL_JSON, TOKENS_TXT, NATIVE_JSON, NATIVE_PARAMS, COMPACT_PARAMS, *CHECKPOINT_NAMES}
+)
 
 
 @dataclasses.dataclass(frozen=True)

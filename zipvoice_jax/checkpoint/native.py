@@ -1,4 +1,4 @@
-"""Our own checkpoint of a finished model: arrays by Orbax, all else in one JSON file.
+"""Our own checkpoint of a finished model: arrays by Orbax or `compact`, all else in a JSON file.
 
 The only place that talks to Orbax about inference weights; Orbax is imported on use. Orbax
 0.12 returns whatever shape it finds, even for an abstract tree of another shape, and does
@@ -10,12 +10,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
+from zipvoice_jax.checkpoint.compact import read_arrays, write_arrays
 from zipvoice_jax.checkpoint.loaded import (
+    COMPACT_PARAMS,
     NATIVE_JSON,
     NATIVE_PARAMS,
     Loaded,
@@ -29,7 +31,9 @@ from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.text.tokens import TokenTable
 
 _FORMAT = "zipvoice_jax"
-_VERSION = 1
+# Versions of the JSON file, by how the arrays are kept.
+NativeFormat = Literal["native", "bfloat16"]
+_VERSIONS: dict[NativeFormat, int] = {"native": 1, "bfloat16": 2}
 _KEYS = ("config", "features", "tokens", "fingerprint", "files")
 
 
@@ -45,6 +49,7 @@ def save_native(
     table: TokenTable,
     params: Mapping[str, Any],
     *,
+    format: NativeFormat = "native",
     overwrite: bool = False,
 ) -> Path:
     """Writes a model in our format; all of it or nothing.
@@ -54,40 +59,40 @@ def save_native(
         config: of the model.
         features: of the model.
         table: token table of the model.
-        params: our parameter tree; stored as float32.
+        params: our parameter tree; stored as float32, unless the format says otherwise.
+        format: "native" keeps float32 by Orbax, "bfloat16" rounds to that in a single file.
         overwrite: whether to replace a model directory that is already there.
 
     Returns:
         `model_dir`.
 
     Raises:
-        UserError: parameters or table do not fit the config, or the place cannot be written.
+        UserError: parameters or table do not fit the config, bfloat16 cannot hold them, or the
+            place cannot be written.
     """
-    import orbax.checkpoint as ocp
-
+    if format not in _VERSIONS:
+        raise UserError(f"the format {format!r} is unknown; choose {' or '.join(_VERSIONS)}.")
     check_table(config, table)
     check_params(params, config, source="the parameter tree")
     # Plain numpy: the file must not remember which devices held the arrays.
     leaves = {path: np.array(leaf, np.float32) for path, leaf in flatten(params).items()}
     meta = {
         "format": _FORMAT,
-        "version": _VERSION,
+        "version": _VERSIONS[format],
         "config": config.to_dict(),
         "features": {name: getattr(features, name) for name in features.__dataclass_fields__},
         "fingerprint": table.fingerprint,
         "tokens": table.dumps(),
     }
     with new_directory(model_dir, overwrite=overwrite) as made:
-        arrays = made / NATIVE_PARAMS
+        arrays = made / NATIVE_PARAMS if format == "native" else made
         try:
-            # Orbax's v1 calls broadcast over the devices of all processes; v0 can write alone.
-            alone = ocp.options.MultiprocessingOptions(**_alone())
-            handler = ocp.CompositeCheckpointHandler(
-                NATIVE_PARAMS, composite_options=ocp.CompositeOptions(multiprocessing_options=alone)
-            )
-            with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
-                item = ocp.args.StandardSave(unflatten(leaves))
-                checkpointer.save(str(arrays), ocp.args.Composite(**{NATIVE_PARAMS: item}))
+            if format == "native":
+                _write_orbax(arrays, unflatten(leaves))
+            else:
+                write_arrays(made / COMPACT_PARAMS, params)
+        except UserError:
+            raise
         except Exception as error:  # Orbax and TensorStore raise types of every kind
             raise UserError(
                 f"{model_dir} cannot be written ({type(error).__name__}: {shown(error)}); "
@@ -99,6 +104,19 @@ def save_native(
             json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
         )
     return Path(model_dir)
+
+
+def _write_orbax(arrays: Path, params: Mapping[str, Any]) -> None:
+    import orbax.checkpoint as ocp
+
+    # Orbax's v1 calls broadcast over the devices of all processes; v0 can write alone.
+    alone = ocp.options.MultiprocessingOptions(**_alone())
+    handler = ocp.CompositeCheckpointHandler(
+        NATIVE_PARAMS, composite_options=ocp.CompositeOptions(multiprocessing_options=alone)
+    )
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+        item = ocp.args.StandardSave(params)
+        checkpointer.save(str(arrays), ocp.args.Composite(**{NATIVE_PARAMS: item}))
 
 
 def _alone() -> dict[str, Any]:
@@ -137,9 +155,10 @@ def _read_meta(path: Path) -> dict[str, Any]:
     meta = read_json(path)
     if not isinstance(meta, dict) or meta.get("format") != _FORMAT:
         raise UserError(f"{path} does not describe a zipvoice_jax model; convert the model again.")
-    if meta.get("version") != _VERSION:
+    if meta.get("version") not in _VERSIONS.values():
+        known = " and ".join(map(str, _VERSIONS.values()))
         raise UserError(
-            f"{path} is of version {meta.get('version')!r}, this code reads {_VERSION}; "
+            f"{path} is of version {meta.get('version')!r}, this code reads {known}; "
             "update zipvoice-jax."
         )
     if missing := [key for key in _KEYS if key not in meta]:
@@ -183,8 +202,12 @@ def read_native(
             f"{stored.fingerprint}; use the model's own token table."
         )
     check_table(config, stored)
-    _check_files(model_dir / NATIVE_PARAMS, meta["files"])
-    params = _restore(model_dir / NATIVE_PARAMS)
+    if meta["version"] == _VERSIONS["native"]:
+        _check_files(model_dir / NATIVE_PARAMS, meta["files"])
+        params = _restore(model_dir / NATIVE_PARAMS)
+    else:
+        _check_files(model_dir, meta["files"])
+        params = read_arrays(model_dir / COMPACT_PARAMS)
     check_params(params, config, source=str(model_dir))
     leaves = {keys: np.asarray(leaf, np.float32) for keys, leaf in flatten(params).items()}
     return Loaded(config, features, stored, unflatten(leaves))

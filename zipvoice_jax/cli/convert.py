@@ -12,17 +12,17 @@ from zipvoice_jax.checkpoint.growth import (
     grow_to_stereo,
     grow_vocabulary,
 )
-from zipvoice_jax.checkpoint.hub import load_model
+from zipvoice_jax.checkpoint.hub import find_model, load_model
 from zipvoice_jax.checkpoint.loaded import Loaded
 from zipvoice_jax.checkpoint.mapping import count_parameters, flatten
 from zipvoice_jax.checkpoint.native import is_native, save_native
 from zipvoice_jax.checkpoint.official import WHICH, write_official
-from zipvoice_jax.config import MODEL_KINDS
+from zipvoice_jax.config import MODEL_KINDS, MODEL_NAMES
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.rng import named_key
 from zipvoice_jax.text.tokens import TokenTable
 
-FORMATS = ("native", "pt", "safetensors")
+FORMATS = ("native", "bfloat16", "pt", "safetensors")
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -33,8 +33,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         description="Reads a model directory, official or ours, and writes another: in another "
         "format, grown to another kind, or with a larger token table.",
     )
-    parser.add_argument(
-        "--from", dest="source", type=Path, required=True, metavar="DIR", help="model to read"
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--from", dest="source", type=Path, metavar="DIR", help="model to read")
+    source.add_argument(
+        "--model-name", choices=MODEL_NAMES, help="instead: from the hub, or of the package"
     )
     parser.add_argument(
         "--to", dest="target", type=Path, required=True, metavar="DIR", help="model to write"
@@ -52,7 +54,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--format",
         choices=FORMATS,
-        help="format to write (default: native, or pt if the model read is native)",
+        help="format to write; bfloat16 is native at half the size, for models to pass on "
+        "(default: native, or pt if the model read is native and has no predicted durations)",
     )
     parser.add_argument(
         "--grow", choices=("dialog", "stereo"), help="zipvoice to dialog, or dialog to stereo"
@@ -95,16 +98,24 @@ def run(args: argparse.Namespace) -> int:
     """
     if not 0 <= args.seed < 2**32:
         raise UserError(f"--seed is {args.seed}; give a whole number from 0 to 2^32 - 1.")
-    from_native = is_native(args.source) and args.checkpoint_name is None
+    source = args.source or find_model(args.model_name)
+    from_native = is_native(source) and args.checkpoint_name is None
     loaded = load_model(
-        args.kind, args.source, checkpoint_name=args.checkpoint_name, which=args.which
+        args.model_name or args.kind,
+        source,
+        checkpoint_name=args.checkpoint_name,
+        which=args.which,
     )
+    if args.kind not in (None, loaded.config.kind):
+        raise UserError(f"{args.model_name} is a {loaded.config.kind} model, not {args.kind}.")
     before = loaded.config.kind
     loaded = _grow(loaded, args.grow, args.tokens, args.seed)
-    target_format = args.format or ("pt" if from_native else "native")
+    # A model of predicted durations has no official format.
+    to_official = from_native and not loaded.config.has_durations
+    target_format = args.format or ("pt" if to_official else "native")
     parts = (loaded.config, loaded.features, loaded.table, loaded.params)
-    if target_format == "native":
-        save_native(args.target, *parts, overwrite=args.overwrite)
+    if target_format in ("native", "bfloat16"):
+        save_native(args.target, *parts, format=target_format, overwrite=args.overwrite)
     else:
         write_official(args.target, *parts, format=target_format, overwrite=args.overwrite)
     size = sum(path.stat().st_size for path in args.target.rglob("*") if path.is_file())

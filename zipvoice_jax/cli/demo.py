@@ -1,71 +1,173 @@
-"""`zipvoice-jax demo`: a short dialogue from a clone of the repository."""
+"""`zipvoice-jax demo`: a short dialogue by the model that comes with the package."""
 
 import argparse
+import dataclasses
 import json
+import os
+import re
+import shlex
+import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import zipvoice_jax
+from zipvoice_jax.core.assets import DEMO
 from zipvoice_jax.core.errors import UserError
 
-TEXT = (
-    "[S1] Good morning, did you sleep well? [S2] I did, thank you, although the rain kept me up "
-    "for an hour. [S1] Then let us have some coffee."
-)
+if TYPE_CHECKING:
+    from zipvoice_jax.checkpoint.loaded import Loaded
+    from zipvoice_jax.infer.synthesizer import Speech
+    from zipvoice_jax.vocoder.base import Vocoder
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds the `demo` command."""
     parser = subparsers.add_parser(
         "demo",
-        help="generate a short dialogue from this clone",
-        description="Speaks a short dialogue in the voices of two recordings in tests/data, with "
-        "the released ZipVoice-Dialog where the hub can be reached, else with a tiny model of "
-        "random weights, which makes noise but shows that everything works.",
+        help="speak a short dialogue, in one and in two channels",
+        description="Speaks a short dialogue by the small model that comes with zipvoice-jax, in "
+        "two synthetic voices that it was never trained on. Needs no hub.",
     )
-    parser.add_argument("--res-dir", type=Path, default=Path("demo"), help="default: demo")
-    parser.add_argument("--model-dir", type=Path, help="a dialogue model of your own")
-    parser.add_argument("--text", default=TEXT, help="dialogue to speak")
+    add = parser.add_argument
+    add("--res-dir", type=Path, default=Path("demo"), metavar="DIR", help="default: demo")
+    add("--model-dir", type=Path, metavar="DIR", help="another dialogue model, to hear it instead")
+    add("--text", help="dialogue to speak instead, with [S1] and [S2] before its turns")
+    add(
+        "--vocoder-path", metavar="PATH",
+        help="as of `generate` (default: hifigan, else griffin-lim)",
+    )  # fmt: skip
     parser.set_defaults(run=run)
+
+
+@dataclasses.dataclass(frozen=True)
+class Script:
+    """What the demo says by default, in which voices, and how it samples."""
+
+    text: str
+    prompt_wavs: tuple[Path, ...]
+    prompt_texts: tuple[str, ...]
+    sampling: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path = DEMO) -> "Script":
+        """The script in the package."""
+        held = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
+        prompts = held["prompts"]
+        return cls(
+            text=held["text"],
+            prompt_wavs=tuple(folder / prompt["file"] for prompt in prompts),
+            prompt_texts=tuple(prompt["text"] for prompt in prompts),
+            sampling=held["sampling"],
+        )
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs `zipvoice-jax demo`.
 
     Raises:
-        UserError: not in a clone, or the model cannot be used.
+        UserError: the model or the text cannot be used, or a file not be written.
     """
-    from zipvoice_jax.checkpoint.hub import find_model
+    from zipvoice_jax.checkpoint.hub import BUNDLED_DIR, load_model
     from zipvoice_jax.infer.run import write_speech
-    from zipvoice_jax.infer.synthesizer import load
+    from zipvoice_jax.infer.synthesizer import Synthesizer
 
-    root = Path(zipvoice_jax.__file__).resolve().parents[1]
-    data, random_model = root / "tests" / "data", root / "tests/golden/release/zipvoice_dialog"
-    if not (data / "prompts.json").is_file():
-        raise UserError("the demo needs a clone of the repository with its tests/data folder.")
-    prompts = json.loads((data / "prompts.json").read_text(encoding="utf-8"))[:2]
-    model_dir = args.model_dir
-    if model_dir is None:
-        try:
-            model_dir = find_model("zipvoice_dialog")
-        except UserError:
-            model_dir = random_model
-            print(
-                "note: the released model cannot be downloaded here; a tiny model with RANDOM "
-                "WEIGHTS speaks instead, so you will hear noise. Give --model-dir for speech.",
-                file=sys.stderr,
-            )
-    synthesizer = load(model_dir)
-    if synthesizer.vocoder.name == "griffin-lim":
-        print("note: no vocoder's weights here; Griffin-Lim makes the wave.", file=sys.stderr)
-    speech = synthesizer.generate(
-        args.text,
-        prompt_wav=[data / prompt["file"] for prompt in prompts],
-        prompt_text=[prompt["text"] for prompt in prompts],
-        item_id="dialogue",
-    )
-    path = args.res_dir / "dialogue.wav"
-    write_speech(speech, path, with_plot=True)
-    print(f"{path}: {speech.duration:.1f} s of dialogue, made in {speech.seconds:.1f} s")
-    print(f"{path.with_suffix('.png')}: its mel, wave and turns")
+    script = Script.read()
+    text = args.text or script.text
+    loaded = load_model(model_dir=args.model_dir or BUNDLED_DIR)
+    views = _views(loaded)
+    vocoder = _vocoder(args.vocoder_path, loaded)
+    for name, view in views.items():
+        print(f"speaking {args.res_dir / name}.wav ...", file=sys.stderr)
+        speech = Synthesizer(view, vocoder=vocoder).generate(
+            text,
+            prompt_wav=script.prompt_wavs,
+            prompt_text=script.prompt_texts,
+            item_id="dialogue",
+            **script.sampling,
+        )
+        path = args.res_dir / f"{name}.wav"
+        is_first = name == "dialogue"
+        write_speech(speech, path, with_plot=is_first)
+        for note in speech.notes if is_first else ():
+            print(f"note: {note}", file=sys.stderr)
+        what = "of dialogue" if is_first else "of it, a speaker on each channel"
+        print(f"{path}: {speech.duration:.1f} s {what}, made in {speech.seconds:.1f} s")
+        if is_first:
+            print(f"{path.with_suffix('.png')}: its mel, wave and turns")
+            _tell_turns(speech, text)
+    _tell_next(script)
     return 0
+
+
+def _views(loaded: "Loaded") -> "dict[str, Loaded]":
+    """The model by the names of what it speaks: in one channel, and in two if it can.
+
+    Raises:
+        UserError: it is no dialogue model.
+    """
+    from zipvoice_jax.checkpoint.growth import one_channel
+
+    if not loaded.config.is_dialog:
+        raise UserError(
+            f"the demo speaks a dialogue, and {loaded.config.kind} models have one speaker; give a "
+            "zipvoice_dialog or zipvoice_dialog_stereo model."
+        )
+    if not loaded.config.is_stereo:
+        print("note: a model of one channel; there will be no stereo.wav", file=sys.stderr)
+        return {"dialogue": loaded}
+    params, config = one_channel(loaded.params, loaded.config)
+    return {"dialogue": dataclasses.replace(loaded, params=params, config=config), "stereo": loaded}
+
+
+def _vocoder(vocoder_path: str | None, loaded: "Loaded") -> "Vocoder":
+    """The vocoder that was named; else HiFi-GAN, fetched if need be, or the makeshift."""
+    from zipvoice_jax.vocoder import hifigan
+    from zipvoice_jax.vocoder.base import GriffinLim
+    from zipvoice_jax.vocoder.find import find
+
+    if vocoder_path is not None:
+        vocoder, told = find(vocoder_path, loaded.features)
+        if told:
+            print(f"note: {told}", file=sys.stderr)
+        return vocoder
+    if not hifigan.is_fetched():
+        print("fetching a vocoder, once (104 MB) ...", file=sys.stderr)
+    try:
+        return find(hifigan.NAME, loaded.features)[0]
+    except UserError as error:
+        reason = str(error).partition(", or give")[0].rstrip(".")
+        print(
+            f"note: {reason}; Griffin-Lim makes the waves, which sounds much worse.",
+            file=sys.stderr,
+        )
+        return GriffinLim(loaded.features)
+
+
+def _tell_turns(speech: "Speech", text: str) -> None:
+    """Prints who says what, and when."""
+    said = [part.strip() for part in re.split(r"\[S[12]\]", text) if part.strip()]
+    if len(said) != len(speech.turns):
+        return
+    for turn, words in zip(speech.turns, said, strict=True):
+        print(f"  {turn.start:5.1f} to {turn.end:4.1f} s  {turn.speaker}  {words}")
+
+
+def _tell_next(script: Script) -> None:
+    """Prints commands to go on with: the released models first."""
+    ours = Path(sys.executable).with_name("zipvoice-jax")
+    found = shutil.which("zipvoice-jax") is not None or not ours.is_file()
+    command = "zipvoice-jax" if found else os.path.relpath(ours)
+    wavs = " ".join(shlex.quote(os.path.relpath(path)) for path in script.prompt_wavs)
+    texts = " ".join(f'"{text}"' for text in script.prompt_texts)
+    rest = (
+        f"    --prompt-wav {wavs} \\\n    --prompt-text {texts} \\\n"
+        '    --text "[S1] Say what you like. [S2] I will."'
+    )
+    print(
+        "\nWhat to try next, with recordings and transcripts of your own voices:\n"
+        "  the released ZipVoice-Dialog, from the Hugging Face hub (English and Chinese)\n"
+        f"  {command} generate --model-name zipvoice_dialog \\\n{rest}\n"
+        "  or the small model of this demo (English), which needs no hub\n"
+        f"  {command} generate --model-name demo --vocoder-path hifigan \\\n{rest}\n"
+        "Only imitate the voices of people who have agreed to it."
+    )

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from zipvoice_jax.config import MODEL_KINDS
+from zipvoice_jax.config import MODEL_NAMES
 from zipvoice_jax.text.tokenizer import TOKENIZERS
 
 
@@ -24,7 +24,9 @@ def add_flag(parser: argparse.ArgumentParser, name: str, text: str) -> None:
 def add_model(parser: argparse.ArgumentParser) -> None:
     """The options that choose a model and how it runs."""
     parser.add_argument(
-        "--model-name", choices=MODEL_KINDS, help="from the hub without --model-dir"
+        "--model-name",
+        choices=MODEL_NAMES,
+        help="from the hub without --model-dir; demo and demo_stereo come with zipvoice-jax",
     )
     parser.add_argument("--model-dir", metavar="DIR", help="official or converted directory")
     parser.add_argument("--checkpoint-name", metavar="FILE", help="weights' file in --model-dir")
