@@ -9,7 +9,7 @@ from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.checks import Limits
 from zipvoice_jax.data.sources import SPLIT_RULES, Source, SplitRule
 from zipvoice_jax.text.tokenizer import Tokenizer, make_tokenizer
-from zipvoice_jax.text.tokens import TokenTable
+from zipvoice_jax.text.tokens import SPEAKER_A, SPEAKER_B, TokenTable
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,10 +30,15 @@ class TokenizerSettings:
     token_type: str | None = None
     bpe_model: Path | None = None
 
-    @property
-    def is_dialogue(self) -> bool:
-        """Whether texts must consist of turns."""
-        return self.name == "dialog"
+    def must_be_dialogue(self, text: str) -> bool:
+        """Whether a text must consist of turns.
+
+        With "dialog" any text, and with a tokenizer that would speak other tags one that has a
+        speaker tag.
+        """
+        if self.name in ("dialog", "emilia"):
+            return self.name == "dialog"
+        return SPEAKER_A in text or SPEAKER_B in text
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:

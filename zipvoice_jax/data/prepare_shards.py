@@ -146,7 +146,7 @@ def make_utterance(item: Item, settings: TokenizerSettings, limits: Limits) -> U
         Rejected: the item is not fit for training; says why.
     """
     text = checks.normalize_text(item.text)
-    checks.check_text(text, dialogue=settings.is_dialogue)
+    checks.check_text(text, dialogue=settings.must_be_dialogue(text))
     tokens = _tokens(text, settings)
     audio, seconds, channels = _read_item(item)
     checks.check_seconds(seconds, limits)
@@ -172,6 +172,7 @@ def _tokens(text: str, settings: TokenizerSettings) -> tuple[str, ...]:
     except UserError as error:
         raise Rejected("unknown tokens", str(error)) from None
     checks.check_tokens(unknown, dropped)
+    checks.check_turns(tokens)
     return tokens
 
 

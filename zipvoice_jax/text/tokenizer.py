@@ -22,6 +22,7 @@ from zipvoice_jax.text.normalizer import (
     normalize_chinese,
     normalize_english,
 )
+from zipvoice_jax.text.scripts import foreign_passages, is_latin
 from zipvoice_jax.text.tokens import SPEAKER_A, SPEAKER_B, TokenTable, quote
 
 TokenizerName = Literal["emilia", "dialog", "espeak", "simple", "libritts"]
@@ -31,6 +32,8 @@ LIBRITTS_TYPES = ("char", "phone", "bpe")
 # A character, or a string in <> (pinyin) or [] (a tag); a line feed is none of these.
 _PART = re.compile(r"[<\[].*?[>\]]|.")
 _BRACKETED = re.compile(r"([<\[].*?[>\]])")
+_HAN = re.compile(r"[\u4e00-\u9fa5]")
+_LATIN_WORD = re.compile(r"[A-Za-z]+")
 _SPEAKER_TAG = re.compile(r"\s*(\[S[12]\])\s*")
 # What was probably meant to be [S1] or [S2]: any spelling of it, or one bracket missing.
 _ALMOST_SPEAKER_TAG = re.compile(
@@ -69,11 +72,16 @@ class Tokenizer(abc.ABC):
     reads: ClassVar[str] = "any script"  # for error messages
 
     @abc.abstractmethod
-    def _split(self, text: str) -> tuple[list[str], list[str]]:
+    def _split(self, text: str, language: str) -> tuple[list[str], list[str]]:
         """Tokens of the text, and the passages that gave none."""
 
-    def split(self, text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def split(self, text: str, *, language: str = "") -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Tokens of a text, and the passages that were dropped.
+
+        Args:
+            text: what to say; [S1] and [S2] are tokens whatever the tokenizer.
+            language: "en" or "zh", to read a text without a letter in, such as "42"; "" leaves
+                it unread, as the official code does. For tokenizers of both languages.
 
         Raises:
             UserError: the text has no tokens at all, or cannot be read.
@@ -81,7 +89,7 @@ class Tokenizer(abc.ABC):
         if not isinstance(text, str):
             raise UserError(f"the text is {quote(repr(text))}; give a string.")
         phonemes.check_unicode(text)
-        tokens, dropped = self._split(text)
+        tokens, dropped = self._split(text, language)
         if not tokens:
             raise UserError(
                 f"the text {quote(text)} has nothing that this tokenizer can speak; "
@@ -89,9 +97,9 @@ class Tokenizer(abc.ABC):
             )
         return tuple(tokens), tuple(dropped)
 
-    def tokens(self, text: str) -> tuple[str, ...]:
-        """Tokens of a text; raises as `split` does."""
-        return self.split(text)[0]
+    def tokens(self, text: str, *, language: str = "") -> tuple[str, ...]:
+        """Tokens of a text; arguments and errors as of `split`."""
+        return self.split(text, language=language)[0]
 
     def ids(self, tokens: Sequence[str]) -> tuple[tuple[int, ...], tuple[str, ...]]:
         """Ids of the tokens that the table knows, and each distinct one that it lacks.
@@ -105,13 +113,17 @@ class Tokenizer(abc.ABC):
         unknown = dict.fromkeys(token for token in tokens if token not in ids)
         return tuple(ids[token] for token in tokens if token in ids), tuple(unknown)
 
-    def encode(self, text: str) -> Tokenized:
+    def encode(self, text: str, *, language: str = "") -> Tokenized:
         """Tokens and ids of a text, with a report of what was left out.
+
+        Args:
+            text: as of `split`.
+            language: as of `split`.
 
         Raises:
             UserError: no token of the text is in the table, or as `split` and `ids`.
         """
-        tokens, dropped = self.split(text)
+        tokens, dropped = self.split(text, language=language)
         ids, unknown = self.ids(tokens)
         if not ids:
             raise UserError(
@@ -125,8 +137,8 @@ class Tokenizer(abc.ABC):
 class SimpleTokenizer(Tokenizer):
     """Every character is a token; no normalisation."""
 
-    def _split(self, text: str) -> tuple[list[str], list[str]]:
-        return list(text), []
+    def _split(self, text: str, language: str) -> tuple[list[str], list[str]]:
+        return _between_tags(text, list), []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,8 +150,11 @@ class EspeakTokenizer(Tokenizer):
     def __post_init__(self) -> None:
         phonemes.check_language(self.lang)
 
-    def _split(self, text: str) -> tuple[list[str], list[str]]:
-        return list(phonemes.phonemize(text, self.lang)), []
+    def _split(self, text: str, language: str) -> tuple[list[str], list[str]]:
+        dropped: list[str] = []
+        if is_latin(self.lang):
+            text, dropped = foreign_passages(text, keep=("LATIN",))
+        return _between_tags(text, lambda turn: list(phonemes.phonemize(turn, self.lang))), dropped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +166,7 @@ class EmiliaTokenizer(Tokenizer):
     def _prepare(self, text: str) -> str:
         return map_punctuation(text)
 
-    def _split(self, text: str) -> tuple[list[str], list[str]]:
+    def _split(self, text: str, language: str) -> tuple[list[str], list[str]]:
         tokens: list[str] = []
         dropped: list[str] = []
         to_tokens: dict[str, Callable[[str], list[str]]] = {
@@ -161,10 +176,21 @@ class EmiliaTokenizer(Tokenizer):
             "tag": lambda tag: [tag],
             "other": lambda _: [],
         }
-        for passage, kind in language_segments(self._prepare(text)):
-            found = to_tokens[kind](passage)
+        segments = language_segments(self._prepare(text))
+        if language and not any(kind in ("en", "zh") for _, kind in segments):
+            segments = [
+                (passage, language if any(map(str.isdigit, passage)) and kind == "other" else kind)
+                for passage, kind in segments
+            ]
+        for passage, kind in segments:
+            known, foreign = passage, []
+            if kind in ("en", "zh"):  # eSpeak would spell "japanese letter, japanese letter"
+                known, foreign = foreign_passages(passage, keep=("LATIN", "CJK"))
+            found = to_tokens[kind](known)
             tokens += found
-            if not found and not passage.isspace():
+            if foreign:
+                dropped += foreign
+            elif not found and not passage.isspace():
                 dropped.append(passage)
         return tokens, dropped
 
@@ -208,13 +234,16 @@ class LibriTTSTokenizer(Tokenizer):
                 )
             _sentencepiece(self.bpe_model)
 
-    def _split(self, text: str) -> tuple[list[str], list[str]]:
+    def _split(self, text: str, language: str) -> tuple[list[str], list[str]]:
+        return _between_tags(text, self._split_turn), []
+
+    def _split_turn(self, text: str) -> list[str]:
         text = clean_libritts(text)
         if self.token_type == "phone":
-            return list(phonemes.phonemize(text.lower(), "en-us")), []
+            return list(phonemes.phonemize(text.lower(), "en-us"))
         if self.bpe_model is not None and self.token_type == "bpe":
-            return _sentencepiece(self.bpe_model).encode(text, out_type=str), []
-        return list(text), []
+            return _sentencepiece(self.bpe_model).encode(text, out_type=str)
+        return list(text)
 
     def ids(self, tokens: Sequence[str]) -> tuple[tuple[int, ...], tuple[str, ...]]:
         """As `Tokenizer.ids`; SentencePiece keeps its own id for an unknown piece."""
@@ -271,6 +300,46 @@ def check_speaker_tags(text: str) -> None:
             f"the dialogue {quote(text)} has the speaker tag {found[0]!r}; "
             f"write {SPEAKER_A} or {SPEAKER_B}."
         )
+
+
+def turns_without_words(tokens: Sequence[str], unknown: Sequence[str]) -> list[int]:
+    """Which turns of a text have no word among their tokens, counted from 1.
+
+    Args:
+        tokens: of the text; a text without speaker tags is one turn.
+        unknown: those that cannot be spoken.
+    """
+    turns: list[bool] = []
+    for token in tokens:
+        is_tag = token in (SPEAKER_A, SPEAKER_B)
+        if is_tag or not turns:
+            turns.append(False)
+        is_word = not token.startswith("[") and any(map(str.isalnum, token))
+        turns[-1] = turns[-1] or (is_word and token not in unknown)
+    return [number for number, has_words in enumerate(turns, 1) if not has_words]
+
+
+def language_of(text: str) -> str:
+    """What a text is mostly in, "en" or "zh": Latin words against Chinese characters; "" if none.
+
+    Speaker tags and pinyin in <> do not count.
+    """
+    text = _BRACKETED.sub(" ", text)
+    chinese, words = len(_HAN.findall(text)), len(_LATIN_WORD.findall(text))
+    if not chinese and not words:
+        return ""
+    return "zh" if chinese > words else "en"
+
+
+def _between_tags(text: str, split: Callable[[str], list[str]]) -> list[str]:
+    """Tokens by a tokenizer that knows no tags, with [S1] and [S2] as tokens between them."""
+    if SPEAKER_A not in text and SPEAKER_B not in text:
+        return split(text)
+    check_speaker_tags(text)
+    tokens: list[str] = []
+    for part in _SPEAKER_TAG.split(text):
+        tokens += [part] if part in (SPEAKER_A, SPEAKER_B) else split(part) if part else []
+    return tokens
 
 
 def language_segments(text: str) -> list[tuple[str, str]]:
