@@ -22,6 +22,7 @@ class TokenizerSettings:
         lang: eSpeak language, for "espeak".
         token_type: for "libritts".
         bpe_model: SentencePiece model, for the libritts type "bpe".
+        text_repair: tokens of texts as people read them; False: as the official code reads them.
     """
 
     name: str = "dialog"
@@ -29,6 +30,7 @@ class TokenizerSettings:
     lang: str = "en-us"
     token_type: str | None = None
     bpe_model: Path | None = None
+    text_repair: bool = False
 
     def must_be_dialogue(self, text: str) -> bool:
         """Whether a text must consist of turns.
@@ -53,6 +55,7 @@ class TokenizerSettings:
             lang=self.lang,
             token_type=self.token_type,
             bpe_model=self.bpe_model,
+            repair=self.text_repair,
         )
 
 

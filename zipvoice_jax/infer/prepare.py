@@ -121,7 +121,7 @@ class Preparation:
         mel = (mel * self.sampling.feat_scale).astype(np.float32)
 
         transcript = self._prompt_text(request)
-        text = single_line(request.text)
+        text = self._line(request.text)
         if self.model.is_dialog:
             validate_dialog(text)
         text = text if self.raw_evaluation else add_punctuation(text)
@@ -160,7 +160,7 @@ class Preparation:
         return wave
 
     def _prompt_text(self, request: Request) -> str:
-        texts = [single_line(text).strip() for text in request.prompt_texts]
+        texts = [self._line(text).strip() for text in request.prompt_texts]
         if not self.model.is_dialog:
             if len(texts) == 2:
                 raise UserError(
@@ -180,6 +180,10 @@ class Preparation:
             text = f"{SPEAKER_A}{bare[0]}{SPEAKER_B}{bare[1]}"
             validate_dialog(text)
         return text if self.raw_evaluation else add_punctuation(text)
+
+    def _line(self, text: str) -> str:
+        """A text on one line; the repair makes that of it itself, since Markdown has lines."""
+        return text.strip() if self.tokenizer.repair else single_line(text)
 
     def _encode(
         self, text: str, other: str, what: str, notes: list[str]

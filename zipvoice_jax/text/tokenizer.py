@@ -22,6 +22,7 @@ from zipvoice_jax.text.normalizer import (
     normalize_chinese,
     normalize_english,
 )
+from zipvoice_jax.text.repair import repair
 from zipvoice_jax.text.scripts import foreign_passages, is_latin
 from zipvoice_jax.text.tokens import SPEAKER_A, SPEAKER_B, TokenTable, quote
 
@@ -65,11 +66,19 @@ class Tokenizer(abc.ABC):
 
     Attributes:
         table: the vocabulary; None where only tokens are wanted.
+        repair: read texts as people would (`zipvoice_jax.text.repair`); False gives the official
+            tokens.
     """
 
     table: TokenTable | None = None
+    repair: bool = dataclasses.field(default=False, kw_only=True)
 
     reads: ClassVar[str] = "any script"  # for error messages
+
+    @property
+    def _languages(self) -> tuple[str, ...]:
+        """What the repair may write numbers in."""
+        return ()
 
     @abc.abstractmethod
     def _split(self, text: str, language: str) -> tuple[list[str], list[str]]:
@@ -89,7 +98,8 @@ class Tokenizer(abc.ABC):
         if not isinstance(text, str):
             raise UserError(f"the text is {quote(repr(text))}; give a string.")
         phonemes.check_unicode(text)
-        tokens, dropped = self._split(text, language)
+        read = repair(text, self._languages, language) if self.repair else text
+        tokens, dropped = self._split(read, language)
         if not tokens:
             raise UserError(
                 f"the text {quote(text)} has nothing that this tokenizer can speak; "
@@ -150,6 +160,11 @@ class EspeakTokenizer(Tokenizer):
     def __post_init__(self) -> None:
         phonemes.check_language(self.lang)
 
+    @property
+    def _languages(self) -> tuple[str, ...]:
+        spoken = {"en": "en", "cmn": "zh"}.get(self.lang.lower().split("-")[0])
+        return () if spoken is None else (spoken,)
+
     def _split(self, text: str, language: str) -> tuple[list[str], list[str]]:
         dropped: list[str] = []
         if is_latin(self.lang):
@@ -163,6 +178,10 @@ class EmiliaTokenizer(Tokenizer):
 
     reads: ClassVar[str] = "English or Chinese"
 
+    @property
+    def _languages(self) -> tuple[str, ...]:
+        return ("en", "zh")
+
     def _prepare(self, text: str) -> str:
         return map_punctuation(text)
 
@@ -170,7 +189,7 @@ class EmiliaTokenizer(Tokenizer):
         tokens: list[str] = []
         dropped: list[str] = []
         to_tokens: dict[str, Callable[[str], list[str]]] = {
-            "zh": _chinese_tokens,
+            "zh": functools.partial(_chinese_tokens, phrases=self.repair),
             "en": _english_tokens,
             "pinyin": _pinyin_tokens,
             "tag": lambda tag: [tag],
@@ -234,6 +253,10 @@ class LibriTTSTokenizer(Tokenizer):
                 )
             _sentencepiece(self.bpe_model)
 
+    @property
+    def _languages(self) -> tuple[str, ...]:
+        return ("en",)
+
     def _split(self, text: str, language: str) -> tuple[list[str], list[str]]:
         return _between_tags(text, self._split_turn), []
 
@@ -264,6 +287,7 @@ def make_tokenizer(
     lang: str = "en-us",
     token_type: str | None = None,
     bpe_model: str | Path | None = None,
+    repair: bool = False,
 ) -> Tokenizer:
     """Makes a tokenizer by its official name.
 
@@ -274,6 +298,7 @@ def make_tokenizer(
         token_type: for "libritts" one of `LIBRITTS_TYPES` (default "char"); "emilia" and
             "dialog" know "phone" only.
         bpe_model: SentencePiece model file, for the libritts type "bpe".
+        repair: as of `Tokenizer`.
 
     Raises:
         UserError: unknown name, type or language, or a table that does not fit.
@@ -284,13 +309,15 @@ def make_tokenizer(
         raise UserError(f"the {name} tokenizer takes no language ({lang!r}); use espeak for that.")
     if name == "libritts":
         path = None if bpe_model is None else Path(bpe_model)
-        return LibriTTSTokenizer(table, "char" if token_type is None else token_type, path)
+        return LibriTTSTokenizer(
+            table, "char" if token_type is None else token_type, path, repair=repair
+        )
     if token_type is not None:
         _check_token_type(name, token_type, ("phone",) if name in ("emilia", "dialog") else ())
     if name == "espeak":
-        return EspeakTokenizer(table, lang)
+        return EspeakTokenizer(table, lang, repair=repair)
     kinds = {"emilia": EmiliaTokenizer, "dialog": DialogTokenizer, "simple": SimpleTokenizer}
-    return kinds[name](table)
+    return kinds[name](table, repair=repair)
 
 
 def check_speaker_tags(text: str) -> None:
@@ -381,9 +408,9 @@ def _english_tokens(text: str) -> list[str]:
     return list(phonemes.phonemize(text, "en-us"))
 
 
-def _chinese_tokens(text: str) -> list[str]:
+def _chinese_tokens(text: str, phrases: bool) -> list[str]:
     try:
-        return pinyin.hanzi_to_tokens(normalize_chinese(text))
+        return pinyin.hanzi_to_tokens(normalize_chinese(text), phrases=phrases)
     except UserError:  # reported as dropped
         return []
 
