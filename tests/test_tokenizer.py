@@ -26,13 +26,8 @@ from zipvoice_jax.text.normalizer import (
     normalize_chinese,
     normalize_english,
 )
-from zipvoice_jax.text.tokenizer import (
-    TOKENIZERS,
-    Tokenizer,
-    language_of,
-    make_tokenizer,
-    turns_without_words,
-)
+from zipvoice_jax.text.tags import language_of, turns_without_words
+from zipvoice_jax.text.tokenizer import TOKENIZERS, Tokenizer, make_tokenizer
 from zipvoice_jax.text.tokens import TokenTable
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.text.tokenizer import check_speaker_tags, turns_without_words
+from zipvoice_jax.text.tags import check_speaker_tags, turns_without_words
 from zipvoice_jax.text.tokens import SPEAKER_A, SPEAKER_B, quote
 
 Reason = Literal[

@@ -25,7 +25,8 @@ from zipvoice_jax.text.chunking import (
     validate_dialog,
 )
 from zipvoice_jax.text.normalizer import single_line
-from zipvoice_jax.text.tokenizer import Tokenizer, language_of, turns_without_words
+from zipvoice_jax.text.tags import language_of, turns_without_words
+from zipvoice_jax.text.tokenizer import Tokenizer
 from zipvoice_jax.text.tokens import SPEAKER_A, SPEAKER_B, quote
 
 # Seconds of prompt and speech in one chunk, about; longer than the model was trained for fails.

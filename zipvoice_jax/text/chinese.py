@@ -7,7 +7,7 @@ Rules as in `zipvoice_jax.text.english`; what none takes is left to the official
 
 import decimal
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from zipvoice_jax.text.normalizer import chinese_number
 
@@ -192,8 +192,8 @@ def _rule(pattern: str, words: Callable[[re.Match[str]], str] | str, flags: int 
     return re.compile(pattern, flags), words
 
 
-def _any(words: object) -> str:
-    return "|".join(map(re.escape, sorted(words, key=len, reverse=True)))  # type: ignore[call-overload]
+def _any(words: Iterable[str]) -> str:
+    return "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
 
 
 _MAG = r"\s?(?:thousand|million|billion|trillion)\b|[千百十]?[万亿]|(?:k|m|bn|b)(?![A-Za-z])"

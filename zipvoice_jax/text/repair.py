@@ -11,7 +11,7 @@ tags in [] and pinyin in <> pass untouched.
 import re
 from collections.abc import Callable, Sequence
 
-from zipvoice_jax.text import chinese, english, links, markup
+from zipvoice_jax.text import chinese, english_rules, links, markup
 
 _KEPT = re.compile(
     r"\[S[12]\]|<(?![hH][1-6]>)[a-zü]+[1-5]>|(?<!!)\[(?![ xX]?\]|\^)[^\[\]\n]*\](?![(\[:])"
@@ -54,7 +54,7 @@ def repair(text: str, languages: Sequence[str] = ("en", "zh"), language: str = "
 
 
 def _read(text: str, languages: Sequence[str], language: str) -> str:
-    rules = {"en": english.RULES, "zh": chinese.RULES}
+    rules = {"en": english_rules.RULES, "zh": chinese.RULES}
     for name in languages:
         for pattern, words in (*links.rules(name), *rules[name]):
             text = _apply(text, pattern, words, name, languages, language)

@@ -4,8 +4,6 @@ Nothing is lost in silence: what the official code skips with a log line comes b
 `Tokenized.unknown` (tokens that the table lacks) or `Tokenized.dropped` (text).
 """
 
-# ruff: noqa: RUF001 - punctuation of other scripts
-
 import abc
 import dataclasses
 import functools
@@ -24,6 +22,7 @@ from zipvoice_jax.text.normalizer import (
 )
 from zipvoice_jax.text.repair import repair
 from zipvoice_jax.text.scripts import foreign_passages, is_latin
+from zipvoice_jax.text.tags import SPEAKER_TAG, between_tags, check_speaker_tags
 from zipvoice_jax.text.tokens import SPEAKER_A, SPEAKER_B, TokenTable, quote
 
 TokenizerName = Literal["emilia", "dialog", "espeak", "simple", "libritts"]
@@ -33,14 +32,6 @@ LIBRITTS_TYPES = ("char", "phone", "bpe")
 # A character, or a string in <> (pinyin) or [] (a tag); a line feed is none of these.
 _PART = re.compile(r"[<\[].*?[>\]]|.")
 _BRACKETED = re.compile(r"([<\[].*?[>\]])")
-_HAN = re.compile(r"[\u4e00-\u9fa5]")
-_LATIN_WORD = re.compile(r"[A-Za-z]+")
-_SPEAKER_TAG = re.compile(r"\s*(\[S[12]\])\s*")
-# What was probably meant to be [S1] or [S2]: any spelling of it, or one bracket missing.
-_ALMOST_SPEAKER_TAG = re.compile(
-    r"[\[［【]\s*(?:s|spk|speaker)[\s_-]*\d*\s*[\]］】]|[\[［【]\s*s\s*\d+|\bs[12]\s*\]",
-    re.IGNORECASE,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +139,7 @@ class SimpleTokenizer(Tokenizer):
     """Every character is a token; no normalisation."""
 
     def _split(self, text: str, language: str) -> tuple[list[str], list[str]]:
-        return _between_tags(text, list), []
+        return between_tags(text, list), []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +160,7 @@ class EspeakTokenizer(Tokenizer):
         dropped: list[str] = []
         if is_latin(self.lang):
             text, dropped = foreign_passages(text, keep=("LATIN",))
-        return _between_tags(text, lambda turn: list(phonemes.phonemize(turn, self.lang))), dropped
+        return between_tags(text, lambda turn: list(phonemes.phonemize(turn, self.lang))), dropped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,7 +218,7 @@ class DialogTokenizer(EmiliaTokenizer):
 
     def _prepare(self, text: str) -> str:
         check_speaker_tags(text)
-        return map_punctuation(_SPEAKER_TAG.sub(r"\1", text))
+        return map_punctuation(SPEAKER_TAG.sub(r"\1", text))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,7 +249,7 @@ class LibriTTSTokenizer(Tokenizer):
         return ("en",)
 
     def _split(self, text: str, language: str) -> tuple[list[str], list[str]]:
-        return _between_tags(text, self._split_turn), []
+        return between_tags(text, self._split_turn), []
 
     def _split_turn(self, text: str) -> list[str]:
         text = clean_libritts(text)
@@ -318,55 +309,6 @@ def make_tokenizer(
         return EspeakTokenizer(table, lang, repair=repair)
     kinds = {"emilia": EmiliaTokenizer, "dialog": DialogTokenizer, "simple": SimpleTokenizer}
     return kinds[name](table, repair=repair)
-
-
-def check_speaker_tags(text: str) -> None:
-    """Raises a UserError that names what looks like a speaker tag but is not [S1] or [S2]."""
-    for found in _ALMOST_SPEAKER_TAG.finditer(text.replace(SPEAKER_A, "").replace(SPEAKER_B, "")):
-        raise UserError(
-            f"the dialogue {quote(text)} has the speaker tag {found[0]!r}; "
-            f"write {SPEAKER_A} or {SPEAKER_B}."
-        )
-
-
-def turns_without_words(tokens: Sequence[str], unknown: Sequence[str]) -> list[int]:
-    """Which turns of a text have no word among their tokens, counted from 1.
-
-    Args:
-        tokens: of the text; a text without speaker tags is one turn.
-        unknown: those that cannot be spoken.
-    """
-    turns: list[bool] = []
-    for token in tokens:
-        is_tag = token in (SPEAKER_A, SPEAKER_B)
-        if is_tag or not turns:
-            turns.append(False)
-        is_word = not token.startswith("[") and any(map(str.isalnum, token))
-        turns[-1] = turns[-1] or (is_word and token not in unknown)
-    return [number for number, has_words in enumerate(turns, 1) if not has_words]
-
-
-def language_of(text: str) -> str:
-    """What a text is mostly in, "en" or "zh": Latin words against Chinese characters; "" if none.
-
-    Speaker tags and pinyin in <> do not count.
-    """
-    text = _BRACKETED.sub(" ", text)
-    chinese, words = len(_HAN.findall(text)), len(_LATIN_WORD.findall(text))
-    if not chinese and not words:
-        return ""
-    return "zh" if chinese > words else "en"
-
-
-def _between_tags(text: str, split: Callable[[str], list[str]]) -> list[str]:
-    """Tokens by a tokenizer that knows no tags, with [S1] and [S2] as tokens between them."""
-    if SPEAKER_A not in text and SPEAKER_B not in text:
-        return split(text)
-    check_speaker_tags(text)
-    tokens: list[str] = []
-    for part in _SPEAKER_TAG.split(text):
-        tokens += [part] if part in (SPEAKER_A, SPEAKER_B) else split(part) if part else []
-    return tokens
 
 
 def language_segments(text: str) -> list[tuple[str, str]]:
