@@ -27,7 +27,7 @@ def in_english(text: str) -> str:
 
 ENGLISH = [
     # Money
-    ("a $2.5 million deal", "a two point five million dollars deal"),
+    ("a $2.5 million deal", "a two point five million dollar deal"),
     ("$1.5B or €20bn", "one point five billion dollars or twenty billion euros"),
     ("$3.50, €0.99 and £1.01",
      "three dollars and fifty cents, ninety-nine cents and one pound and one penny"),
@@ -70,7 +70,7 @@ ENGLISH = [
     ("agent 007", "agent zero zero seven"),
     ("10k users", "ten thousand users"),
     ("5 + 3 = 8", "five plus three equals eight"),
-    ("1920x1080", "one thousand nine hundred twenty by one thousand eighty"),
+    ("1920x1080", "nineteen twenty by ten eighty"),
     # Abbreviations
     ("Dr. Smith met Mrs. Jones.", "Doctor Smith met Missus Jones."),
     ("cats, e.g. lions", "cats, for example lions"),

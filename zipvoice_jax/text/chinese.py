@@ -16,7 +16,7 @@ Rule = tuple[re.Pattern[str], Callable[[re.Match[str]], str]]
 _DIGITS = "零一二三四五六七八九"
 _N = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)"
 _DASH = r"\s?[-–—−~～到至]\s?"
-_Q = rf"(?<![\d.,:/])(?P<sign>(?<![\w)])[-−–])?(?P<a>{_N})(?:{_DASH}(?P<b>{_N}))?"
+_Q = rf"(?<![\d.,:/])(?P<sign>(?<![A-Za-z0-9)])[-−–])?(?P<a>{_N})(?:{_DASH}(?P<b>{_N}))?"
 _CURRENCIES = {
     "US$": "美元", "HK$": "港元", "A$": "澳元", "C$": "加元", "NT$": "新台币", "S$": "新加坡元",
     "$": "美元", "€": "欧元", "£": "英镑", "¥": "元", "￥": "元", "₹": "卢比", "₩": "韩元",
@@ -196,7 +196,9 @@ def _any(words: Iterable[str]) -> str:
     return "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
 
 
-_MAG = r"\s?(?:thousand|million|billion|trillion)\b|[千百十]?[万亿]|(?:k|m|bn|b)(?![A-Za-z])"
+_MAG = (
+    r"\s?(?:thousand|million|billion|trillion)(?![A-Za-z])|[千百十]?[万亿]|(?:k|m|bn|b)(?![A-Za-z])"
+)
 _SIGNS = _any(name for name in _CURRENCIES if not name.isalpha())
 _CODES = _any(name for name in _CURRENCIES if name.isalpha())
 _HALF = r"(?P<half>\s?[ap]\.?m\.?)?"
@@ -240,13 +242,13 @@ RULES: tuple[Rule, ...] = (
     _rule(r"(?<![\d.])(?P<v>)(?P<n>\d+(?:\.\d+){2,})(?![\d.]*\d)", _version),
     # Money.
     _rule(
-        rf"(?P<sign>(?<![\w)])[-−])?(?P<cur>{_SIGNS})\s?(?P<a>{_N})(?P<mag>{_MAG})?"
+        rf"(?P<sign>(?<![A-Za-z0-9)])[-−])?(?P<cur>{_SIGNS})\s?(?P<a>{_N})(?P<mag>{_MAG})?"
         rf"(?:{_DASH}(?:{_SIGNS})?(?P<b>{_N})(?P<mag2>{_MAG})?)?(?:美元|元|欧元|英镑)?{_NO}",
         _money,
         _I,
     ),
     _rule(
-        rf"(?P<sign>(?<![\w)])[-−])?(?P<a>{_N})(?P<mag>{_MAG})?(?P<b>(?!))?(?P<mag2>(?!))?"
+        rf"(?P<sign>(?<![A-Za-z0-9)])[-−])?(?P<a>{_N})(?P<mag>{_MAG})?(?P<b>(?!))?(?P<mag2>(?!))?"
         rf"\s?(?P<cur>{_CODES}|[€£¥￥$]){_NO}",
         _money,
     ),
@@ -290,7 +292,7 @@ RULES: tuple[Rule, ...] = (
     _rule(r"\s?&\s?", "和"),
     # What is left of numbers.
     _rule(rf"(?<![\d.,第])2(?=[{_MEASURES}](?!月|号|日))", "两"),
-    _rule(r"(?<![\w.,)])[-−](\d+(?:\.\d+)?)(?![\d.])", lambda m: "负" + number(m[1])),
+    _rule(r"(?<![A-Za-z0-9.,)])[-−](\d+(?:\.\d+)?)(?![\d.])", lambda m: "负" + number(m[1])),
     _rule(r"(?<![\d.,A-Za-z])(\d{1,3}(?:,\d{3})+(?:\.\d+)?)(?![\d.])", lambda m: number(m[1])),
     _rule(r"(?<![\d.A-Za-z])(\d+\.\d+)(?![\d.])", lambda m: number(m[1])),
     # A year or a number whose language the official front end would take from a word before.

@@ -21,6 +21,12 @@ from zipvoice_jax.text.normalizer import cardinal_or_year, words_of
 Rule = tuple[re.Pattern[str], Callable[[re.Match[str]], str]]
 
 
+_ARTICLE = re.compile(r"\b(?:an?|each|every|another)\s$", re.IGNORECASE)
+_NOUN = re.compile(
+    r"\s(?!(?:a|an|the|and|or|in|on|at|per|for|from|to|of|off|with|by|is|was|were|are|each)\b)[a-z]"
+)
+
+
 def cardinal(number: str) -> str:
     """Words of a number as written: 1,234.05, 007, .5; digit by digit after the point."""
     whole, _, rest = number.replace(",", "").partition(".")
@@ -78,6 +84,8 @@ def money_words(m: re.Match[str]) -> str:
     """Money with its sign before it: $2.5 million, $5-10, -$3.50."""
     currency = CURRENCIES[(m["cur"] or "").upper()]
     one, many, cent, cents = currency
+    if _ARTICLE.search(m.string[: m.start()]) and _NOUN.match(m.string[m.end() :]):
+        many = one  # a $5 million deal
     sign = "minus " if m["sign"] or m["sign2"] else ""
     mags = [MAGNITUDES.get((m[g] or "").strip().lower(), "") for g in ("mag", "mag2")]
     if m["b"] or any(mags):
@@ -189,7 +197,8 @@ def phone_words(m: re.Match[str]) -> str:
 def version_words(m: re.Match[str]) -> str:
     """v2.0.1, or any number with several points; four parts are an address."""
     joint = " dot " if m["n"].count(".") == 3 else " point "
-    said = joint.join(map(cardinal, m["n"].split(".")))
+    is_address = m["n"].count(".") == 3
+    said = joint.join(map(digits if is_address else cardinal, m["n"].split(".")))
     return f" {'version ' if m['v'] else ''}{said} "
 
 
@@ -255,7 +264,11 @@ def times_words(m: re.Match[str]) -> str:
     """1920x1080, 3 x 4 = 12."""
     math = m["x"] == "×" or re.match(r"\s*=", m.string[m.end() :])
     parts = re.split(r"\s?[x×X]\s?", m[0])
-    return f" {(' times ' if math else ' by ').join(map(cardinal, parts))} "
+    if math:
+        return f" {' times '.join(map(cardinal, parts))} "
+    # A resolution is said as a year is.
+    said = (cardinal_or_year(int(n)) if len(n) == 4 and n.isdigit() else cardinal(n) for n in parts)
+    return f" {' by '.join(said)} "
 
 
 def magnitude_words(m: re.Match[str]) -> str:

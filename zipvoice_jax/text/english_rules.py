@@ -126,6 +126,7 @@ RULES: tuple[Rule, ...] = (
     _rule(r"(?i:\b(?P<v>(?:v\.?|ver\.)\s?))(?P<n>\d+(?:\.\d+)+)\b", english.version_words),
     _rule(r"\b(?P<v>v)(?P<n>\d+)\b", english.version_words),
     _rule(r"(?<![\w.])(?P<v>)(?P<n>\d+(?:\.\d+){2,})(?![.\w]*\d)", english.version_words),
+    _rule(r"(?<![\w.,])'?(\d0|[12]\d\d0)'?s\b", english.decade_words),
     # Money.
     _rule(
         rf"(?P<sign>(?<![\w)])[-−–])?(?P<cur>{_CUR})\s?(?P<sign2>[-−])?(?P<a>{_N})(?P<mag>{_MAG})?"
@@ -166,7 +167,6 @@ RULES: tuple[Rule, ...] = (
         rf"(?:/(?P<per>{_UNIT}))?(?P<stop>\.(?=\s*$))?{_END}",
         english.unit_words,
     ),
-    _rule(r"(?<![\w.,])'?(\d0|[12]\d\d0)'?s\b", english.decade_words),
     _rule(rf"(?<![\w.,])(?P<n>{_N})(?P<k>k|K|M|B|bn|mn|tn)\b", english.magnitude_words),
     _rule(rf"(?<![\w.,]){_N}(?:\s?(?P<x>[x×X])\s?{_N})+(?!\w)", english.times_words),
     _rule(rf"(?<![\w.,])({_N})[x×](?!\w)", lambda m: f" {english.cardinal(m[1])} times "),
@@ -207,7 +207,7 @@ RULES: tuple[Rule, ...] = (
     _rule(r"(?<=\w)\+\+", " plus plus"),
     _rule(r"(?<=\w)\+(?=[\s,.;:!?)]|$)", " plus"),
     _rule(r"\s?\+\s?(?=[\w$(])", " plus "),
-    _rule(r"(?<=[\w)])\s?[=＝]\s?(?=[\w(-])", " equals "),
+    _rule(r"(?<=[\w)])\s*[=＝]\s*(?=[\w(-])", " equals "),
     _rule(r"(?<=[\w)])\s?(?:≈|~=)\s?(?=\w)", " is about "),
     _rule(r"[~～≈]\s?(?=[\d$€£])", "about "),
     _rule(r"\s?(?:≤|<=)\s?", " is at most "),
@@ -218,6 +218,7 @@ RULES: tuple[Rule, ...] = (
     _rule(r"(?<=[\w)])\s<\s?(?=[\d\w])|(?<=\w)<(?=\d)|(?<!\S)<(?=\d)", " less than "),
     _rule(r"(?<=[\w)])\s>\s?(?=[\d\w])|(?<=\w)>(?=\d)|(?<!\S)>(?=\d)", " greater than "),
     _rule(r"(?<=\s)@(?=\s)", "at"),
+    _rule(r"(?<=\d)\s?\*\s?(?=\d)", " times "),
     # What is left of numbers.
     _rule(
         r"(?P<sign>(?<![\w)\]])[-−])?(?<![\w.])(?P<n>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.\d+"

@@ -10,12 +10,15 @@ _TLD = (
 ).split()
 _HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+"
 _URL = re.compile(
-    rf"(?:(?:https?|ftp)://|\bwww\.)[^\s<>\"'，。！？；：、（）《》\u4e00-\u9fff]+"
-    rf"|(?<![\w@.-]){_HOST}(?:{'|'.join(_TLD)})(?:/[^\s<>\"'，。！？；：、（）\u4e00-\u9fff]*)?(?![\w@-])"
+    rf"(?:(?:https?|ftp)://|(?<![A-Za-z0-9])www\.)[^\s<>\"'，。！？；：、（）《》\u4e00-\u9fff]+"
+    rf"|(?<![\w@.-]){_HOST}(?:{'|'.join(_TLD)})(?:/[^\s<>\"'，。！？；：、（）\u4e00-\u9fff]*)?(?![\w@-])",
+    re.ASCII,
 )
-_EMAIL = re.compile(rf"(?<![\w.+-])(?:mailto:)?([A-Za-z0-9][\w.+-]*)@({_HOST}[A-Za-z]{{2,}})")
+_EMAIL = re.compile(
+    rf"(?<![\w.+-])(?:mailto:)?([A-Za-z0-9][\w.+-]*)@({_HOST}[A-Za-z]{{2,}})", re.ASCII
+)
 _HANDLE = re.compile(r"(?<![\w@.])@([A-Za-z0-9_](?:[\w.]*\w)?)", re.ASCII)
-_HASHTAG = re.compile(r"(?<![\w&#])#([A-Za-z_][A-Za-z0-9_]*)")
+_HASHTAG = re.compile(r"(?<![\w&#])#([A-Za-z_][A-Za-z0-9_]*)", re.ASCII)
 _TOPIC = re.compile(r"#([^#\s]*[\u4e00-\u9fff][^#\s，。！？；：、]*)#?")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[A-Za-z])(?=\d)|_+")
 _WORDS = {

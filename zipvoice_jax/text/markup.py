@@ -178,14 +178,17 @@ def tidy(text: str) -> str:
     text = re.sub(r"(?<=[A-Za-z])_+(?=[A-Za-z0-9])|[*_|\\^~•·†‡§¶]+", " ", text)
     text = re.sub(r'\(\s*[,;.]?\s*\)|\[\s*\]|""', " ", text)
     text = _SPACES.sub(" ", text)
-    text = re.sub(r" +([,.!?;:%](?=\s|$)|[，。！？；：、…)])", r"\1", text)
+    text = re.sub(r" +([,.!?;:%](?=\s|$|[\u4e00-\u9fff])|[，。！？；：、…)])", r"\1", text)
     text = re.sub(r"([，。！？；：、]) +", r"\1", text)
     text = re.sub(r"([,;:，、；：])(?:\s*[,;:，、；：])+", r"\1", text)
-    text = re.sub(r"([.!?…。！？])\s*[,，](?=\s|$)", r"\1", text)
+    text = re.sub(r"([!?…。！？])\s*[,，](?=\s|$)", r"\1", text)
     text = re.sub(r"[,，]\s*([.!?…。！？])", r"\1", text)
     lines = (re.sub(r"^[\s,;:，、；：]+", "", line).strip() for line in text.split("\n"))
     return "\n".join(line for line in lines if line)
 
 
 def _loudest(match: re.Match[str]) -> str:
-    return "?" if set(match[0]) & set("?？‽⁉⁈") else "!"
+    wide = bool(set(match[0]) & set("！？"))
+    if set(match[0]) & set("?？‽⁉⁈"):
+        return "？" if wide else "?"
+    return "！" if wide else "!"

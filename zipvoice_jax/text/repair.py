@@ -21,6 +21,7 @@ _FOOTNOTE = re.compile(r"\[\^[^\]\s]*\](?::.*)?")
 _FIRST = 0xF0000  # of the private characters that stand for what is kept
 _HAN = re.compile(r"[\u3400-\u9fff]")
 _LATIN = re.compile(r"[A-Za-zÀ-ɏ]+")
+_ADDRESS = re.compile(r"[A-Za-z0-9_+-]*[@:/.][A-Za-z0-9_./:@?=&#%+-]*[A-Za-z0-9]")  # of no language
 _BOUNDARY = re.compile("[。！？!?\\n\U000f0000-\U000ffffd]|\\.(?=\\s|$)")
 
 
@@ -80,6 +81,7 @@ def _apply(
 
 
 def _main(text: str) -> str:
+    text = _ADDRESS.sub(" ", text)
     chinese_chars, words = len(_HAN.findall(text)), len(_LATIN.findall(text))
     if not chinese_chars and not words:
         return ""
