@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 _TLD = (
-    "com org net edu gov io ai co cn uk de fr jp info me dev app tv xyz eu ru us ca au in kr tw hk"
+    "com org net edu gov io ai co cn uk de fr jp info dev app tv xyz eu ru ca au kr tw hk"
 ).split()
 _HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+"
 _URL = re.compile(
