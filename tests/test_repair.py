@@ -77,7 +77,8 @@ ENGLISH = [
     ("cats, dogs, etc.", "cats, dogs, et cetera."),
     ("red vs. blue", "red versus blue"),
     ("St. Louis is not on Main St.", "Saint Louis is not on Main Street."),
-    ("No. 5", "number five"),
+    ("No. 5", "Number five"),
+    ("~80 kg (5 ft)", "about eighty kilograms (five feet)"),
     # Phones, versions
     ("+1 (555) 123-4567",
      "plus one, five five five, one two three, four five six seven"),
@@ -149,7 +150,7 @@ def test_chinese_readings(text: str, reading: str) -> None:
         "[S1] Hello there. [S2] <chang2>好, [laughter] yes.",
         "It's a well-known fact, isn't it?",
         "In 1999 I had 3 cats.",
-        "我在2023年有三只猫。",
+        "我在二月有三只猫。",
         "COVID-19, F-16 and GPT-4.",
         "[S1][sigh] <ma1><ma5> [S2]ok",
         "I saw him in the sun.",

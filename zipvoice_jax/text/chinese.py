@@ -206,6 +206,7 @@ _NO = r"(?![\dA-Za-z])"
 _I = re.IGNORECASE
 
 RULES: tuple[Rule, ...] = (
+    _rule(r"(?<!\d)[~～≈](?=\d)", "约"),
     _rule(r"(?<![\d.-])([12]\d{3})([-/.])(\d{1,2})\2(\d{1,2})(?:T(?=\d))?(?![\d-]|[./]\d)", _iso),
     _rule(r"(?<![\d./-])(\d{1,2})([-/.])(\d{1,2})\2([12]\d{3})(?![\d-]|[./]\d)", _slashed),
     _rule(
@@ -264,7 +265,7 @@ RULES: tuple[Rule, ...] = (
     _rule(rf"{_Q}\s?(?P<u>{_any(_UNITS)}){_NO}", _unit),
     _rule(rf"(?<![\d.])({_N})\s?[x×X*]\s?(?={_N})", lambda m: f"{number(m[1])}乘"),
     _rule(
-        r"(?<![\d./-])(?P<whole>\d+\s+)?(?P<top>\d+)\s?/\s?(?P<bottom>\d+)(?![\d/]|[.,]\d)",
+        r"(?<![\d./-])(?P<whole>\d+\s+)?(?P<top>\d{1,9})\s?/\s?(?P<bottom>\d{1,9})(?![\d/]|[.,]\d)",
         _fraction,
     ),
     _rule(rf"(?<![\d.,/-])(?P<a>{_N}){_DASH}(?P<b>{_N})(?![\d/-]|[.,]\d)", _range),
@@ -287,9 +288,9 @@ RULES: tuple[Rule, ...] = (
     _rule(r"\s?<\s?(?=\d)", "小于"),
     _rule(r"\s?≈\s?", "约等于"),
     _rule(r"\s?±\s?", "正负"),
-    _rule(r"[~～≈](?=\d)", "约"),
     _rule(r"(?<=[\d万亿多])\+", "多"),
     _rule(r"\s?&\s?", "和"),
+    _rule(r"@(?=[\u4e00-\u9fff])", "艾特"),
     # What is left of numbers.
     _rule(rf"(?<![\d.,第])2(?=[{_MEASURES}](?!月|号|日))", "两"),
     _rule(r"(?<![A-Za-z0-9.,)])[-−](\d+(?:\.\d+)?)(?![\d.])", lambda m: "负" + number(m[1])),

@@ -105,8 +105,8 @@ def _amount(number: str, one: str, many: str, cent: str, cents: str) -> str:
         return f"{cardinal(number)} {many}"
     minor = int(rest.ljust(2, "0")) if rest else 0
     parts = []
-    if int(whole or 0) or not minor:
-        parts.append(f"{cardinal(whole or '0')} {one if int(whole or 0) == 1 else many}")
+    if whole.strip("0") or not minor:
+        parts.append(f"{cardinal(whole or '0')} {one if whole == '1' else many}")
     if minor:
         parts.append(f"{words_of(minor)} {cent if minor == 1 else cents}")
     return " and ".join(parts)
@@ -209,8 +209,11 @@ def fraction_words(m: re.Match[str]) -> str:
     special = {(24, 7): "twenty-four seven", (9, 11): "nine eleven", (50, 50): "fifty fifty"}
     if not whole and (top, bottom) in special:
         return f" {special[top, bottom]} "
-    if not whole and m["on"] and bottom > 10 and (said := date(None, top, bottom)):
-        return f"{m['on']}{said} "
+    if not whole and re.fullmatch(r"[12]\d{3}", m["top"]) and len(m["bottom"]) == 2:
+        return f"{m['on'] or ''} {cardinal_or_year(top)} {cardinal(m['bottom'])} "  # 2023/24
+    is_date = bottom > 10 if m["on"] else bottom > 12 and bottom not in (16, 20)
+    if not whole and is_date and (said := date(None, top, bottom)):
+        return f"{m['on'] or ''}{said} "
     on = m["on"] or ""
     if bottom < 2 or (not whole and (top > bottom or bottom > 100)):
         return f"{on} {cardinal(m['top'])} over {cardinal(m['bottom'])} "
@@ -283,7 +286,7 @@ def abbreviation_words(m: re.Match[str]) -> str:
     short = m["short"].lower()
     said = ABBREVIATIONS[short]
     if short == "st":
-        before = re.search(r"[A-Z]\w*\s$", m.string[: m.start()])
+        before = re.search(r"(?:[A-Z]\w*|\d(?:st|nd|rd|th))\s$", m.string[: m.start()])
         after = re.match(r"\s[A-Z]", m.string[m.end() :])
         said = "street" if before and not after else "saint"
         said = said.capitalize() if m["short"][0].isupper() else said

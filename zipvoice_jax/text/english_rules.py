@@ -55,6 +55,12 @@ def _names(short: Iterable[str]) -> str:
 
 
 RULES: tuple[Rule, ...] = (
+    _rule(r"(?<!\d)[~～≈]\s?(?=[\d$€£])", "about "),
+    _rule(
+        r"(?<=€)\s?(\d+),(\d\d)(?!\d)|(?<![\w.,])(\d+),(\d\d)(?=\s?€)",
+        lambda m: f"{m[1] or m[3]}.{m[2] or m[4]}",
+    ),
+    _rule(r"(?<![\w.])\d{1,3}(?:\.\d{3}){2,}(?![\w.])", lambda m: m[0].replace(".", "")),
     # Dates before times before chains of digits before ranges.
     _rule(
         r"(?<![\w.-])([12]\d{3})([-/.])(\d{1,2})\2(\d{1,2})(?=T\d\d:|(?![\w-]|[./]\d))",
@@ -171,15 +177,15 @@ RULES: tuple[Rule, ...] = (
     _rule(rf"(?<![\w.,]){_N}(?:\s?(?P<x>[x×X])\s?{_N})+(?!\w)", english.times_words),
     _rule(rf"(?<![\w.,])({_N})[x×](?!\w)", lambda m: f" {english.cardinal(m[1])} times "),
     _rule(
-        r"(?P<on>\b(?:on|by|since|until|before|after|due)\s)?(?<![\w.,/-])(?P<whole>\d+\s+)?"
-        r"(?P<top>\d+)\s?/\s?(?P<bottom>\d+)(?![\w/]|[.,]\d)",
+        r"(?P<on>\b(?:on|by|since|until|before|after|due)\s)?(?<![\w.,/-])(?P<whole>\d{1,9}\s+)?"
+        r"(?P<top>\d{1,9})\s?/\s?(?P<bottom>\d{1,9})(?![\w/]|[.,]\d)",
         english.fraction_words,
         _I,
     ),
     _rule(rf"(?<![\w.,/-])(?P<a>{_N}){_DASH}(?P<b>{_N})(?![\w/-]|[.,]\d)", english.range_words),
     # Abbreviations.
     _rule(_names(BEFORE_NAME) + r"(?=\s?[A-Z])", english.abbreviation_words, _I),
-    _rule(r"(?<![\w.])(?P<short>St)\.(?=\s?\w|\s*$|[,;])", english.abbreviation_words),
+    _rule(r"(?<![\w.])(?P<short>St)\.", english.abbreviation_words),
     _rule(r"(?<![\w.-])(?P<short>Mrs|Mr|Dr|Ms)(?=\s[A-Z])", english.abbreviation_words),
     _rule(_names(BEFORE_NUMBER) + r"(?=\s?\d)", english.abbreviation_words, _I),
     _rule(r"\b(?P<short>Co)\.(?=\s*$|\s|,)", english.abbreviation_words),
@@ -209,7 +215,6 @@ RULES: tuple[Rule, ...] = (
     _rule(r"\s?\+\s?(?=[\w$(])", " plus "),
     _rule(r"(?<=[\w)])\s*[=＝]\s*(?=[\w(-])", " equals "),
     _rule(r"(?<=[\w)])\s?(?:≈|~=)\s?(?=\w)", " is about "),
-    _rule(r"[~～≈]\s?(?=[\d$€£])", "about "),
     _rule(r"\s?(?:≤|<=)\s?", " is at most "),
     _rule(r"\s?(?:≥|>=)\s?", " is at least "),
     _rule(r"\s?≠\s?", " is not "),
@@ -219,6 +224,8 @@ RULES: tuple[Rule, ...] = (
     _rule(r"(?<=[\w)])\s>\s?(?=[\d\w])|(?<=\w)>(?=\d)|(?<!\S)>(?=\d)", " greater than "),
     _rule(r"(?<=\s)@(?=\s)", "at"),
     _rule(r"(?<=\d)\s?\*\s?(?=\d)", " times "),
+    _rule(r"(?<=\w)(?:\^2(?!\d)|²)", " squared "),
+    _rule(r"(?<=\w)(?:\^3(?!\d)|³)", " cubed "),
     # What is left of numbers.
     _rule(
         r"(?P<sign>(?<![\w)\]])[-−])?(?<![\w.])(?P<n>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.\d+"

@@ -40,9 +40,9 @@ _RULE = re.compile(
 _SPACES = re.compile(r"[^\S\n]+")
 
 
-def is_marked(text: str) -> bool:
-    """Whether a text has characters that `plain` may change at all."""
-    return not text.replace(" ", "").isalnum()
+def is_html(name: str) -> bool:
+    """Whether a name in <> is a tag of HTML."""
+    return name.lower() in _HTML_TAGS
 
 
 def characters(text: str) -> str:
@@ -178,6 +178,7 @@ def tidy(text: str) -> str:
     text = re.sub(r"(?<=[A-Za-z])_+(?=[A-Za-z0-9])|[*_|\\^~•·†‡§¶]+", " ", text)
     text = re.sub(r'\(\s*[,;.]?\s*\)|\[\s*\]|""', " ", text)
     text = _SPACES.sub(" ", text)
+    text = re.sub(r"\( +", "(", re.sub(r" +\)", ")", text))
     text = re.sub(r" +([,.!?;:%](?=\s|$|[\u4e00-\u9fff])|[，。！？；：、…)])", r"\1", text)
     text = re.sub(r"([，。！？；：、]) +", r"\1", text)
     text = re.sub(r"([,;:，、；：])(?:\s*[,;:，、；：])+", r"\1", text)

@@ -11,10 +11,12 @@ tags in [] and pinyin in <> pass untouched.
 import re
 from collections.abc import Callable, Sequence
 
+from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.text import chinese, english_rules, links, markup
+from zipvoice_jax.text.tokens import quote
 
 _KEPT = re.compile(
-    r"\[S[12]\]|<(?![hH][1-6]>)[a-zü]+[1-5]>|(?<!!)\[(?![ xX]?\]|\^)[^\[\]\n]*\](?![(\[:])"
+    r"\[S[12]\]|<([A-Za-zü]+[0-9]?)>|(?<!!)\[(?![ xX]?\]|\^)[^\[\]\n]*\](?!\(|\[\d*\])"
 )
 _TASK = re.compile(r"^(\s*[-*+]\s+)\[[ xX]\]\s+", re.MULTILINE)
 _FOOTNOTE = re.compile(r"\[\^[^\]\s]*\](?::.*)?")
@@ -36,10 +38,15 @@ def repair(text: str, languages: Sequence[str] = ("en", "zh"), language: str = "
 
     Returns:
         the text, on one line.
+
+    Raises:
+        UserError: a number that has no words.
     """
     kept: list[str] = []
 
     def keep(match: re.Match[str]) -> str:
+        if match[1] and markup.is_html(match[1]):
+            return match[0]
         kept.append(match[0])
         return chr(_FIRST + len(kept) - 1)
 
@@ -55,10 +62,16 @@ def repair(text: str, languages: Sequence[str] = ("en", "zh"), language: str = "
 
 
 def _read(text: str, languages: Sequence[str], language: str) -> str:
-    rules = {"en": english_rules.RULES, "zh": chinese.RULES}
-    for name in languages:
+    rules = {"zh": chinese.RULES, "en": english_rules.RULES}
+    for name in [name for name in rules if name in languages]:
         for pattern, words in (*links.rules(name), *rules[name]):
-            text = _apply(text, pattern, words, name, languages, language)
+            try:
+                text = _apply(text, pattern, words, name, languages, language)
+            except Exception as error:  # of inflect and cn2an, over an absurd number
+                reason = " ".join(str(error).split())[:120] or type(error).__name__
+                raise UserError(
+                    f"a number in {quote(text)} has no words ({reason}); write it out."
+                ) from None
     return text
 
 
@@ -85,7 +98,7 @@ def _main(text: str) -> str:
     chinese_chars, words = len(_HAN.findall(text)), len(_LATIN.findall(text))
     if not chinese_chars and not words:
         return ""
-    return "zh" if chinese_chars > words else "en"
+    return "zh" if chinese_chars and chinese_chars >= words else "en"
 
 
 def _language_at(text: str, match: re.Match[str], language: str) -> str:
