@@ -259,6 +259,7 @@ RULES: tuple[Rule, ...] = (
         _money,
     ),
     # Numbers with something behind them.
+    _rule(rf"(?<=\d)(\s?(?:{_any(_UNITS)}|°\s?[CF]|[℃℉%％元])){_DASH}(?=[\d.])", r"\1到"),
     _rule(rf"{_Q}(?P<c>\s?[°º]\s?[CcFf](?![A-Za-z])|\s?[℃℉]|\s?[°º])", _temperature),
     _rule(rf"{_Q}\s?[%％]", _percent),
     _rule(rf"{_Q}\s?‰", lambda m: f"千分之{number(m['a'])}"),

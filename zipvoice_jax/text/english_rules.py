@@ -15,6 +15,7 @@ from zipvoice_jax.text.english_words import (
     CURRENCY_CODES,
     DAYS_AND_MONTHS,
     MONTHS,
+    NAMES,
     UNITS,
 )
 from zipvoice_jax.text.normalizer import words_of
@@ -134,6 +135,7 @@ RULES: tuple[Rule, ...] = (
     _rule(r"(?<![\w.])(?P<v>)(?P<n>\d+(?:\.\d+){2,})(?![.\w]*\d)", english.version_words),
     _rule(r"(?<![\w.,])'?(\d0|[12]\d\d0)'?s\b", english.decade_words),
     # Money.
+    _rule(rf"(?<=\d)(\s?[€£¥₹]){_DASH}(?=[\d.])", r"\1 to "),
     _rule(
         rf"(?P<sign>(?<![\w)])[-−–])?(?P<cur>{_CUR})\s?(?P<sign2>[-−])?(?P<a>{_N})(?P<mag>{_MAG})?"
         rf"(?:{_DASH}(?:{_CUR})?(?P<b>{_N})(?P<mag2>{_MAG})?)?{_END}",
@@ -161,6 +163,7 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     # Numbers with something behind them.
+    _rule(rf"(?<=\d)(\s?(?:{_BIG_UNITS}|°\s?[CF]|[℃℉%％])){_DASH}(?=[\d.])", r"\1 to "),
     _rule(rf"{_Q}(?P<c>\s?[°º]\s?[CF]\b|\s?[℃℉]|\s?[°º])", english.degrees_words),
     _rule(rf"{_Q}\s?[%％]", lambda m: f" {english.span_words(m)} percent "),
     _rule(rf"{_Q}\s?‰", lambda m: f" {english.span_words(m)} per mille "),
@@ -192,10 +195,17 @@ RULES: tuple[Rule, ...] = (
     _rule(_names(ANYWHERE), english.abbreviation_words, _I),
     _rule(r"(?<![\w.-])(?P<short>etc|vs|eg|ie)\b(?!\.\w)", english.abbreviation_words),
     _rule(
-        rf"(?<![\w.])(?P<short>{'|'.join(d.capitalize() for d in sorted(DAYS_AND_MONTHS))})\."
+        rf"(?<![\w.])(?P<short>{_any(d.capitalize() for d in DAYS_AND_MONTHS - NAMES)})\."
         r"(?=\s\w|,|\s*$)",
         english.abbreviation_words,
     ),
+    _rule(
+        rf"(?<![\w.])(?P<short>{_any(d.capitalize() for d in NAMES)})\.(?=,|\s\d)",
+        english.abbreviation_words,
+    ),
+    _rule(r"\b([A-Z]\w*|\d(?:st|nd|rd|th))\sSt\b(?!\.|\s[A-Z])", r"\1 Street"),
+    _rule(r"\b([Cc]o)-(?=[a-z])", r"\1"),
+    _rule(r"\bGen (?=[XYZ]\b)", "Generation "),
     _rule(r"\bet al\.", "and others"),
     _rule(r"\bPh\.?\s?D\.?(?=\s|$|,)", "PhD"),
     _rule(

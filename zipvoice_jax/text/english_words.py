@@ -132,3 +132,4 @@ DAYS_AND_MONTHS = frozenset(
     "mon tue tues wed thu thurs fri sat sun jan feb mar apr jun jul aug sep sept oct nov "
     "dec".split()
 )
+NAMES = frozenset("sun sat mar jan jun".split())  # of those, words or names too
