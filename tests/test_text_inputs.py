@@ -127,6 +127,19 @@ def test_scripts_that_are_left_out_are_told(single: Synthesizer) -> None:
     assert any("Привет" in note for note in item.notes)
 
 
+def test_texts_are_repaired_unless_told_not_to(single: Synthesizer) -> None:
+    text = "# Offer\n\n- **now** $2.5 million"
+    official, repaired = (
+        make_tokenizer("emilia", single.tokenizer.table, repair=on) for on in (False, True)
+    )
+    assert spoken(made_ready(single, text)) == repaired.tokens(
+        "Offer. now two point five million dollars."
+    )
+    line = "# Offer - **now** $2.5 million"
+    assert spoken(made_ready(single, text, text_repair=False)) == official.tokens(line + ".")
+    assert spoken(made_ready(single, text, raw_evaluation=True)) == official.tokens(line)
+
+
 # Preparation
 
 
@@ -164,3 +177,14 @@ def test_prepare_leaves_out_what_it_cannot_say(
     with pytest.raises(Rejected) as caught:
         utterance(tmp_path, text, settings)
     assert caught.value.reason == reason
+
+
+def test_prepare_repairs_only_if_asked(tmp_path: Path) -> None:
+    text = "He paid $2.5 million for it."
+    by_default = utterance(tmp_path / "a", text, TokenizerSettings(name="emilia"))
+    asked = utterance(tmp_path / "b", text, TokenizerSettings(name="emilia", text_repair=True))
+    assert by_default.tokens == make_tokenizer("emilia").tokens(text)
+    assert asked.tokens == make_tokenizer("emilia").tokens(
+        "He paid two point five million dollars for it."
+    )
+    assert by_default.text == asked.text == text
