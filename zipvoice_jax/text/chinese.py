@@ -259,6 +259,7 @@ RULES: tuple[Rule, ...] = (
         _money,
     ),
     # Numbers with something behind them.
+    _rule(rf"(?<=\d)([千百十]?[万亿]){_DASH}(?=\d)", r"\1到"),
     _rule(rf"(?<=\d)(\s?(?:{_any(_UNITS)}|°\s?[CF]|[℃℉%％元])){_DASH}(?=[\d.])", r"\1到"),
     _rule(rf"{_Q}(?P<c>\s?[°º]\s?[CcFf](?![A-Za-z])|\s?[℃℉]|\s?[°º])", _temperature),
     _rule(rf"{_Q}\s?[%％]", _percent),
@@ -294,7 +295,7 @@ RULES: tuple[Rule, ...] = (
     _rule(r"@(?=[\u4e00-\u9fff])", "艾特"),
     # What is left of numbers.
     _rule(rf"(?<![\d.,第])2(?=[{_MEASURES}](?!月|号|日))", "两"),
-    _rule(r"(?<![A-Za-z0-9.,)])[-−](\d+(?:\.\d+)?)(?![\d.])", lambda m: "负" + number(m[1])),
+    _rule(r"(?<![A-Za-z0-9.,)])[-−](\d+(?:\.\d+)?)(?!\d|\.\d)", lambda m: "负" + number(m[1])),
     _rule(r"(?<![\d.,A-Za-z])(\d{1,3}(?:,\d{3})+(?:\.\d+)?)(?![\d.])", lambda m: number(m[1])),
     _rule(r"(?<![\d.A-Za-z])(\d+\.\d+)(?![\d.])", lambda m: number(m[1])),
     # A year or a number whose language the official front end would take from a word before.

@@ -297,7 +297,7 @@ def abbreviation_words(m: re.Match[str]) -> str:
     can_end = short in ("etc", "inc", "ltd", "co", "corp", "jr", "sr", "ave", "blvd", "rd") or (
         said.lower() == "street"
     )
-    if ends or (can_end and re.match(r"\s+[A-Z]", rest)):
+    if (ends and m[0].endswith(".")) or (can_end and re.match(r"\s+[A-Z]", rest)):
         return said + "."
     return said
 

@@ -129,6 +129,9 @@ RULES: tuple[Rule, ...] = (
     _rule(r"(?<![\w.,-])\d+(?:-\d+){2,}(?![\w-])", english.phone_words),
     _rule(r"(?<![\w.,$€£])\d{10,}(?![\w,.]*\d)", lambda m: f" {english.digits(m[0])} "),
     _rule(r"(?<![\w.,$€£])0\d+(?![\w.,:/-]*\d)", lambda m: f" {english.digits(m[0])} "),
+    _rule(
+        r"\b((?:call|dial)(?:ed)?\s)(\d{3})\b(?!-)", lambda m: f"{m[1]}{english.digits(m[2])}", _I
+    ),
     # Versions.
     _rule(r"(?i:\b(?P<v>(?:v\.?|ver\.)\s?))(?P<n>\d+(?:\.\d+)+)\b", english.version_words),
     _rule(r"\b(?P<v>v)(?P<n>\d+)\b", english.version_words),
@@ -200,7 +203,7 @@ RULES: tuple[Rule, ...] = (
         english.abbreviation_words,
     ),
     _rule(
-        rf"(?<![\w.])(?P<short>{_any(d.capitalize() for d in NAMES)})\.(?=,|\s\d)",
+        rf"(?<![\w.])(?P<short>{_any(d.capitalize() for d in NAMES)})\.(?=,|\s\d|\s(?:{_MONTH})\b)",
         english.abbreviation_words,
     ),
     _rule(r"\b([A-Z]\w*|\d(?:st|nd|rd|th))\sSt\b(?!\.|\s[A-Z])", r"\1 Street"),
@@ -242,6 +245,6 @@ RULES: tuple[Rule, ...] = (
         r"|\.\d+)(?!\w)",
         english.number_words,
     ),
-    _rule(r"(?P<sign>(?<![\w)\]])[-−])(?P<n>\d+)(?![\w.])", english.number_words),
+    _rule(r"(?P<sign>(?<![\w)\]])[-−])(?P<n>\d+)(?!\w|\.\d)", english.number_words),
     _rule(r"(\d)(ST|ND|RD|TH)\b", lambda m: m[0].lower()),
 )

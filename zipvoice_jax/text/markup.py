@@ -76,6 +76,7 @@ def _character(char: str) -> str:
         or 0xFF10 <= code <= 0xFF19  # full-width digits and letters
         or 0xFF21 <= code <= 0xFF3A
         or 0xFF41 <= code <= 0xFF5A
+        or 0x2080 <= code <= 0x2089  # subscripts
         or 0xFB00 <= code <= 0xFB06  # ligatures
         or 0x2460 <= code <= 0x2473  # circled numbers
         or char in "＃＄％＆＊＋－／＜＝＞＠～｜︰﹪﹠﹢﹣№"
