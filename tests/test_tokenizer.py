@@ -26,6 +26,7 @@ from zipvoice_jax.text.normalizer import (
     normalize_chinese,
     normalize_english,
 )
+from zipvoice_jax.text.tags import language_of, turns_without_words
 from zipvoice_jax.text.tokenizer import TOKENIZERS, Tokenizer, make_tokenizer
 from zipvoice_jax.text.tokens import TokenTable
 
@@ -287,3 +288,101 @@ def test_any_text_gives_tokens_or_a_user_error(text: str) -> None:
             function(text)
         except UserError as error:
             assert len(str(error).splitlines()) == 1
+
+
+# --- speaker tags, turns and scripts --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "lang", "text", "turns"),
+    [
+        ("espeak", "de", "[S1] Guten Morgen. [S2] Danke!", ("Guten Morgen.", "Danke!")),
+        ("espeak", "fr", "[S2]Bonjour[S1] à tous", ("Bonjour", "à tous")),
+        ("espeak", "ru", "[S1] Привет [S2] мир", ("Привет", "мир")),
+        ("simple", "en-us", "[S1] hi, [S2]  you", ("hi,", "you")),
+        ("libritts", "en-us", "[S1] Mr. King. [S2] Go!", ("Mr. King.", "Go!")),
+    ],
+)
+def test_speaker_tags_are_tokens_in_every_tokenizer(
+    name: str, lang: str, text: str, turns: tuple[str, ...]
+) -> None:
+    tokenizer = make_tokenizer(name, DIALOG, lang=lang)
+    expected: list[str] = []
+    for tag, turn in zip(re.findall(r"\[S[12]\]", text), turns, strict=True):
+        expected += [tag, *tokenizer.tokens(turn)]
+    done = tokenizer.encode(text)
+    assert list(done.tokens) == expected
+    assert not {"[S1]", "[S2]"} & set(done.unknown)
+    with pytest.raises(UserError, match=re.escape("[S 2]")):
+        tokenizer.encode("[S1] hi [S 2] you")
+
+
+def test_libritts_phones_keep_tags() -> None:
+    tokens = make_tokenizer("libritts", DIALOG, token_type="phone").tokens("[S1] Go! [S2] No.")
+    assert tokens[0] == "[S1]" and "[S2]" in tokens and "S" not in tokens
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "dropped"),
+    [
+        ("emilia", "Hello Привет, мир there", ("Привет", "мир")),
+        ("emilia", "こんにちは カタカナ means hello", ("こんにちは カタカナ",)),
+        ("emilia", "Say 안녕 and שלום and नमस्ते now", ("안녕", "שלום", "नमस्ते")),
+        ("emilia", "你好こんにちは", ("こんにちは",)),
+        ("emilia", "你好γειά好", ("γειά",)),
+        ("dialog", "[S1] Hello สวัสดี [S2] so ok", ("สวัสดี",)),
+        ("espeak", "Hello 你好 there", ("你好",)),
+    ],
+)
+def test_unknown_script_is_reported_within_known_text(
+    name: str, text: str, dropped: tuple[str, ...]
+) -> None:
+    tokenizer = make_tokenizer(name, DIALOG)
+    tokens, told = tokenizer.split(text)
+    assert told == dropped
+    # What is left is said as if nothing had stood there; no "japanese letter".
+    without = text
+    for passage in dropped:
+        without = without.replace(passage, " ")
+    assert [t for t in tokens if t != " "] == [t for t in tokenizer.tokens(without) if t != " "]
+
+
+@pytest.mark.parametrize("text", ["naïve Łódź", "an α-particle of 5 µm", "第〇章㐀", "ﬁne Ⅳ ½"])
+def test_known_letters_are_not_foreign(text: str) -> None:
+    assert make_tokenizer("emilia", EMILIA).split(text)[1] == ()
+
+
+def test_script_of_an_espeak_language() -> None:
+    assert make_tokenizer("espeak", DIALOG, lang="ru").split("Привет мир")[1] == ()
+    assert make_tokenizer("espeak", DIALOG, lang="de").split("Gruß Привет")[1] == ("Привет",)
+
+
+def test_digits_alone_are_read_where_a_language_is_told() -> None:
+    emilia, dialog = make_tokenizer("emilia", EMILIA), make_tokenizer("dialog", DIALOG)
+    assert emilia.tokens("42.", language="en") == emilia.tokens("forty-two.")
+    assert emilia.tokens("42.", language="zh") == emilia.tokens("四十二.")
+    assert dialog.split("[S1] 42 [S2] 7", language="zh") == dialog.split("[S1]四十二[S2]七")
+    # Text with a letter in is read as ever, and so is a text of no language.
+    assert emilia.tokens("42 cats", language="zh") == emilia.tokens("42 cats")
+    with pytest.raises(UserError, match="nothing that this tokenizer can speak"):
+        emilia.tokens("42.")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "without"),
+    [
+        (["h", "i"], []),
+        (["!", "[laugh]"], [1]),
+        (["[S1]", "a", "[S2]", ".", "[S1]", "[x]"], [2, 3]),
+        (["[S1]", "[S2]", "b"], [1]),
+        (["[S1]", "a", "[S2]", "Q"], [2]),
+    ],
+)
+def test_turns_without_words(tokens: list[str], without: list[int]) -> None:
+    assert turns_without_words(tokens, ["Q"]) == without
+
+
+def test_language_of() -> None:
+    assert language_of("[S1] hello [S2] <ma1>") == "en"
+    assert language_of("我用Python写字") == "zh"
+    assert language_of("[S1] 42!") == ""

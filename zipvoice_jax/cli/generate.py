@@ -43,6 +43,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     add_flag(parser, "--remove-long-sil", "shorten long silences within the speech")
     add_flag(parser, "--raw-evaluation", "feed prompts and texts to the model as they are")
+    add(
+        "--no-text-repair",
+        dest="text_repair",
+        action="store_false",
+        help="tokens exactly as the official code's: markup is spoken, dates, money and the like "
+        "are read as it does (docs/text.md); --raw-evaluation implies it",
+    )
     add_flag(parser, "--plot", "draw mel, wave and turns beside each wave")
     add_flag(parser, "--overwrite", "generate finished items of a list again")
     add_processes(parser)
@@ -107,7 +114,10 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.test_list is None:
         prepare = synthesizer.preparation(
-            sampling, min_duration=args.min_duration, raw_evaluation=args.raw_evaluation
+            sampling,
+            min_duration=args.min_duration,
+            raw_evaluation=args.raw_evaluation,
+            text_repair=args.text_repair,
         )
         items = [prepare(request) for request in requests if isinstance(request, Request)]
         (speech,) = synthesizer.speak(
@@ -127,6 +137,7 @@ def run(args: argparse.Namespace) -> int:
     options = RunOptions(
         min_duration=args.min_duration,
         raw_evaluation=args.raw_evaluation,
+        text_repair=args.text_repair,
         remove_long_sil=args.remove_long_sil,
         plot=args.plot,
         overwrite=args.overwrite,

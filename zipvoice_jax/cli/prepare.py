@@ -35,6 +35,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="Praat TextGrids by the names of the recordings; those beside them need no option",
     )  # fmt: skip
     add(
+        "--text-repair",
+        action="store_true",
+        help="tokens of texts as people read them, as `generate` makes them (docs/text.md); "
+        "without it they are the official code's",
+    )
+    add(
         "--split",
         choices=("official", "hash"),
         help="official: OpenDialog's first 1,000 of each language and LibriTTS' folders are "
@@ -106,6 +112,7 @@ def run(args: argparse.Namespace) -> int:
             lang=args.lang,
             token_type=args.token_type,
             bpe_model=args.bpe_model,
+            text_repair=args.text_repair,
         ),
         limits=Limits(args.min_seconds, args.max_seconds, *args.words_per_minute),
         split=args.split or ("official" if has_official else "hash"),

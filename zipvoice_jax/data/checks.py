@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.text.tokenizer import check_speaker_tags
+from zipvoice_jax.text.tags import check_speaker_tags, turns_without_words
 from zipvoice_jax.text.tokens import SPEAKER_A, SPEAKER_B, quote
 
 Reason = Literal[
@@ -180,6 +180,17 @@ def check_tokens(unknown: Sequence[str], dropped: Sequence[str]) -> None:
     lost = [*unknown, *(part.strip() for part in dropped if any(c.isalnum() for c in part))]
     if lost:
         raise Rejected("unknown tokens", ", ".join(quote(part, 30) for part in lost[:5]))
+
+
+def check_turns(tokens: Sequence[str]) -> None:
+    """Checks that every turn, or the text that has none, has a word among its tokens.
+
+    Raises:
+        Rejected: one has none.
+    """
+    for number in turns_without_words(tokens, ()):
+        has_tags = SPEAKER_A in tokens or SPEAKER_B in tokens
+        raise Rejected("empty text", f"turn {number} has no words" if has_tags else "has no words")
 
 
 def _words(text: str) -> list[str]:

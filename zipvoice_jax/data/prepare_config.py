@@ -9,7 +9,7 @@ from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.checks import Limits
 from zipvoice_jax.data.sources import SPLIT_RULES, Source, SplitRule
 from zipvoice_jax.text.tokenizer import Tokenizer, make_tokenizer
-from zipvoice_jax.text.tokens import TokenTable
+from zipvoice_jax.text.tokens import SPEAKER_A, SPEAKER_B, TokenTable
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,7 @@ class TokenizerSettings:
         lang: eSpeak language, for "espeak".
         token_type: for "libritts".
         bpe_model: SentencePiece model, for the libritts type "bpe".
+        text_repair: tokens of texts as people read them; False: as the official code reads them.
     """
 
     name: str = "dialog"
@@ -29,11 +30,17 @@ class TokenizerSettings:
     lang: str = "en-us"
     token_type: str | None = None
     bpe_model: Path | None = None
+    text_repair: bool = False
 
-    @property
-    def is_dialogue(self) -> bool:
-        """Whether texts must consist of turns."""
-        return self.name == "dialog"
+    def must_be_dialogue(self, text: str) -> bool:
+        """Whether a text must consist of turns.
+
+        With "dialog" any text, and with a tokenizer that would speak other tags one that has a
+        speaker tag.
+        """
+        if self.name in ("dialog", "emilia"):
+            return self.name == "dialog"
+        return SPEAKER_A in text or SPEAKER_B in text
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
@@ -48,6 +55,7 @@ class TokenizerSettings:
             lang=self.lang,
             token_type=self.token_type,
             bpe_model=self.bpe_model,
+            repair=self.text_repair,
         )
 
 

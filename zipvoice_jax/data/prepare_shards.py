@@ -146,8 +146,8 @@ def make_utterance(item: Item, settings: TokenizerSettings, limits: Limits) -> U
         Rejected: the item is not fit for training; says why.
     """
     text = checks.normalize_text(item.text)
-    checks.check_text(text, dialogue=settings.is_dialogue)
-    tokens = _tokens(text, settings)
+    checks.check_text(text, dialogue=settings.must_be_dialogue(text))
+    tokens = _tokens(text, item.language, settings)
     audio, seconds, channels = _read_item(item)
     checks.check_seconds(seconds, limits)
     checks.check_proportion(text, seconds, limits)
@@ -166,14 +166,18 @@ def make_utterance(item: Item, settings: TokenizerSettings, limits: Limits) -> U
     )
 
 
-def _tokens(text: str, settings: TokenizerSettings) -> tuple[str, ...]:
+def _tokens(text: str, language: str, settings: TokenizerSettings) -> tuple[str, ...]:
     """Tokens of a text, all of which the table knows if there is one."""
     try:
-        tokens, dropped = settings.tokenizer.split(text)
+        told = language.lower()[:2] if settings.text_repair else ""
+        tokens, dropped = settings.tokenizer.split(
+            text, language=told if told in ("en", "zh") else ""
+        )
         unknown = settings.tokenizer.ids(tokens)[1] if settings.table is not None else ()
     except UserError as error:
         raise Rejected("unknown tokens", str(error)) from None
     checks.check_tokens(unknown, dropped)
+    checks.check_turns(tokens)
     return tokens
 
 

@@ -5,6 +5,7 @@ Official: generate_sentence and generate_sentence_raw_evaluation in zipvoice/bin
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -24,6 +25,7 @@ from zipvoice_jax.text.chunking import (
     validate_dialog,
 )
 from zipvoice_jax.text.normalizer import single_line
+from zipvoice_jax.text.tags import language_of, turns_without_words
 from zipvoice_jax.text.tokenizer import Tokenizer
 from zipvoice_jax.text.tokens import SPEAKER_A, SPEAKER_B, quote
 
@@ -119,11 +121,13 @@ class Preparation:
         mel = log_mel_host(wave, self.features, channels=self.model.channels)
         mel = (mel * self.sampling.feat_scale).astype(np.float32)
 
-        prompt_ids, prompt_tokens = self._encode(self._prompt_text(request), "transcript", notes)
-        text = single_line(request.text)
+        transcript = self._prompt_text(request)
+        text = self._line(request.text)
         if self.model.is_dialog:
             validate_dialog(text)
-        _, tokens = self._encode(text if self.raw_evaluation else add_punctuation(text), "", notes)
+        text = text if self.raw_evaluation else add_punctuation(text)
+        prompt_ids, prompt_tokens = self._encode(transcript, text, "transcript", notes)
+        _, tokens = self._encode(text, transcript, "text", notes)
         speed = request.speed or self.sampling.speed
         chunks = [list(tokens)]
         if not self.raw_evaluation:
@@ -157,7 +161,7 @@ class Preparation:
         return wave
 
     def _prompt_text(self, request: Request) -> str:
-        texts = [single_line(text).strip() for text in request.prompt_texts]
+        texts = [self._line(text).strip() for text in request.prompt_texts]
         if not self.model.is_dialog:
             if len(texts) == 2:
                 raise UserError(
@@ -178,14 +182,29 @@ class Preparation:
             validate_dialog(text)
         return text if self.raw_evaluation else add_punctuation(text)
 
+    def _line(self, text: str) -> str:
+        """A text on one line; the repair makes that of it itself, since Markdown has lines."""
+        return text.strip() if self.tokenizer.repair else single_line(text)
+
     def _encode(
-        self, text: str, what: str, notes: list[str]
+        self, text: str, other: str, what: str, notes: list[str]
     ) -> tuple[tuple[int, ...], tuple[str, ...]]:
-        done = self.tokenizer.encode(text)
-        where = f"the {what or 'text'}"
-        known = (token for token in done.tokens if token not in done.unknown)
-        if not any(c.isalnum() for token in known for c in token):
-            raise UserError(f"{where} {quote(text)} has no words that can be spoken; write some.")
+        """Ids and tokens of a text; digits alone are read in the language of the other one."""
+        language = "" if self.raw_evaluation else language_of(text) or language_of(other) or "en"
+        done = self.tokenizer.encode(text, language=language)
+        where = f"the {what}"
+        tags = [tag for tag in (SPEAKER_A, SPEAKER_B) if tag in done.unknown]
+        if self.model.is_dialog and tags:
+            raise UserError(
+                f"the tokenizer has no token for {tags[0]}; give one whose table has both tags."
+            )
+        for number in turns_without_words(done.tokens, done.unknown):
+            turns = re.split(r"(?=\[S[12]\])", text.strip())
+            turns = turns[1:] if len(turns) > 1 and not turns[0] else turns
+            shown = text
+            if len(turns) > 1 and number <= len(turns):
+                where, shown = f"turn {number} of {where},", turns[number - 1].strip()
+            raise UserError(f"{where} {quote(shown)} has no words that can be spoken; write some.")
         if done.unknown:
             shown = " ".join(map(repr, done.unknown[:10]))
             notes.append(f"{where} has tokens that the model does not know, left out: {shown}")

@@ -36,6 +36,7 @@ class RunOptions:
 
     min_duration: float | None = None
     raw_evaluation: bool = False
+    text_repair: bool = True
     remove_long_sil: bool = False
     plot: bool = False
     overwrite: bool = False
@@ -168,7 +169,8 @@ def run_list(
     records = report.read()
     common = fingerprint(
         model_id, dataclasses.asdict(sampling), options.min_duration, options.raw_evaluation,
-        options.remove_long_sil, synthesizer.vocoder.name, synthesizer.config.to_dict(),
+        options.text_repair, options.remove_long_sil, synthesizer.vocoder.name,
+        synthesizer.config.to_dict(),
     )  # fmt: skip
     keys = {}
     for request in requests:
@@ -190,7 +192,10 @@ def run_list(
     if totals.skipped:
         say(f"{totals.skipped} items were finished before and are skipped")
     prepare = synthesizer.preparation(
-        sampling, min_duration=options.min_duration, raw_evaluation=options.raw_evaluation
+        sampling,
+        min_duration=options.min_duration,
+        raw_evaluation=options.raw_evaluation,
+        text_repair=options.text_repair,
     )
     bar = tqdm(
         total=len(todo), unit="item", file=sys.stderr, mininterval=0.5, dynamic_ncols=True,

@@ -110,13 +110,15 @@ class Synthesizer:
         *,
         min_duration: float | None = None,
         raw_evaluation: bool = False,
+        text_repair: bool = True,
     ) -> Preparation:
-        """How requests will be made ready."""
+        """How requests will be made ready; arguments as of `generate`."""
+        repair = text_repair and not raw_evaluation
         return Preparation(
             model=self.config,
             features=self.features,
             sampling=sampling,
-            tokenizer=self.tokenizer,
+            tokenizer=dataclasses.replace(self.tokenizer, repair=repair),
             min_duration=min_duration,
             raw_evaluation=raw_evaluation,
             durations=self.engine.durations if self.config.has_durations else None,
@@ -131,6 +133,7 @@ class Synthesizer:
         item_id: str = "result",
         min_duration: float | None = None,
         raw_evaluation: bool = False,
+        text_repair: bool = True,
         remove_long_sil: bool = False,
         **sampling: Any,
     ) -> Speech:
@@ -143,7 +146,9 @@ class Synthesizer:
             item_id: with the seed, determines the noise.
             min_duration: seconds that a text gets at least; None: 1, or 0.2 where the model
                 predicts durations.
-            raw_evaluation: no chunking, punctuation or removal of silence.
+            raw_evaluation: no chunking, punctuation, repair or removal of silence.
+            text_repair: read texts as people would (docs/text.md); False gives the tokens of the
+                official code.
             remove_long_sil: shorten long silences within the speech too.
             **sampling: fields of `SamplingConfig` (num_step, guidance_scale, speed, seed, ...);
                 the official defaults of the model otherwise.
@@ -158,7 +163,12 @@ class Synthesizer:
         if unknown:
             raise UserError(f"generate has no option {', '.join(sorted(unknown))}.")
         config = SamplingConfig.for_kind(self.config.kind, **sampling)
-        prepare = self.preparation(config, min_duration=min_duration, raw_evaluation=raw_evaluation)
+        prepare = self.preparation(
+            config,
+            min_duration=min_duration,
+            raw_evaluation=raw_evaluation,
+            text_repair=text_repair,
+        )
         (speech,) = self.speak([prepare(request)], config, prepare, remove_long_sil=remove_long_sil)
         return speech
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.text.tokenizer import check_speaker_tags
+from zipvoice_jax.text.tags import check_speaker_tags
 from zipvoice_jax.text.tokens import SPEAKER_A, SPEAKER_B, quote
 
 PUNCTUATION = frozenset(";:,.!?；：，。！？")

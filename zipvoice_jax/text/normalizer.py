@@ -181,7 +181,7 @@ def _numbers_to_words(text: str, *, pad: str, fractions: bool) -> str:
     if fractions:
         text = _PERCENT.sub(r"\1 percent ", text)
     text = _ORDINAL.sub(lambda m: padded(_inflect().number_to_words(m[0])), text)
-    return _NUMBER.sub(lambda m: padded(_cardinal_or_year(int(m[0]))), text)
+    return _NUMBER.sub(lambda m: padded(cardinal_or_year(int(m[0]))), text)
 
 
 def _dollars(amount: str) -> str:
@@ -206,7 +206,17 @@ def _fraction(numerator: int, denominator: int) -> str:
     return f"{words} {_inflect().ordinal(_inflect().number_to_words(denominator))}"
 
 
-def _cardinal_or_year(number: int) -> str:
+def chinese_number(number: int) -> str:
+    """Characters of a whole number of up to 16 digits (cn2an)."""
+    return _cn2an().an2cn(number, "low")
+
+
+def words_of(number: int | str) -> str:
+    """Words of a whole number, or of an ordinal such as "21st"; no "and", no commas."""
+    return _inflect().number_to_words(number, andword="").replace(",", "")
+
+
+def cardinal_or_year(number: int) -> str:
     """Words of a whole number; what may be a year, 1001 to 2999, is read in pairs of digits."""
     words = _inflect().number_to_words
     if not 1000 < number < 3000:

@@ -4,8 +4,6 @@ Nothing is lost in silence: what the official code skips with a log line comes b
 `Tokenized.unknown` (tokens that the table lacks) or `Tokenized.dropped` (text).
 """
 
-# ruff: noqa: RUF001 - punctuation of other scripts
-
 import abc
 import dataclasses
 import functools
@@ -22,6 +20,9 @@ from zipvoice_jax.text.normalizer import (
     normalize_chinese,
     normalize_english,
 )
+from zipvoice_jax.text.repair import repair
+from zipvoice_jax.text.scripts import foreign_passages, is_latin
+from zipvoice_jax.text.tags import SPEAKER_TAG, between_tags, check_speaker_tags
 from zipvoice_jax.text.tokens import SPEAKER_A, SPEAKER_B, TokenTable, quote
 
 TokenizerName = Literal["emilia", "dialog", "espeak", "simple", "libritts"]
@@ -31,12 +32,6 @@ LIBRITTS_TYPES = ("char", "phone", "bpe")
 # A character, or a string in <> (pinyin) or [] (a tag); a line feed is none of these.
 _PART = re.compile(r"[<\[].*?[>\]]|.")
 _BRACKETED = re.compile(r"([<\[].*?[>\]])")
-_SPEAKER_TAG = re.compile(r"\s*(\[S[12]\])\s*")
-# What was probably meant to be [S1] or [S2]: any spelling of it, or one bracket missing.
-_ALMOST_SPEAKER_TAG = re.compile(
-    r"[\[［【]\s*(?:s|spk|speaker)[\s_-]*\d*\s*[\]］】]|[\[［【]\s*s\s*\d+|\bs[12]\s*\]",
-    re.IGNORECASE,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,18 +57,31 @@ class Tokenizer(abc.ABC):
 
     Attributes:
         table: the vocabulary; None where only tokens are wanted.
+        repair: read texts as people would (`zipvoice_jax.text.repair`); False gives the official
+            tokens.
     """
 
     table: TokenTable | None = None
+    repair: bool = dataclasses.field(default=False, kw_only=True)
 
     reads: ClassVar[str] = "any script"  # for error messages
 
+    @property
+    def _languages(self) -> tuple[str, ...]:
+        """What the repair may write numbers in."""
+        return ()
+
     @abc.abstractmethod
-    def _split(self, text: str) -> tuple[list[str], list[str]]:
+    def _split(self, text: str, language: str) -> tuple[list[str], list[str]]:
         """Tokens of the text, and the passages that gave none."""
 
-    def split(self, text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def split(self, text: str, *, language: str = "") -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Tokens of a text, and the passages that were dropped.
+
+        Args:
+            text: what to say; [S1] and [S2] are tokens whatever the tokenizer.
+            language: "en" or "zh", to read a text without a letter in, such as "42"; "" leaves
+                it unread, as the official code does. For tokenizers of both languages.
 
         Raises:
             UserError: the text has no tokens at all, or cannot be read.
@@ -81,7 +89,8 @@ class Tokenizer(abc.ABC):
         if not isinstance(text, str):
             raise UserError(f"the text is {quote(repr(text))}; give a string.")
         phonemes.check_unicode(text)
-        tokens, dropped = self._split(text)
+        read = repair(text, self._languages, language) if self.repair else text
+        tokens, dropped = self._split(read, language)
         if not tokens:
             raise UserError(
                 f"the text {quote(text)} has nothing that this tokenizer can speak; "
@@ -89,9 +98,9 @@ class Tokenizer(abc.ABC):
             )
         return tuple(tokens), tuple(dropped)
 
-    def tokens(self, text: str) -> tuple[str, ...]:
-        """Tokens of a text; raises as `split` does."""
-        return self.split(text)[0]
+    def tokens(self, text: str, *, language: str = "") -> tuple[str, ...]:
+        """Tokens of a text; arguments and errors as of `split`."""
+        return self.split(text, language=language)[0]
 
     def ids(self, tokens: Sequence[str]) -> tuple[tuple[int, ...], tuple[str, ...]]:
         """Ids of the tokens that the table knows, and each distinct one that it lacks.
@@ -105,13 +114,17 @@ class Tokenizer(abc.ABC):
         unknown = dict.fromkeys(token for token in tokens if token not in ids)
         return tuple(ids[token] for token in tokens if token in ids), tuple(unknown)
 
-    def encode(self, text: str) -> Tokenized:
+    def encode(self, text: str, *, language: str = "") -> Tokenized:
         """Tokens and ids of a text, with a report of what was left out.
+
+        Args:
+            text: as of `split`.
+            language: as of `split`.
 
         Raises:
             UserError: no token of the text is in the table, or as `split` and `ids`.
         """
-        tokens, dropped = self.split(text)
+        tokens, dropped = self.split(text, language=language)
         ids, unknown = self.ids(tokens)
         if not ids:
             raise UserError(
@@ -125,8 +138,8 @@ class Tokenizer(abc.ABC):
 class SimpleTokenizer(Tokenizer):
     """Every character is a token; no normalisation."""
 
-    def _split(self, text: str) -> tuple[list[str], list[str]]:
-        return list(text), []
+    def _split(self, text: str, language: str) -> tuple[list[str], list[str]]:
+        return between_tags(text, list), []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,8 +151,16 @@ class EspeakTokenizer(Tokenizer):
     def __post_init__(self) -> None:
         phonemes.check_language(self.lang)
 
-    def _split(self, text: str) -> tuple[list[str], list[str]]:
-        return list(phonemes.phonemize(text, self.lang)), []
+    @property
+    def _languages(self) -> tuple[str, ...]:
+        spoken = {"en": "en", "cmn": "zh"}.get(self.lang.lower().split("-")[0])
+        return () if spoken is None else (spoken,)
+
+    def _split(self, text: str, language: str) -> tuple[list[str], list[str]]:
+        dropped: list[str] = []
+        if is_latin(self.lang):
+            text, dropped = foreign_passages(text, keep=("LATIN",))
+        return between_tags(text, lambda turn: list(phonemes.phonemize(turn, self.lang))), dropped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,23 +169,38 @@ class EmiliaTokenizer(Tokenizer):
 
     reads: ClassVar[str] = "English or Chinese"
 
+    @property
+    def _languages(self) -> tuple[str, ...]:
+        return ("en", "zh")
+
     def _prepare(self, text: str) -> str:
         return map_punctuation(text)
 
-    def _split(self, text: str) -> tuple[list[str], list[str]]:
+    def _split(self, text: str, language: str) -> tuple[list[str], list[str]]:
         tokens: list[str] = []
         dropped: list[str] = []
         to_tokens: dict[str, Callable[[str], list[str]]] = {
-            "zh": _chinese_tokens,
+            "zh": functools.partial(_chinese_tokens, phrases=self.repair),
             "en": _english_tokens,
             "pinyin": _pinyin_tokens,
             "tag": lambda tag: [tag],
             "other": lambda _: [],
         }
-        for passage, kind in language_segments(self._prepare(text)):
-            found = to_tokens[kind](passage)
+        segments = language_segments(self._prepare(text))
+        if language and not any(kind in ("en", "zh") for _, kind in segments):
+            segments = [
+                (passage, language if any(map(str.isdigit, passage)) and kind == "other" else kind)
+                for passage, kind in segments
+            ]
+        for passage, kind in segments:
+            known, foreign = passage, []
+            if kind in ("en", "zh"):  # eSpeak would spell "japanese letter, japanese letter"
+                known, foreign = foreign_passages(passage, keep=("LATIN", "CJK"))
+            found = to_tokens[kind](known)
             tokens += found
-            if not found and not passage.isspace():
+            if foreign:
+                dropped += foreign
+            elif not found and not passage.isspace():
                 dropped.append(passage)
         return tokens, dropped
 
@@ -182,7 +218,7 @@ class DialogTokenizer(EmiliaTokenizer):
 
     def _prepare(self, text: str) -> str:
         check_speaker_tags(text)
-        return map_punctuation(_SPEAKER_TAG.sub(r"\1", text))
+        return map_punctuation(SPEAKER_TAG.sub(r"\1", text))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,13 +244,20 @@ class LibriTTSTokenizer(Tokenizer):
                 )
             _sentencepiece(self.bpe_model)
 
-    def _split(self, text: str) -> tuple[list[str], list[str]]:
+    @property
+    def _languages(self) -> tuple[str, ...]:
+        return ("en",)
+
+    def _split(self, text: str, language: str) -> tuple[list[str], list[str]]:
+        return between_tags(text, self._split_turn), []
+
+    def _split_turn(self, text: str) -> list[str]:
         text = clean_libritts(text)
         if self.token_type == "phone":
-            return list(phonemes.phonemize(text.lower(), "en-us")), []
+            return list(phonemes.phonemize(text.lower(), "en-us"))
         if self.bpe_model is not None and self.token_type == "bpe":
-            return _sentencepiece(self.bpe_model).encode(text, out_type=str), []
-        return list(text), []
+            return _sentencepiece(self.bpe_model).encode(text, out_type=str)
+        return list(text)
 
     def ids(self, tokens: Sequence[str]) -> tuple[tuple[int, ...], tuple[str, ...]]:
         """As `Tokenizer.ids`; SentencePiece keeps its own id for an unknown piece."""
@@ -235,6 +278,7 @@ def make_tokenizer(
     lang: str = "en-us",
     token_type: str | None = None,
     bpe_model: str | Path | None = None,
+    repair: bool = False,
 ) -> Tokenizer:
     """Makes a tokenizer by its official name.
 
@@ -245,6 +289,7 @@ def make_tokenizer(
         token_type: for "libritts" one of `LIBRITTS_TYPES` (default "char"); "emilia" and
             "dialog" know "phone" only.
         bpe_model: SentencePiece model file, for the libritts type "bpe".
+        repair: as of `Tokenizer`.
 
     Raises:
         UserError: unknown name, type or language, or a table that does not fit.
@@ -255,22 +300,15 @@ def make_tokenizer(
         raise UserError(f"the {name} tokenizer takes no language ({lang!r}); use espeak for that.")
     if name == "libritts":
         path = None if bpe_model is None else Path(bpe_model)
-        return LibriTTSTokenizer(table, "char" if token_type is None else token_type, path)
+        return LibriTTSTokenizer(
+            table, "char" if token_type is None else token_type, path, repair=repair
+        )
     if token_type is not None:
         _check_token_type(name, token_type, ("phone",) if name in ("emilia", "dialog") else ())
     if name == "espeak":
-        return EspeakTokenizer(table, lang)
+        return EspeakTokenizer(table, lang, repair=repair)
     kinds = {"emilia": EmiliaTokenizer, "dialog": DialogTokenizer, "simple": SimpleTokenizer}
-    return kinds[name](table)
-
-
-def check_speaker_tags(text: str) -> None:
-    """Raises a UserError that names what looks like a speaker tag but is not [S1] or [S2]."""
-    for found in _ALMOST_SPEAKER_TAG.finditer(text.replace(SPEAKER_A, "").replace(SPEAKER_B, "")):
-        raise UserError(
-            f"the dialogue {quote(text)} has the speaker tag {found[0]!r}; "
-            f"write {SPEAKER_A} or {SPEAKER_B}."
-        )
+    return kinds[name](table, repair=repair)
 
 
 def language_segments(text: str) -> list[tuple[str, str]]:
@@ -312,9 +350,9 @@ def _english_tokens(text: str) -> list[str]:
     return list(phonemes.phonemize(text, "en-us"))
 
 
-def _chinese_tokens(text: str) -> list[str]:
+def _chinese_tokens(text: str, phrases: bool) -> list[str]:
     try:
-        return pinyin.hanzi_to_tokens(normalize_chinese(text))
+        return pinyin.hanzi_to_tokens(normalize_chinese(text), phrases=phrases)
     except UserError:  # reported as dropped
         return []
 
