@@ -295,4 +295,6 @@ def test_the_running_average_is_the_mean_of_its_window() -> None:
 
 def test_an_exponential_average_moves_by_its_share() -> None:
     old, new = {"w": normal(0, 3)}, {"w": normal(1, 3)}
+    decays = [float(averaging.warm_decay(step, 0.99)) for step in (1, 90, 10_000)]
+    assert decays == pytest.approx([2 / 11, 0.91, 0.99])
     close(averaging.ema(new, old, 0.9), {"w": 0.9 * old["w"] + 0.1 * new["w"]})

@@ -96,9 +96,11 @@ def _run(args: argparse.Namespace, coordinator: str | None = None) -> int:
     """
     import jax
 
+    from zipvoice_jax.core.allocator import keep_memory
     from zipvoice_jax.core.compiling import use_persistent_cache
     from zipvoice_jax.core.processes import join
 
+    keep_memory()
     use_persistent_cache()
     try:
         if coordinator:

@@ -48,6 +48,20 @@ def ema(new: Any, old: Any, decay: float | Float[Array, ""]) -> Any:
     return _towards(new, old, 1.0 - decay)
 
 
+def warm_decay(step: Int[Array, ""] | int, decay: float) -> Float[Array, ""]:
+    """A decay that forgets the beginning: at most (1 + step) / (10 + step).
+
+    With a decay of 0.999 alone, the parameters that a stage began with would still make up a
+    quarter of its average after 1,350 steps.
+
+    Args:
+        step: updates made in the stage, this one included.
+        decay: what it rises to.
+    """
+    count = jnp.asarray(step, jnp.float32)
+    return jnp.minimum(decay, (1.0 + count) / (10.0 + count))
+
+
 def between(
     avg_start: Mapping[str, Any],
     step_start: int,

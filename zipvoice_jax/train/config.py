@@ -230,7 +230,8 @@ class TrainConfig:
         batch_multiple: batch sizes are multiples of it, whatever the devices, so that runs on
             numbers of devices that divide it see the same batches.
         accumulate: a step's batch is worked through in this many parts.
-        average: of parameters: running mean from the stage's start, or exponential.
+        average: of parameters: running mean from the stage's start, or exponential with a decay
+            that rises to `ema_decay` over the stage's first steps.
         average_period: steps between updates of the running mean.
         ema_decay: of the exponential average, and of the second distillation's teacher.
         export_window: last steps of a stage that its exported model averages over, at most all

@@ -18,7 +18,7 @@ from zipvoice_jax.flow.losses import (
     flow_matching_loss,
 )
 from zipvoice_jax.nn.training import StepContext
-from zipvoice_jax.train.averaging import ema, running_average
+from zipvoice_jax.train.averaging import ema, running_average, warm_decay
 from zipvoice_jax.train.config import Objective, Stage, TrainConfig
 from zipvoice_jax.train.curriculum import Clock, Schedules, values_at
 from zipvoice_jax.train.objectives import (
@@ -203,7 +203,7 @@ def update(
     params, opt_state = jax.lax.cond(finite, step, lambda *old: old, state.params, state.opt_state)
     done = clock.stage_step(state.step) + 1
     if run.average == "ema":
-        average = ema(params, state.average, run.ema_decay)
+        average = ema(params, state.average, warm_decay(done, run.ema_decay))
     else:
         average = running_average(params, state.average, done, run.average_period)
     teacher = state.teacher
