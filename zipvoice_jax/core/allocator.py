@@ -1,8 +1,8 @@
 """The C library's allocator on CPUs: memory is kept instead of being given back at every step.
 
-XLA's CPU programs allocate the same large temporaries in each step. By default glibc maps and unmaps
-them, so that the kernel clears the same pages again and again, which took a fifth of both cores in
-the training of the demo model (docs/speed.md).
+XLA's CPU programs allocate the same large temporaries in each step. By default glibc maps and
+unmaps them, so that the kernel clears the same pages again and again, which took a fifth of both
+cores in the training of the demo model (docs/speed.md).
 """
 
 import ctypes
