@@ -191,8 +191,11 @@ class Preparation:
     ) -> tuple[tuple[int, ...], tuple[str, ...]]:
         """Ids and tokens of a text; digits alone are read in the language of the other one."""
         language = "" if self.raw_evaluation else language_of(text) or language_of(other) or "en"
-        done = self.tokenizer.encode(text, language=language)
         where = f"the {what}"
+        try:
+            done = self.tokenizer.encode(text, language=language)
+        except UserError as error:  # which of the texts it is, the tokenizer does not know
+            raise UserError(str(error).replace("the text", where, 1)) from None
         tags = [tag for tag in (SPEAKER_A, SPEAKER_B) if tag in done.unknown]
         if self.model.is_dialog and tags:
             raise UserError(
