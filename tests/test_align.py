@@ -146,7 +146,7 @@ def test_the_true_boundaries_of_a_dataset_are_found(tmp_path: Path):
     # Neighbours of one kind have no boundary that could be heard.
     made = [tones(f"t{i}", i, channels=1 + i % 2) for i in range(64)]
     write_dataset(tmp_path, "tones", {"train": made[:56], "dev": made[56:]})
-    config = AlignConfig(steps=200, width=48, buckets=1, batch_seconds=32.0, warmup=10)
+    config = AlignConfig(steps=80, width=48, buckets=1, batch_seconds=32.0, warmup=10)
     assert align(tmp_path, config, say=silent) == ["dev", "train"]
     errors = []
     for split in ("dev", "train"):
@@ -224,7 +224,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_there(
     training.save_state(path, state, "mark")
     kept = path.read_bytes()
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(training.np, "savez", full)

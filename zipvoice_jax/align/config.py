@@ -26,13 +26,13 @@ class AlignConfig:
         UserError: a value that cannot work, with what to do about it.
     """
 
-    steps: int = 2000
+    steps: int = 400
     batch_seconds: float = 48.0
     buckets: int = 6
-    rate: float = 2e-3
-    warmup: int = 50
-    prior_steps: float = 0.5
-    width: int = 128
+    rate: float = 5e-3
+    warmup: int = 20
+    prior_steps: float = 0.4
+    width: int = 64
     blank: float = -30.0
     seed: int = 0
 

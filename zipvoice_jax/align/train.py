@@ -121,8 +121,9 @@ def train_step(
         return jnp.sum(losses * weights) / jnp.maximum(jnp.sum(weights), 1.0)
 
     loss, gradients = jax.value_and_grad(loss_of)(state.params)
-    updates, moments = _optimiser(config).update(gradients, state.moments, state.params)
-    params = optax.apply_updates(state.params, updates)
+    with jax.numpy_dtype_promotion("standard"):  # optax multiplies counts by fractions
+        updates, moments = _optimiser(config).update(gradients, state.moments, state.params)
+        params = optax.apply_updates(state.params, updates)
     assert isinstance(params, dict)
     return State(params, moments, state.step + 1), loss
 
