@@ -91,10 +91,11 @@ def test_another_text_is_rejected():
 
 
 def test_real_tokenizers_are_matched_word_by_word():
-    words = TEXT.rstrip(".").split()
+    text = "Currently one other participant, conference calls."
+    words = text.replace(",", "").rstrip(".").split()
     times = [(word, 0.3 * i, 0.3 * i + 0.25) for i, word in enumerate(words)]
     tokenizer = make_tokenizer("emilia")
-    tokens = tokenizer.tokens(TEXT)
+    tokens = tokenizer.tokens(text)
     timing = timing_of_words(times)
     assert timing is not None
     found = token_starts(timing, tokens, 3.0, tokenizer.tokens)

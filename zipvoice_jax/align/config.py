@@ -18,28 +18,26 @@ class AlignConfig:
         warmup: steps.
         prior_steps: share of the steps over which the weight of the diagonal prior goes from 1
             to 0.
-        width: channels of the hidden layers.
-        size: of the space in which tokens and frames are compared.
-        blank: score of the class that is no token.
+        width: channels of the hidden layer.
+        blank: logarithm of the share of a frame that belongs to no token; too small to matter.
         seed: of parameters and the order of batches.
 
     Raises:
         UserError: a value that cannot work, with what to do about it.
     """
 
-    steps: int = 2000
+    steps: int = 400
     batch_seconds: float = 48.0
     buckets: int = 6
-    rate: float = 2e-3
-    warmup: int = 50
-    prior_steps: float = 0.5
-    width: int = 128
-    size: int = 64
-    blank: float = -1.0
+    rate: float = 5e-3
+    warmup: int = 20
+    prior_steps: float = 0.4
+    width: int = 64
+    blank: float = -30.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "buckets", "width", "size"):
+        for name in ("steps", "buckets", "width"):
             value = getattr(self, name)
             whole = isinstance(value, int) and not isinstance(value, bool)
             require(whole and value > 0, f"{name} is {value!r}; give a whole number above 0.")

@@ -1,26 +1,31 @@
-"""The aligner: tokens and frames in one space, how well they match, and the loss.
+"""The aligner: how each token of a text sounds, how well that fits each frame, and the loss.
 
-After Badlani et al. 2021, "One TTS alignment to rule them all" (arXiv 2108.10447).
+After Badlani et al. 2021, "One TTS alignment to rule them all" (arXiv 2108.10447): scores are
+negative squared distances, a prior goes along the diagonal, the loss sums over all monotone paths.
+Unlike there, frames are not laid into a learned space, where the aligner of a small dataset learns
+to give most frames to a few tokens. They stay cepstra, whose likelihood each token has to explain,
+as in a hidden Markov model with a Gaussian for each token in its context.
 """
+
+import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.scipy.special import betaln, gammaln
 from jaxtyping import Array, Bool, Float, Int
 
 from zipvoice_jax.align.config import AlignConfig
 
+CEPSTRA = 20
 CONCENTRATION = 100.0  # of the prior; its spread is about 8 % of 60 tokens, 5 % of 600
 _NEVER = -1e4  # score of a token that is padding; finite, so that gradients are
 
 
 class Aligner(nn.Module):
-    """How well each token of a text matches each frame of its speech.
-
-    The contexts are small, so that a match stays where the sound is: two frames (21 ms) and one
-    token to either side.
+    """How likely each frame of speech is for each token of its text.
 
     Attributes:
         config: sizes.
@@ -38,43 +43,66 @@ class Aligner(nn.Module):
         tokens: Int[Array, "rows tokens"],
         token_mask: Bool[Array, "rows tokens"],
     ) -> Float[Array, "rows frames tokens"]:
-        """Matches.
+        """Scores.
 
         Args:
-            features: log-mel of any level; each bin is normalised over its utterance.
+            features: log-mel of any level.
             frame_mask: True for real frames.
             tokens: ids.
             token_mask: True for real tokens.
 
         Returns:
-            negative squared distances, a logit for each token at each frame.
+            the logarithm of each frame's density for each token, but for a constant: half the
+            negative squared distance to what the token, between its neighbours, sounds like.
         """
-        width, size = self.config.width, self.config.size
-        frames = normalised(features, frame_mask)
-        for number in range(2):
-            frames = nn.Conv(width, (3,), name=f"frames_{number}")(frames)
-            frames = nn.relu(frames) * frame_mask[..., None]
-        frames = nn.Dense(size, name="frames_out")(frames)
-        init = nn.initializers.normal(1.0)
-        embedding = nn.Embed(self.vocab_size, width, embedding_init=init, name="embedding")
-        texts = embedding(tokens)
-        texts = texts * token_mask[..., None]
-        texts = nn.relu(nn.Conv(width, (3,), name="tokens_0")(texts))
-        texts = nn.Dense(size, name="tokens_out")(texts)
+        width = self.config.width
+        frames = acoustics(features, frame_mask)
+        real = token_mask.astype(jnp.float32)[..., None]
+        alone = nn.Embed(self.vocab_size, width, name="alone")(tokens)
+        texts = nn.Embed(self.vocab_size, width, name="embedding")(tokens) * real
+        texts = nn.relu(nn.Conv(width, (3,), name="context")(texts))
+        texts = nn.Dense(frames.shape[2], name="out")(jnp.concatenate([texts, alone], axis=2))
+        spread = self.param("log_spread", nn.initializers.zeros, (frames.shape[2],))
+        scale = jnp.exp(-spread)[None, None, :]
+        frames, texts = frames * scale, texts * scale
         products = jnp.einsum("rfs,rts->rft", frames, texts)
         squares = jnp.sum(frames**2, axis=2)[:, :, None] + jnp.sum(texts**2, axis=2)[:, None, :]
-        return (2.0 * products - squares) / size**0.5
+        return products - squares / 2.0 - jnp.sum(spread)
+
+
+def acoustics(
+    features: Float[Array, "rows frames bins"], frame_mask: Bool[Array, "rows frames"]
+) -> Float[Array, "rows frames dimensions"]:
+    """Cepstra and their slopes, each with mean 0 and variance 1 over an utterance.
+
+    That takes away most of a voice's colour, the level and the channel. Slopes are regressions
+    over two frames to either side.
+
+    Args:
+        features: log-mel.
+        frame_mask: True for real frames.
+
+    Returns:
+        2 * `CEPSTRA` dimensions; 0 at padding.
+    """
+    bins = features.shape[2]
+    angles = math.pi * (np.arange(bins)[:, None] + 0.5) * np.arange(CEPSTRA)[None, :] / bins
+    cosines = jnp.asarray(np.cos(angles) / math.sqrt(bins), jnp.float32)
+    real = frame_mask.astype(jnp.float32)[..., None]
+    cepstra = normalised(features @ cosines, real)
+    padded = jnp.pad(cepstra, ((0, 0), (2, 2), (0, 0)))
+    slopes = 2.0 * (padded[:, 4:] - padded[:, :-4]) + padded[:, 3:-1] - padded[:, 1:-3]
+    return jnp.concatenate([cepstra, normalised(slopes, real)], axis=2)
 
 
 def normalised(
-    features: Float[Array, "rows frames bins"], frame_mask: Bool[Array, "rows frames"]
-) -> Float[Array, "rows frames bins"]:
-    """Features with mean 0 and variance 1 of each bin over the real frames; padding is 0."""
-    real = frame_mask[..., None].astype(jnp.float32)
+    values: Float[Array, "rows frames dimensions"], real: Float[Array, "rows frames 1"]
+) -> Float[Array, "rows frames dimensions"]:
+    """Values with mean 0 and variance 1 of each dimension over the real frames; padding is 0."""
     count = jnp.maximum(jnp.sum(real, axis=1, keepdims=True), 1.0)
-    centred = (features - jnp.sum(features * real, axis=1, keepdims=True) / count) * real
+    centred = (values - jnp.sum(values * real, axis=1, keepdims=True) / count) * real
     variance = jnp.sum(centred**2, axis=1, keepdims=True) / count
-    return centred / jnp.sqrt(variance + 1e-2)
+    return centred / jnp.sqrt(variance + 1e-5)
 
 
 def progress(
@@ -132,35 +160,30 @@ def forward_sum_loss(
     *,
     blank: float,
 ) -> Float[Array, " rows"]:
-    """Negative log-probability of all ways to speak all tokens in their order.
+    """Negative logarithm of the sum over all ways to speak all tokens in their order.
 
-    A frame has a softmax over the tokens and a blank; each token takes one or more frames in a
-    row, and blanks may lie between tokens (the labels 1, 2, 3 ... of CTC).
+    Each token takes one or more frames in a row; a way counts by the product of exp(score) over
+    its frames. It is the loss of CTC for the labels 1, 2, 3 ... with a blank that is too unlikely
+    to matter. CTC divides each frame's exp(score) by their sum; that is taken back, since the
+    scores are densities already.
 
     Args:
-        scores: logits.
+        scores: logarithms, of any size.
         frames: of each row; at least `tokens`.
         tokens: of each row.
-        blank: logit of the blank.
+        blank: logarithm of the blank's share of a frame.
 
     Returns:
         per frame, in nats; 0 for an empty row.
     """
     rows, size, width = scores.shape
     beyond = jnp.arange(width)[None, :] >= tokens[:, None]
-    logits = jnp.where(beyond[:, None, :], _NEVER, scores)
-    logits = jnp.concatenate([jnp.full((rows, size, 1), blank), logits], axis=2)
-    labels = jnp.broadcast_to(jnp.arange(1, width + 1)[None, :], (rows, width))
     late = jnp.arange(size)[None, :] >= frames[:, None]
-    loss = optax.ctc_loss(
-        logits.astype(jnp.float32), late.astype(jnp.float32), labels, beyond.astype(jnp.float32)
-    )
-    return jnp.where(tokens > 0, loss / jnp.maximum(frames, 1), 0.0)
-
-
-def token_log_probabilities(
-    scores: Float[Array, "rows frames tokens"], tokens: Int[Array, " rows"]
-) -> Float[Array, "rows frames tokens"]:
-    """Log-softmax over a row's tokens at each frame."""
-    beyond = jnp.arange(scores.shape[2])[None, :] >= tokens[:, None]
-    return jax.nn.log_softmax(jnp.where(beyond[:, None, :], _NEVER, scores), axis=2)
+    scores = jnp.where(beyond[:, None, :], _NEVER, scores.astype(jnp.float32))
+    sums = jax.nn.logsumexp(scores, axis=2, keepdims=True)
+    logits = jnp.concatenate([jnp.full((rows, size, 1), blank), scores - sums], axis=2)
+    labels = jnp.broadcast_to(jnp.arange(1, width + 1)[None, :], (rows, width))
+    loss = optax.ctc_loss(logits, late.astype(jnp.float32), labels, beyond.astype(jnp.float32))
+    loss = loss - jnp.sum(jnp.where(late, 0.0, sums[:, :, 0]), axis=1)
+    count = jnp.maximum(frames, 1).astype(jnp.float32)
+    return jnp.where(tokens > 0, loss / count, 0.0)

@@ -24,7 +24,6 @@ from zipvoice_jax.align.network import (
     diagonal_prior,
     forward_sum_loss,
     progress,
-    token_log_probabilities,
 )
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.rng import named_key
@@ -78,13 +77,13 @@ def _optimiser(config: AlignConfig) -> optax.GradientTransformation:
 def matches(
     params: Params, config: AlignConfig, vocab_size: int, arrays: dict[str, Any]
 ) -> Float[Array, "rows frames tokens"]:
-    """Log-probability of each token at each frame, for a batch of the `Loader`."""
+    """What the `Aligner` gives for a batch of the `Loader`."""
     features, tokens = arrays["features"], arrays["tokens"]
     token_mask = jnp.arange(tokens.shape[1])[None, :] < arrays["tokens_lens"][:, None]
     model = Aligner(config, vocab_size)
     scores = model.apply({"params": params}, features, frame_mask(arrays), tokens, token_mask)
     assert isinstance(scores, jax.Array)
-    return token_log_probabilities(scores, arrays["tokens_lens"])
+    return scores
 
 
 def frame_mask(arrays: dict[str, Any]) -> Bool[Array, "rows frames"]:
@@ -109,18 +108,22 @@ def train_step(
         the state after, and the loss (nats per frame).
     """
     frames, tokens = arrays["features_lens"], arrays["tokens_lens"]
-    weight = jnp.maximum(0.0, 1.0 - state.step / (config.prior_steps * config.steps))
+    share = state.step.astype(jnp.float32) / (config.prior_steps * config.steps)
+    weight = jnp.maximum(0.0, 1.0 - share)
     along = progress(arrays["features"], frame_mask(arrays))
     prior = weight * diagonal_prior(along, tokens, arrays["tokens"].shape[1])
+
+    weights = frames.astype(jnp.float32)
 
     def loss_of(params: Params) -> Float[Array, ""]:
         scores = matches(params, config, vocab_size, arrays) + prior
         losses = forward_sum_loss(scores, frames, tokens, blank=config.blank)
-        return jnp.sum(losses * frames) / jnp.maximum(jnp.sum(frames), 1)
+        return jnp.sum(losses * weights) / jnp.maximum(jnp.sum(weights), 1.0)
 
     loss, gradients = jax.value_and_grad(loss_of)(state.params)
-    updates, moments = _optimiser(config).update(gradients, state.moments, state.params)
-    params = optax.apply_updates(state.params, updates)
+    with jax.numpy_dtype_promotion("standard"):  # optax multiplies counts by fractions
+        updates, moments = _optimiser(config).update(gradients, state.moments, state.params)
+        params = optax.apply_updates(state.params, updates)
     assert isinstance(params, dict)
     return State(params, moments, state.step + 1), loss
 

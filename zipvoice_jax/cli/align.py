@@ -22,7 +22,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--split", nargs="+", default=[], metavar="NAME",
         help="whose alignments to write (default: of all splits)",
     )  # fmt: skip
-    add("--steps", type=int, default=2000, metavar="N", help="of training (default: 2000)")
+    add("--steps", type=int, default=400, metavar="N", help="of training (default: 400)")
     add("--seed", type=int, default=0, help="of the training (default: 0)")
     add("--plot", type=Path, metavar="FILE", help="a picture (PNG) of some alignments")
     add(
