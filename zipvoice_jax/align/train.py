@@ -9,7 +9,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -123,8 +123,7 @@ def train_step(
     loss, gradients = jax.value_and_grad(loss_of)(state.params)
     with jax.numpy_dtype_promotion("standard"):  # optax multiplies counts by fractions
         updates, moments = _optimiser(config).update(gradients, state.moments, state.params)
-        params = optax.apply_updates(state.params, updates)
-    assert isinstance(params, dict)
+        params = cast("Params", optax.apply_updates(state.params, updates))
     return State(params, moments, state.step + 1), loss
 
 
@@ -199,11 +198,13 @@ def save_state(path: Path, state: State, mark: str) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    leaves = {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+    arrays: dict[str, Any] = {"mark": np.array(mark)}
+    for place, leaf in enumerate(jax.tree.leaves(state)):
+        arrays[f"leaf_{place}"] = np.asarray(leaf)
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:
-            np.savez(file, mark=np.array(mark), **leaves)
+            np.savez(file, **arrays)
         os.replace(partial, path)
     except OSError as error:
         raise UserError(
