@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.numbers import check_number
 from zipvoice_jax.text.tags import check_speaker_tags, turns_without_words
 from zipvoice_jax.text.tokens import SPEAKER_A, SPEAKER_B, quote
 
@@ -88,7 +89,9 @@ class Limits:
             ("min_seconds", "max_seconds"),
             ("min_words_per_minute", "max_words_per_minute"),
         ):
-            if not 0 <= getattr(self, low) < getattr(self, high):
+            for name in (low, high):
+                check_number(name, getattr(self, name), 0, 10**6)
+            if not getattr(self, low) < getattr(self, high):
                 raise UserError(
                     f"{low} is {getattr(self, low)} and {high} {getattr(self, high)}; "
                     "give two numbers, the first the smaller one."
