@@ -18,7 +18,9 @@ from zipvoice_jax.core.errors import UserError
 
 _MIN_RATE, _MAX_RATE = 4_000, 384_000  # Hz
 _SLACK = 0.1  # seconds that a lossy decoder or a rounded manifest entry may be off
+# Of what is written.
 _FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
+EXTENSIONS = tuple(_FORMATS)
 # Sizes from here on in a WAV header are what a program writes that cannot seek back.
 _STREAMED_SIZE = 0x7FFFF000
 

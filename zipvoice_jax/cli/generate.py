@@ -80,8 +80,10 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     import jax
 
+    from zipvoice_jax.audio.io import EXTENSIONS
     from zipvoice_jax.checkpoint.hub import find_model, load_model
     from zipvoice_jax.config import SamplingConfig
+    from zipvoice_jax.core.outputs import check_file, check_folder
     from zipvoice_jax.core.processes import is_lead
     from zipvoice_jax.data.requests import Request, read_requests
     from zipvoice_jax.infer.run import RunOptions, fingerprint, run_list, stamps_of, write_speech
@@ -90,8 +92,12 @@ def run(args: argparse.Namespace) -> int:
 
     # What costs nothing to check comes before what takes time to load.
     if args.test_list is not None:
+        check_folder(args.res_dir)
         requests = read_requests(args.test_list)
     else:
+        check_file(args.res_wav_path, EXTENSIONS)
+        if args.plot:
+            check_file(args.res_wav_path.with_suffix(".png"))
         item = args.res_wav_path.stem
         requests = [Request(item, args.text, tuple(args.prompt_text), tuple(args.prompt_wav))]
     model_dir = find_model(args.model_name, args.model_dir)

@@ -115,8 +115,12 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: the config, the data or the folder cannot be used.
     """
+    from zipvoice_jax.checkpoint.loaded import check_new_directory
+    from zipvoice_jax.core.outputs import PICTURES, check_file, check_folder
+
     config = load_config(args.config, args.settings)
     if args.show_schedule is not None:
+        check_file(args.show_schedule, PICTURES)
         from zipvoice_jax.train.curriculum import show_schedules
 
         show_schedules(config, args.show_schedule)
@@ -124,6 +128,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.folder is None:
         raise UserError("train has no folder for the run; give --to DIR.")
+    check_folder(args.folder)
+    if args.export is not None:
+        check_new_directory(args.export, overwrite=False)
     from zipvoice_jax.train.loop import export_step, train
 
     if args.export is not None:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from zipvoice_jax.audio.io import write_audio
 from zipvoice_jax.config import SamplingConfig
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.outputs import check_file
 from zipvoice_jax.core.processes import exchange, is_lead, on_lead
 from zipvoice_jax.core.supervise import beat
 from zipvoice_jax.data.requests import BadLine, Request, wave_path
@@ -237,6 +238,8 @@ def run_list(
                     fail(request.item_id, request.error)
                     continue
                 try:
+                    if request.item_id in todo:
+                        check_file(paths[request.item_id])
                     items.append(prepare(request))
                 except UserError as error:
                     fail(request.item_id, str(error))
