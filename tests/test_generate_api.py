@@ -9,6 +9,7 @@ from typing import Any
 import jaxtyping
 import numpy as np
 import pytest
+import soundfile
 from generation import (
     DIALOGUE,
     RELEASE,
@@ -86,6 +87,20 @@ def test_bad_arguments_are_user_errors(
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(zipvoice_jax.UserError, match=said):
         single.generate("Hello.", **{**SINGLE, **given})
+
+
+def test_prompts_are_checked_as_the_model_hears_them(single: Synthesizer, tmp_path: Path) -> None:
+    wave, rate = soundfile.read(WAV1, dtype="float32")
+    path = tmp_path / "odd.wav"
+    prepare = single.preparation(zipvoice_jax.config.SamplingConfig.for_kind("zipvoice"))
+    request = Request("a", "Yes.", (TEXT1,), (path,))
+    soundfile.write(path, np.stack([wave, -wave], axis=1), rate, subtype="PCM_16")
+    with pytest.raises(zipvoice_jax.UserError, match=r"odd\.wav cancel out"):
+        prepare(request)
+    soundfile.write(path, np.stack([wave, 0 * wave], axis=1), rate, subtype="PCM_16")
+    assert prepare(request).notes == ()
+    soundfile.write(path, 4.0 * wave / np.abs(wave).max(), rate, subtype="FLOAT")
+    assert "4.0 times full scale" in "".join(prepare(request).notes)
 
 
 def test_guidance_of_zero_equals_the_limit_of_small_guidance(single: Synthesizer) -> None:

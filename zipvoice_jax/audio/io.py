@@ -17,6 +17,7 @@ from jaxtyping import Float
 from zipvoice_jax.core.errors import UserError
 
 _MIN_RATE, _MAX_RATE = 4_000, 384_000  # Hz
+_MAX_PEAK = 100.0  # far beyond what is recorded too loud; quiet speech in 16-bit scale has more
 _SLACK = 0.1  # seconds that a lossy decoder or a rounded manifest entry may be off
 # Of what is written.
 _FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
@@ -47,8 +48,8 @@ def read_audio(
 
     Raises:
         UserError: the file is missing, a directory, unreadable, not audio, empty, truncated,
-            too long, of an unlikely rate or of more than 2 channels, holds NaN or infinity,
-            or does not hold the wanted part.
+            too long, of an unlikely rate or of more than 2 channels, holds NaN, infinity or
+            samples in the scale of integers, or does not hold the wanted part.
     """
     path = Path(path)
     _check_file(path)
@@ -72,6 +73,12 @@ def read_audio(
         )
     if not np.isfinite(wave).all():
         raise UserError(f"{path} holds NaN or infinite samples; export it again.")
+    peak = float(np.abs(wave).max())
+    if peak > _MAX_PEAK:
+        raise UserError(
+            f"{path} has floating-point samples up to {peak:,.0f}, where full scale is 1; divide "
+            "them by the range of the integers that they were (32768 for 16 bits)."
+        )
     if rate != sampling_rate:
         import soxr
 

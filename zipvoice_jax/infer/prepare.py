@@ -13,7 +13,15 @@ from jaxtyping import Float
 
 from zipvoice_jax.audio.io import read_audio
 from zipvoice_jax.audio.mel import log_mel_host
-from zipvoice_jax.audio.ops import check_prompt, remove_silence, rms_norm, stereo_prompt, to_mono
+from zipvoice_jax.audio.ops import (
+    check_prompt,
+    is_silent,
+    mix_prompt,
+    prompt_doubts,
+    remove_silence,
+    rms_norm,
+    stereo_prompt,
+)
 from zipvoice_jax.config import FeatureConfig, ModelConfig, SamplingConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.requests import Request
@@ -111,7 +119,7 @@ class Preparation:
             UserError: a recording or a text cannot be used.
         """
         notes: list[str] = []
-        wave = self._prompt_wave(request)
+        wave = self._prompt_wave(request, notes)
         wave, rms = rms_norm(wave, self.sampling.target_rms)
         seconds = wave.shape[1] / self.features.sampling_rate
         if seconds > (20.0 if self.model.is_dialog else 10.0):
@@ -144,17 +152,23 @@ class Preparation:
                 )
         return Item(request, tuple(jobs), rms, tuple(dict.fromkeys(notes)))
 
-    def _prompt_wave(self, request: Request) -> Float[np.ndarray, "channels samples"]:
+    def _prompt_wave(
+        self, request: Request, notes: list[str]
+    ) -> Float[np.ndarray, "channels samples"]:
         rate = self.features.sampling_rate
         waves = []
         for path in request.prompt_wavs:
             wave = read_audio(path, rate, max_duration=MAX_PROMPT_SECONDS)
             check_prompt(wave, str(path), rate)
+            notes += prompt_doubts(wave, str(path), mixed=not self.model.is_stereo)
+            if not self.model.is_stereo:
+                wave = mix_prompt(wave, str(path))
+                check_prompt(wave, f"{path}, mixed to one channel,", rate)
             waves.append(wave)
-        if self.model.is_stereo:
-            wave = stereo_prompt(waves)
-        else:
-            wave = np.concatenate([to_mono(wave) for wave in waves], axis=1)
+        wave = stereo_prompt(waves) if self.model.is_stereo else np.concatenate(waves, axis=1)
+        for side, channel in zip(("left", "right"), wave, strict=False):
+            if self.model.is_stereo and is_silent(channel[None], rate):
+                notes.append(f"nobody speaks in the {side} channel of the prompt")
         if not self.raw_evaluation:
             # 0.2 s of silence keep the end of the prompt out of the speech.
             wave = remove_silence(wave, rate, trail_ms=200.0)
