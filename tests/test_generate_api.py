@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import jaxtyping
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ import zipvoice_jax
 from zipvoice_jax.core.compiling import Compilation
 from zipvoice_jax.data.requests import Request
 from zipvoice_jax.infer import prepare as preparing
+from zipvoice_jax.infer.engine import noise_key
 from zipvoice_jax.infer.run import RunOptions, run_list, stamps_of
 from zipvoice_jax.infer.synthesizer import Synthesizer
 
@@ -59,9 +61,10 @@ def test_the_api_gives_what_the_command_gives(dialog: Synthesizer, tmp_path: Pat
     assert speech.turns[0].start >= 0 and speech.turns[-1].end <= speech.duration
     speech.save(tmp_path / "api.wav")
     flags = [*prompt_flags("zipvoice_dialog"), "--text", DIALOGUE, "--seed", "3"]
-    cli = command(RELEASE / "zipvoice_dialog", *flags, "--res-wav-path", tmp_path / "said.wav")
+    # Neither the item's name nor that of the file changes the speech.
+    cli = command(RELEASE / "zipvoice_dialog", *flags, "--res-wav-path", tmp_path / "cli.wav")
     made(*cli)
-    np.testing.assert_array_equal(read_wav(tmp_path / "api.wav"), read_wav(tmp_path / "said.wav"))
+    np.testing.assert_array_equal(read_wav(tmp_path / "api.wav"), read_wav(tmp_path / "cli.wav"))
     again = dialog.generate(DIALOGUE, **TWO, item_id="said", num_step=2, seed=3)
     np.testing.assert_array_equal(again.wave, speech.wave)
 
@@ -101,6 +104,19 @@ def test_prompts_are_checked_as_the_model_hears_them(single: Synthesizer, tmp_pa
     assert prepare(request).notes == ()
     soundfile.write(path, 4.0 * wave / np.abs(wave).max(), rate, subtype="FLOAT")
     assert "4.0 times full scale" in "".join(prepare(request).notes)
+
+
+def test_noise_depends_on_the_texts_and_the_seed_alone(single: Synthesizer) -> None:
+    prepare = single.preparation(zipvoice_jax.config.SamplingConfig.for_kind("zipvoice"))
+
+    def key(name: str, text: str, said: str = TEXT1, seed: int = 0) -> tuple[int, ...]:
+        (job,) = prepare(Request(name, text, (said,), (WAV1,))).jobs
+        return tuple(jax.random.key_data(noise_key(seed, job)).tolist())
+
+    first = key("a", "Yes.")
+    assert first == key("b/c.wav", "Yes.")
+    others = {key("a", "No."), key("a", "Yes.", TEXT1 + " Yes."), key("a", "Yes.", seed=1)}
+    assert len({first, *others}) == 4
 
 
 def test_guidance_of_zero_equals_the_limit_of_small_guidance(single: Synthesizer) -> None:
