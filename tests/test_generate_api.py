@@ -31,7 +31,7 @@ from generation import (
 
 import zipvoice_jax
 from zipvoice_jax.core.compiling import Compilation
-from zipvoice_jax.data.requests import Request
+from zipvoice_jax.data.requests import BadLine, Request
 from zipvoice_jax.infer import prepare as preparing
 from zipvoice_jax.infer.engine import noise_key
 from zipvoice_jax.infer.run import RunOptions, run_list, stamps_of
@@ -387,6 +387,21 @@ def test_other_weights_in_the_same_directory_are_noticed(tmp_path: Path) -> None
     assert stamps_of(tmp_path) == before
     weights.write_bytes(b"12345")
     assert stamps_of(tmp_path) != before
+
+
+def test_a_report_that_cannot_be_written_ends_no_list(
+    single: Synthesizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise zipvoice_jax.UserError("report.jsonl cannot be written (No space left on device).")
+
+    monkeypatch.setattr("zipvoice_jax.infer.report.append_record", full)
+    sampling = zipvoice_jax.config.SamplingConfig.for_kind("zipvoice", num_step=1)
+    requests = [Request("a", "Yes.", (TEXT1,), (WAV1,)), BadLine("line 2", "it is bad.")]
+    told: list[str] = []
+    totals = run_list(single, requests, tmp_path, sampling, RunOptions(), "model", told.append)
+    assert (totals.done, totals.failed) == (0, 2) and (tmp_path / "a.wav").is_file()
+    assert sorted(line.split(":")[0] for line in told) == ["a", "line 2"]
 
 
 def test_half_written_waves_of_a_killed_run_are_removed(

@@ -4,10 +4,8 @@ Whatever libsndfile decodes is read (WAV, FLAC, OGG, MP3, AIFF ...). Every fault
 becomes one `UserError` that names it.
 """
 
-import contextlib
-import os
+import io
 import re
-import secrets
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ import soundfile
 from jaxtyping import Float
 
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.files import write_bytes
 
 _MIN_RATE, _MAX_RATE = 4_000, 384_000  # Hz
 _MAX_PEAK = 100.0  # far beyond what is recorded too loud; quiet speech in 16-bit scale has more
@@ -195,21 +194,11 @@ def write_audio(
     else:
         data = np.clip(wave, -1.0, 1.0).astype(np.float32).T
 
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    # In memory: soundfile tells of a full disk by an assertion, and with `python -O` by nothing.
+    encoded = io.BytesIO()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise UserError(f"{path} is a directory; give the name of a file.")
-        with partial.open("wb") as file:
-            soundfile.write(file, data, sampling_rate, format=container, subtype=subtype)
-        os.replace(partial, path)
-    except (OSError, ValueError, soundfile.SoundFileError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        if isinstance(error, FileExistsError | NotADirectoryError):
-            reason = "a parent of it is a file"
-        raise UserError(
-            f"{path} cannot be written ({reason}); choose a writable place with free space."
-        ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+        soundfile.write(encoded, data, sampling_rate, format=container, subtype=subtype)
+    except (ValueError, AssertionError, soundfile.SoundFileError) as error:
+        reason = (str(error).splitlines() or ["libsndfile failed"])[0]
+        raise UserError(f"the audio for {path} cannot be encoded ({reason}).") from None
+    write_bytes(path, encoded.getvalue())

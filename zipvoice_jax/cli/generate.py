@@ -86,7 +86,15 @@ def run(args: argparse.Namespace) -> int:
     from zipvoice_jax.core.outputs import check_file, check_folder
     from zipvoice_jax.core.processes import is_lead
     from zipvoice_jax.data.requests import Request, read_requests
-    from zipvoice_jax.infer.run import RunOptions, fingerprint, run_list, stamps_of, write_speech
+    from zipvoice_jax.infer.plot import plot
+    from zipvoice_jax.infer.run import (
+        RunOptions,
+        fingerprint,
+        rescue,
+        run_list,
+        stamps_of,
+        write_speech,
+    )
     from zipvoice_jax.infer.synthesizer import Synthesizer
     from zipvoice_jax.vocoder.find import find as find_vocoder
 
@@ -95,11 +103,11 @@ def run(args: argparse.Namespace) -> int:
         check_folder(args.res_dir)
         requests = read_requests(args.test_list)
     else:
+        item = args.res_wav_path.stem
+        requests = [Request(item, args.text, tuple(args.prompt_text), tuple(args.prompt_wav))]
         check_file(args.res_wav_path, EXTENSIONS)
         if args.plot:
             check_file(args.res_wav_path.with_suffix(".png"))
-        item = args.res_wav_path.stem
-        requests = [Request(item, args.text, tuple(args.prompt_text), tuple(args.prompt_wav))]
     model_dir = find_model(args.model_name, args.model_dir)
     loaded = load_model(
         args.model_name, model_dir, checkpoint_name=args.checkpoint_name, dtype=args.dtype
@@ -129,7 +137,10 @@ def run(args: argparse.Namespace) -> int:
         (speech,) = synthesizer.speak(
             items, sampling, prepare, remove_long_sil=args.remove_long_sil
         )
-        write_speech(speech, args.res_wav_path, with_plot=args.plot)
+        try:
+            write_speech(speech, args.res_wav_path, with_plot=False)
+        except UserError as error:
+            raise UserError(f"{error} {rescue(speech, args.res_wav_path)}") from None
         for note in speech.notes:
             print(f"note: {note}", file=sys.stderr)
         print(
@@ -137,6 +148,7 @@ def run(args: argparse.Namespace) -> int:
             f"(RTF {speech.rtf:.3f}, without vocoder {speech.rtf_no_vocoder:.3f})"
         )
         if args.plot:
+            plot(speech, args.res_wav_path.with_suffix(".png"))
             print(f"{args.res_wav_path.with_suffix('.png')}: its picture")
         _tell_compilations(synthesizer.compilations)
         return 0
