@@ -8,10 +8,12 @@ from pathlib import Path
 
 from zipvoice_jax.cli.options import (
     add_flag,
+    add_idle,
     add_model,
     add_processes,
     add_sampling,
     sampling_values,
+    tell_idle,
 )
 from zipvoice_jax.core.compiling import Compilation
 from zipvoice_jax.core.errors import UserError
@@ -52,6 +54,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     add_flag(parser, "--plot", "draw mel, wave and turns beside each wave")
     add_flag(parser, "--overwrite", "generate finished items of a list again")
+    add_idle(parser, "--num-thread", "--silence-wav", "--trt-engine-path")
     add_processes(parser)
     parser.set_defaults(
         run=run, memory_advice="lower --max-duration, or shorten the prompt or the text"
@@ -108,6 +111,7 @@ def run(args: argparse.Namespace) -> int:
         check_file(args.res_wav_path, EXTENSIONS)
         if args.plot:
             check_file(args.res_wav_path.with_suffix(".png"))
+    tell_idle(args)
     model_dir = find_model(args.model_name, args.model_dir)
     loaded = load_model(
         args.model_name, model_dir, checkpoint_name=args.checkpoint_name, dtype=args.dtype
