@@ -174,6 +174,16 @@ def check_proportion(text: str, seconds: float, limits: Limits) -> None:
         )
 
 
+def count_words(text: str) -> tuple[int, float]:
+    """The least and the most words that a text may be taken to have; tags do not count.
+
+    A digit counts as a word, for it is spoken as one or more. Six letters may be a word where
+    none are set apart, as in Thai.
+    """
+    words = _words(re.sub(r"\d", " a ", normalize_text(text)))
+    return len(words), max(float(len(words)), sum(map(len, words)) / 6)
+
+
 def check_tokens(unknown: Sequence[str], dropped: Sequence[str]) -> None:
     """Checks what a tokenizer could not use of a text.
 
