@@ -218,8 +218,8 @@ def compare(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from zipvoice_jax.bench.generate import machine
     from zipvoice_jax.checkpoint.official import write_official
     from zipvoice_jax.config import FeatureConfig, ModelConfig, SamplingConfig
-    from zipvoice_jax.core.rng import named_key
     from zipvoice_jax.flow.sampling import item_noise
+    from zipvoice_jax.infer.engine import noise_key
     from zipvoice_jax.infer.prepare import Job
     from zipvoice_jax.models.zipvoice import init_params
     from zipvoice_jax.text.tokens import TokenTable
@@ -258,7 +258,7 @@ def compare(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     prompt = 0.1 * normal(prompt_frames, config.feat_dim)
     total = prompt_frames + new_frames
     job = Job("compare", 0, prompt_ids + text_ids, (), prompt, total)
-    key = named_key(jax.random.key(sampling.seed), "noise", job.item_id, job.chunk)
+    key = noise_key(sampling.seed, job)
     item = {
         "tokens": np.array(text_ids),
         "prompt_tokens": np.array(prompt_ids),

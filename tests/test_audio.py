@@ -19,6 +19,8 @@ from zipvoice_jax.audio.mel import log_mel, log_mel_batch, log_mel_host, mel_fil
 from zipvoice_jax.audio.ops import (
     check_prompt,
     cross_fade_concat,
+    mix_prompt,
+    prompt_doubts,
     remove_silence,
     rms_norm,
     stereo_prompt,
@@ -191,6 +193,33 @@ def test_prompt_must_have_sound_in_it():
     bad[0, 5] = np.nan
     assert "NaN" in message(check_prompt, bad, "p.wav")
     assert "NaN" in message(remove_silence, bad, RATE)
+
+
+def test_a_prompt_is_checked_as_the_model_hears_it():
+    voice, other = noise(1, RATE), noise(1, RATE, seed=1)
+    assert "p.wav cancel out" in message(mix_prompt, np.concatenate([voice, -voice]), "p.wav")
+    # A lossy codec leaves a little of the difference.
+    residue = np.concatenate([voice, -voice + 0.02 * other])
+    assert "p.wav cancel out" in message(mix_prompt, residue, "p.wav")
+    weak = np.concatenate([voice, -0.7 * voice])
+    (told,) = prompt_doubts(weak, "p.wav", mixed=True)
+    assert "p.wav nearly cancel" in told and not prompt_doubts(weak, "p.wav", mixed=False)
+    for fine in (voice, np.concatenate([voice, other]), np.concatenate([voice, 0 * voice])):
+        np.testing.assert_array_equal(mix_prompt(fine, "p.wav"), to_mono(fine))
+        assert not prompt_doubts(fine, "p.wav", mixed=True)
+    loud = 2.0 * voice / np.abs(voice).max()
+    assert prompt_doubts(loud, "p.wav", mixed=True) == [
+        "p.wav goes to 2.0 times full scale and is clipped there"
+    ]
+
+
+def test_float_samples_in_the_scale_of_integers_are_named(tmp_path):
+    path = tmp_path / "x.wav"
+    for scale in (32768, 2**31):
+        _write(path, noise(1, 500) * scale, subtype="FLOAT")
+        assert f"{path} has floating-point samples up to" in message(read_audio, path, RATE)
+    _write(path, noise(1, 500) * 10, subtype="FLOAT")
+    assert read_audio(path, RATE).max() > 1
 
 
 def test_level_is_raised_never_lowered():

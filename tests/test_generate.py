@@ -159,6 +159,19 @@ def test_two_prompts_need_a_dialogue_model(tmp_path: Path) -> None:
     assert status == 1 and "takes one speaker" in err
 
 
+def test_official_options_without_effect_are_accepted_and_told() -> None:
+    idle = ["--num-thread", "4", "--silence-wav", "s.wav", "--trt-engine-path", "x.plan"]
+    status, _, err = run_main(
+        *command("nowhere", *prompt_flags("zipvoice"), "--text", "Yes.", *idle)
+    )
+    assert status == 1 and "nowhere" in err.splitlines()[-1]
+    for name in idle[::2]:
+        assert f"note: {name} has no effect: " in err
+    config = Path(__file__).resolve().parent.parent / "configs" / "tiny.py"
+    status, _, err = run_main("train", "--config", config, "--model-config", "model.json")
+    assert status == 1 and "give --to" in err and "note: --model-config has no effect" in err
+
+
 # --- restarts --------------------------------------------------------------------------------
 
 

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import jaxtyping
 import numpy as np
 import pytest
+import soundfile
 from generation import (
     DIALOGUE,
     RELEASE,
@@ -29,8 +31,9 @@ from generation import (
 
 import zipvoice_jax
 from zipvoice_jax.core.compiling import Compilation
-from zipvoice_jax.data.requests import Request
+from zipvoice_jax.data.requests import BadLine, Request
 from zipvoice_jax.infer import prepare as preparing
+from zipvoice_jax.infer.engine import noise_key
 from zipvoice_jax.infer.run import RunOptions, run_list, stamps_of
 from zipvoice_jax.infer.synthesizer import Synthesizer
 
@@ -58,9 +61,10 @@ def test_the_api_gives_what_the_command_gives(dialog: Synthesizer, tmp_path: Pat
     assert speech.turns[0].start >= 0 and speech.turns[-1].end <= speech.duration
     speech.save(tmp_path / "api.wav")
     flags = [*prompt_flags("zipvoice_dialog"), "--text", DIALOGUE, "--seed", "3"]
-    cli = command(RELEASE / "zipvoice_dialog", *flags, "--res-wav-path", tmp_path / "said.wav")
+    # Neither the item's name nor that of the file changes the speech.
+    cli = command(RELEASE / "zipvoice_dialog", *flags, "--res-wav-path", tmp_path / "cli.wav")
     made(*cli)
-    np.testing.assert_array_equal(read_wav(tmp_path / "api.wav"), read_wav(tmp_path / "said.wav"))
+    np.testing.assert_array_equal(read_wav(tmp_path / "api.wav"), read_wav(tmp_path / "cli.wav"))
     again = dialog.generate(DIALOGUE, **TWO, item_id="said", num_step=2, seed=3)
     np.testing.assert_array_equal(again.wave, speech.wave)
 
@@ -86,6 +90,33 @@ def test_bad_arguments_are_user_errors(
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(zipvoice_jax.UserError, match=said):
         single.generate("Hello.", **{**SINGLE, **given})
+
+
+def test_prompts_are_checked_as_the_model_hears_them(single: Synthesizer, tmp_path: Path) -> None:
+    wave, rate = soundfile.read(WAV1, dtype="float32")
+    path = tmp_path / "odd.wav"
+    prepare = single.preparation(zipvoice_jax.config.SamplingConfig.for_kind("zipvoice"))
+    request = Request("a", "Yes.", (TEXT1,), (path,))
+    soundfile.write(path, np.stack([wave, -wave], axis=1), rate, subtype="PCM_16")
+    with pytest.raises(zipvoice_jax.UserError, match=r"odd\.wav cancel out"):
+        prepare(request)
+    soundfile.write(path, np.stack([wave, 0 * wave], axis=1), rate, subtype="PCM_16")
+    assert prepare(request).notes == ()
+    soundfile.write(path, 4.0 * wave / np.abs(wave).max(), rate, subtype="FLOAT")
+    assert "4.0 times full scale" in "".join(prepare(request).notes)
+
+
+def test_noise_depends_on_the_texts_and_the_seed_alone(single: Synthesizer) -> None:
+    prepare = single.preparation(zipvoice_jax.config.SamplingConfig.for_kind("zipvoice"))
+
+    def key(name: str, text: str, said: str = TEXT1, seed: int = 0) -> tuple[int, ...]:
+        (job,) = prepare(Request(name, text, (said,), (WAV1,))).jobs
+        return tuple(jax.random.key_data(noise_key(seed, job)).tolist())
+
+    first = key("a", "Yes.")
+    assert first == key("b/c.wav", "Yes.")
+    others = {key("a", "No."), key("a", "Yes.", TEXT1 + " Yes."), key("a", "Yes.", seed=1)}
+    assert len({first, *others}) == 4
 
 
 def test_guidance_of_zero_equals_the_limit_of_small_guidance(single: Synthesizer) -> None:
@@ -356,6 +387,21 @@ def test_other_weights_in_the_same_directory_are_noticed(tmp_path: Path) -> None
     assert stamps_of(tmp_path) == before
     weights.write_bytes(b"12345")
     assert stamps_of(tmp_path) != before
+
+
+def test_a_report_that_cannot_be_written_ends_no_list(
+    single: Synthesizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise zipvoice_jax.UserError("report.jsonl cannot be written (No space left on device).")
+
+    monkeypatch.setattr("zipvoice_jax.infer.report.append_record", full)
+    sampling = zipvoice_jax.config.SamplingConfig.for_kind("zipvoice", num_step=1)
+    requests = [Request("a", "Yes.", (TEXT1,), (WAV1,)), BadLine("line 2", "it is bad.")]
+    told: list[str] = []
+    totals = run_list(single, requests, tmp_path, sampling, RunOptions(), "model", told.append)
+    assert (totals.done, totals.failed) == (0, 2) and (tmp_path / "a.wav").is_file()
+    assert sorted(line.split(":")[0] for line in told) == ["a", "line 2"]
 
 
 def test_half_written_waves_of_a_killed_run_are_removed(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 from collections import Counter
 from fractions import Fraction
 
@@ -14,7 +15,7 @@ from zipvoice_jax.config import FeatureConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.config import DataConfig, SourceConfig
 from zipvoice_jax.data.order import Interleaving, PassOrder, TrainingOrder
-from zipvoice_jax.data.plan import Bucket, Plan, choose_bounds, fit_plan, make_plan
+from zipvoice_jax.data.plan import Bucket, Plan, choose_bounds, fit_plan, make_plan, repetition
 from zipvoice_jax.data.records import Index
 
 FEATURES = FeatureConfig()
@@ -290,3 +291,25 @@ def test_impossible_configs(make, message: str):
     with pytest.raises(UserError, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+def test_batches_that_hold_an_utterance_many_times_say_what_to_set() -> None:
+    few = [index_of(np.linspace(2.0, 7.0, 6))]  # 27 s
+
+    def told(**rest: float) -> str | None:
+        config = config_of(buckets=1, **rest)
+        return repetition(make_plan(config, few, FEATURES), config, FEATURES)
+
+    found = told(batch_seconds=2000.0)
+    assert found is not None and "each utterance of d (train) 47 times" in found
+    advised = re.search(r"set batch_seconds to (\d+) or less", found)
+    assert advised is not None and told(batch_seconds=float(advised[1])) is None
+    with pytest.raises(UserError, match=r"each utterance of d \(train\) 4\d\d times; set batch_s"):
+        told(batch_seconds=20_000.0)
+    # A small source among others is only told of.
+    both = config_of(SourceConfig("d"), SourceConfig("e", repeats=500.0), batch_seconds=60.0)
+    plan = make_plan(both, [index_of(opendialog_like(100)), *few], FEATURES)
+    found = repetition(plan, both, FEATURES)
+    assert found is not None and "of e (train)" in found and "lower its repeats" in found
+    much = make_plan(config_of(), [index_of(opendialog_like(300))], FEATURES)
+    assert repetition(much, config_of(), FEATURES) is None

@@ -5,14 +5,17 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
+from complaints import user_error
 from generation import RELEASE, TEXT1, TEXT2, WAV1, WAV2
 from preparing import TABLE, tsv
 
 import zipvoice_jax
 from zipvoice_jax.config import SamplingConfig
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.data.checks import Limits, Rejected
+from zipvoice_jax.data.checks import Limits, Rejected, count_words
 from zipvoice_jax.data.prepare_config import TokenizerSettings
 from zipvoice_jax.data.prepare_shards import make_utterance
 from zipvoice_jax.data.requests import Request
@@ -51,6 +54,43 @@ def spoken(item: Item) -> tuple[str, ...]:
 
 
 # Generation
+
+
+@pytest.mark.parametrize(
+    ("transcript", "seconds", "outcome"),
+    [
+        (TEXT1, 3.25, ""),
+        (TEXT1 * 6, 3.25, "note"),
+        (TEXT1 * 30, 3.25, "error"),
+        ("Hi.", 6.5, "note"),
+        ("Hi.", 40.0, "error"),
+        ("他们昨天在公园里看见了一只小狗", 3.25, ""),
+        ("他们昨天在公园里看见了一只小狗" * 4, 3.25, "note"),
+        ("The code is 4 7 1 1.", 3.25, ""),
+        ("4711", 3.25, ""),
+    ],
+)
+def test_transcripts_that_cannot_belong_to_a_recording(
+    single: Synthesizer, transcript: str, seconds: float, outcome: str, tmp_path: Path
+) -> None:
+    wave, rate = soundfile.read(WAV1)
+    soundfile.write(tmp_path / "x.wav", np.resize(wave, round(seconds * rate)), rate)
+    prepare = single.preparation(SamplingConfig.for_kind("zipvoice"))
+    request = Request("a", "Yes.", (transcript,), (tmp_path / "x.wav",))
+    if outcome == "error":
+        with user_error(f"the transcript '{transcript[:9]}", "x.wav", "words a minute"):
+            prepare(request)
+        return
+    notes = [note for note in prepare(request).notes if "words a minute" in note]
+    assert len(notes) == (outcome == "note"), notes
+    assert all(f"the transcript '{transcript[:9]}" in note for note in notes)
+
+
+def test_words_are_counted_in_scripts_without_blanks() -> None:
+    assert count_words("[S1] Good morning, 42. [S2] Yes.") == (5, 5.0)
+    assert count_words("他们昨天") == (4, 4.0)
+    least, most = count_words("สวัสดีครับผมชื่อสมชายและผมชอบดื่มกาแฟตอนเช้า")
+    assert least == 1 and most > 4
 
 
 @pytest.mark.parametrize(("name", "lang"), [("espeak", "de"), ("simple", "en-us")])

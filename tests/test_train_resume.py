@@ -226,13 +226,116 @@ def test_records_that_cannot_be_used_are_named_as_they_come(
     assert len(found) == 1 and "bad" in found[0]["record"]
 
 
-def test_checkpoints_are_kept_as_asked(tmp_path: Path, states: list[TrainState]) -> None:
-    kept = Checkpoints(tmp_path, keep_last=1, keep_every=4, keep_best=1, keep_steps=(3,))
-    state = TrainState(
+def validated(run: TrainConfig, samples: int = 1) -> TrainConfig:
+    """The config with validation on its own data."""
+    stages = [dataclasses.replace(stage, valid=stage.data) for stage in run.stages]
+    return dataclasses.replace(run, stages=tuple(stages), samples=samples)
+
+
+@pytest.fixture
+def saved(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
+    """What was on disk when validation, samples and the picture of losses began."""
+    seen: dict[str, list[Any]] = {"valid": [], "samples": [], "picture": []}
+
+    def steps(folder: Path) -> list[int]:
+        return sorted(int(one.name) for one in folder.glob("checkpoints/*") if one.name.isdigit())
+
+    def losses(programs: Any, recipe: Any, batches: Any, state: TrainState, end: int) -> Any:
+        del programs, batches, end
+        seen["valid"].append((int(state.step), steps(Path(recipe.run.tokens).parent / "run")))
+        return {"loss": 1.0 / int(state.step)}
+
+    def sample(*_: Any, folder: Path, step: int, **__: Any) -> None:
+        seen["samples"].append((step, steps(folder.parent)))
+
+    def draw(log: Path, picture: Path) -> None:
+        del log
+        seen["picture"].append(steps(picture.parent))
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("zipvoice_jax.train.validate.validation_losses", losses)
+    monkeypatch.setattr("zipvoice_jax.train.validate.sample_items", sample)
+    monkeypatch.setattr("zipvoice_jax.train.review.draw_losses", draw)
+    return seen
+
+
+def test_a_checkpoint_is_on_disk_before_anything_that_can_wait(
+    tmp_path: Path,
+    data: Path,
+    states: list[TrainState],
+    saved: dict[str, list[Any]],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    table = shutil.copyfile(TOKENS, tmp_path / "tokens.txt")
+    run = validated(config(tmp_path, data, "stages=one", f"tokens={table}"))
+    # Asked to stop at a save step, it saves and goes; the rest is made up for.
+    assert train(run, tmp_path / "run", stop=stop_at(2, states)).step == 3
+    assert saved == {"valid": [], "samples": [], "picture": []}
+    assert train(run, tmp_path / "run").done
+    assert [step for step, _ in saved["valid"]] == [3, 4, 6, 8]
+    assert saved["samples"] == saved["valid"]
+    assert all(step == kept[-1] for step, kept in saved["valid"])
+    assert len(saved["picture"]) == 4
+    assert capfd.readouterr().err.count("no losses.png: [Errno 28] No space left on device") == 4
+    lines = (tmp_path / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    logged = [(entry["kind"], entry["step"]) for entry in map(json.loads, lines)]
+    assert logged == [
+        entry
+        for step in range(1, 9)
+        for entry in (("train", step), ("valid", step))[: 1 + (step in (3, 4, 6, 8))]
+    ]
+    # Once all is done nothing is judged again.
+    assert train(run, tmp_path / "run").done and len(saved["valid"]) == 4
+
+
+def test_a_review_that_a_kill_cut_short_is_made_up_for_at_the_end_too(
+    tmp_path: Path,
+    data: Path,
+    states: list[TrainState],
+    saved: dict[str, list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table = shutil.copyfile(TOKENS, tmp_path / "tokens.txt")
+    run = validated(config(tmp_path, data, "stages=one", "steps=2", f"tokens={table}"))
+    run = dataclasses.replace(run, export_window=0)
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("zipvoice_jax.train.validate.validation_losses", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(run, tmp_path / "run")
+    assert len(states) == 2
+    assert train(run, tmp_path / "run").done
+    assert len(states) == 2 and saved["valid"] == [(2, [2])]
+
+
+def test_losses_that_come_after_their_checkpoints_are_kept(tmp_path: Path) -> None:
+    state = small_state()
+    kept = Checkpoints(tmp_path, keep_last=1, keep_best=1)
+    for step, loss in {1: 0.9, 2: 0.1, 3: 0.8}.items():
+        kept.save(state.replace(step=jnp.int32(step)), {"stage": 0}, wait=True)  # type: ignore[attr-defined]
+        kept.judge(step, 0, loss)
+    kept.close()
+    again = Checkpoints(tmp_path, keep_last=1, keep_best=1)
+    assert again.steps == (2, 3)
+    again.save(state.replace(step=jnp.int32(4)), {"stage": 0}, wait=True)  # type: ignore[attr-defined]
+    again.close()
+    assert again.steps == (2, 4)
+
+
+def small_state() -> TrainState:
+    return TrainState(
         step=jnp.int32(0), params={"w": jnp.zeros(2)}, opt_state={"m": jnp.zeros(2)},
         average={"w": jnp.zeros(2)}, teacher={}, bad_steps=jnp.int32(0), skipped=jnp.int32(0),
         key=jax.random.key(0),
     )  # fmt: skip
+
+
+def test_checkpoints_are_kept_as_asked(tmp_path: Path, states: list[TrainState]) -> None:
+    kept = Checkpoints(tmp_path, keep_last=1, keep_every=4, keep_best=1, keep_steps=(3,))
+    state = small_state()
     losses = {1: 0.9, 2: 0.1, 3: 0.8, 4: 0.7, 5: 0.5, 6: 0.6, 7: np.inf}
     for step, loss in losses.items():
         now = state.replace(step=jnp.int32(step))  # type: ignore[attr-defined]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from zipvoice_jax.core.errors import UserError, require
+from zipvoice_jax.core.numbers import check_number
 
 ModelKind = Literal["zipvoice", "zipvoice_distill", "zipvoice_dialog", "zipvoice_dialog_stereo"]
 MODEL_KINDS: tuple[str, ...] = get_args(ModelKind)
@@ -55,6 +56,14 @@ def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
     require(value in choices, f"{name} is {value!r}; choose one of {', '.join(map(str, choices))}.")
+
+
+def _check_size(name: str, value: object) -> None:
+    """Refuses what is no size of a model, or no id of a token."""
+    if name.endswith("_id") or name == "vocab_size":
+        check_number(name, value, 0 if name.endswith("_id") else 1, 10_000_000, whole=True)
+    else:
+        check_number(name, value, 1, 100_000, whole=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,16 +119,12 @@ class ModelConfig:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.type in (int, tuple[int, ...]):
-                parts = value if isinstance(value, tuple) else (value,)
-                good = isinstance(value, tuple) == (field.type is not int) and all(
-                    isinstance(p, int) and not isinstance(p, bool) for p in parts
-                )
-                require(good, f"{field.name} is {value!r}; it takes whole numbers.")
-                low = 0 if field.name.endswith("_id") else 1
                 require(
-                    all(p >= low for p in parts),
-                    f"{field.name} is {value!r}; give numbers of {low} or more.",
+                    isinstance(value, tuple) == (field.type is not int),
+                    f"{field.name} is {value!r}; it takes whole numbers.",
                 )
+                for part in value if isinstance(value, tuple) else (value,):
+                    _check_size(field.name, part)
         _check_choice("kind", self.kind, MODEL_KINDS)
         _check_choice("dtype", self.dtype, get_args(Dtype))
         _check_choice("remat", self.remat, get_args(RematPolicy))
@@ -256,12 +261,13 @@ class FeatureConfig:
             self.type == "vocos",
             f"feature type is {self.type!r}; only 'vocos' features are known.",
         )
-        for name in ("sampling_rate", "n_mels", "n_fft", "hop_length"):
-            value = getattr(self, name)
-            require(
-                isinstance(value, int) and not isinstance(value, bool) and value > 0,
-                f"{name} is {value!r}; it takes a whole number above 0.",
-            )
+        for name, low, high in (
+            ("sampling_rate", 1000, 384_000),
+            ("n_mels", 1, 10_000),
+            ("n_fft", 2, 1_000_000),
+            ("hop_length", 1, 1_000_000),
+        ):
+            check_number(name, getattr(self, name), low, high, whole=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -278,10 +284,7 @@ class SamplingConfig:
     seed: int = 666
 
     def __post_init__(self) -> None:
-        require(
-            isinstance(self.num_step, int) and 1 <= self.num_step <= 1000,
-            f"num_step is {self.num_step!r}; give a whole number from 1 to 1000.",
-        )
+        check_number("num_step", self.num_step, 1, 1000, whole=True)
         for name, low, high in (
             ("guidance_scale", 0.0, 100.0),
             ("t_shift", 1e-3, 1.0),
@@ -290,15 +293,8 @@ class SamplingConfig:
             ("feat_scale", 1e-4, 100.0),
             ("max_duration", 1.0, 1e6),
         ):
-            value = getattr(self, name)
-            require(
-                isinstance(value, int | float) and low <= value <= high,
-                f"{name} is {value!r}; give a number from {low:g} to {high:g}.",
-            )
-        require(
-            isinstance(self.seed, int) and 0 <= self.seed < 2**32,
-            f"seed is {self.seed!r}; give a whole number from 0 to 2^32 - 1.",
-        )
+            check_number(name, getattr(self, name), low, high)
+        check_number("seed", self.seed, 0, 2**32 - 1, whole=True)
 
     @classmethod
     def for_kind(cls, kind: str, **given: Any) -> "SamplingConfig":

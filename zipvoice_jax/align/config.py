@@ -1,9 +1,8 @@
 """What an aligner looks like and how it is trained."""
 
 import dataclasses
-import math
 
-from zipvoice_jax.core.errors import require
+from zipvoice_jax.core.numbers import check_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,18 +36,14 @@ class AlignConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "buckets", "width"):
-            value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            require(whole and value > 0, f"{name} is {value!r}; give a whole number above 0.")
-        for name in ("warmup", "seed"):
-            value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            require(whole and value >= 0, f"{name} is {value!r}; give a whole number from 0 on.")
-        require(self.seed < 2**32, f"seed is {self.seed}; give one below 2**32.")
-        for name in ("batch_seconds", "rate", "prior_steps"):
-            value = getattr(self, name)
-            require(
-                math.isfinite(value) and value > 0, f"{name} is {value!r}; give a number above 0."
-            )
-        require(math.isfinite(self.blank), f"blank is {self.blank!r}; give a finite score.")
+        for name, low, high in (
+            ("steps", 1, 10**8),
+            ("buckets", 1, 64),
+            ("width", 1, 100_000),
+            ("warmup", 0, 10**8),
+            ("seed", 0, 2**32 - 1),
+        ):
+            check_number(name, getattr(self, name), low, high, whole=True)
+        for name, high in (("batch_seconds", 10**6), ("rate", 1), ("prior_steps", 1)):
+            check_number(name, getattr(self, name), 0, high, above=True)
+        check_number("blank", self.blank, -1000, 0)

@@ -4,10 +4,8 @@ Whatever libsndfile decodes is read (WAV, FLAC, OGG, MP3, AIFF ...). Every fault
 becomes one `UserError` that names it.
 """
 
-import contextlib
-import os
+import io
 import re
-import secrets
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +13,14 @@ import soundfile
 from jaxtyping import Float
 
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.files import write_bytes
 
 _MIN_RATE, _MAX_RATE = 4_000, 384_000  # Hz
+_MAX_PEAK = 100.0  # far beyond what is recorded too loud; quiet speech in 16-bit scale has more
 _SLACK = 0.1  # seconds that a lossy decoder or a rounded manifest entry may be off
+# Of what is written.
 _FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
+EXTENSIONS = tuple(_FORMATS)
 # Sizes from here on in a WAV header are what a program writes that cannot seek back.
 _STREAMED_SIZE = 0x7FFFF000
 
@@ -45,8 +47,8 @@ def read_audio(
 
     Raises:
         UserError: the file is missing, a directory, unreadable, not audio, empty, truncated,
-            too long, of an unlikely rate or of more than 2 channels, holds NaN or infinity,
-            or does not hold the wanted part.
+            too long, of an unlikely rate or of more than 2 channels, holds NaN, infinity or
+            samples in the scale of integers, or does not hold the wanted part.
     """
     path = Path(path)
     _check_file(path)
@@ -70,6 +72,12 @@ def read_audio(
         )
     if not np.isfinite(wave).all():
         raise UserError(f"{path} holds NaN or infinite samples; export it again.")
+    peak = float(np.abs(wave).max())
+    if peak > _MAX_PEAK:
+        raise UserError(
+            f"{path} has floating-point samples up to {peak:,.0f}, where full scale is 1; divide "
+            "them by the range of the integers that they were (32768 for 16 bits)."
+        )
     if rate != sampling_rate:
         import soxr
 
@@ -186,21 +194,11 @@ def write_audio(
     else:
         data = np.clip(wave, -1.0, 1.0).astype(np.float32).T
 
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    # In memory: soundfile tells of a full disk by an assertion, and with `python -O` by nothing.
+    encoded = io.BytesIO()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise UserError(f"{path} is a directory; give the name of a file.")
-        with partial.open("wb") as file:
-            soundfile.write(file, data, sampling_rate, format=container, subtype=subtype)
-        os.replace(partial, path)
-    except (OSError, ValueError, soundfile.SoundFileError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        if isinstance(error, FileExistsError | NotADirectoryError):
-            reason = "a parent of it is a file"
-        raise UserError(
-            f"{path} cannot be written ({reason}); choose a writable place with free space."
-        ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+        soundfile.write(encoded, data, sampling_rate, format=container, subtype=subtype)
+    except (ValueError, AssertionError, soundfile.SoundFileError) as error:
+        reason = (str(error).splitlines() or ["libsndfile failed"])[0]
+        raise UserError(f"the audio for {path} cannot be encoded ({reason}).") from None
+    write_bytes(path, encoded.getvalue())

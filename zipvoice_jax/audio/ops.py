@@ -22,6 +22,9 @@ _EDGE_KEPT = 100  # ms of silence left at each edge
 _WINDOW = 1000  # ms: a shorter silence is not found inside
 _WINDOW_STEP = 10  # ms
 _KEPT = 1000  # ms of a long silence left on either side of it
+# Level of two channels mixed to one by their own level: 0.7 where they have nothing in common.
+_CANCELLED, _WEAKENED = 0.05, 0.3
+_OVERSHOOT = 1.25  # resampling adds a little to full scale
 _PYDUB_SILENCE_RATE = 11_025  # Hz at which pydub makes silence before resampling it
 
 Pcm = Int16[np.ndarray, "channels _"]
@@ -89,12 +92,63 @@ def check_prompt(
         raise UserError(f"{name} holds no samples; give a prompt with a few seconds of speech.")
     if not np.isfinite(wave).all():
         raise UserError(f"{name} holds NaN or infinite samples; export it again.")
-    pcm = _to_pcm(wave)
-    if _leading_silence(pcm, sampling_rate) >= _length_ms(pcm, sampling_rate):
+    if is_silent(wave, sampling_rate):
         raise UserError(
             f"{name} is silent (nothing above {SILENCE_DBFS:g} dBFS); give a prompt with a few "
             "seconds of speech, recorded louder."
         )
+
+
+def is_silent(wave: Float[np.ndarray, "channels samples"], sampling_rate: int) -> bool:
+    """Whether no 10 ms of a wave are above -50 dBFS."""
+    pcm = _to_pcm(wave)
+    return _leading_silence(pcm, sampling_rate) >= _length_ms(pcm, sampling_rate)
+
+
+def mix_prompt(wave: Float[np.ndarray, "_ samples"], name: str) -> Float[np.ndarray, "1 samples"]:
+    """The mean of a prompt's channels, which is what a model of one channel hears.
+
+    Args:
+        wave: the prompt.
+        name: how to call it in a message (its path).
+
+    Raises:
+        UserError: the channels cancel out.
+    """
+    mixed = to_mono(wave)
+    if _level(mixed) < _CANCELLED * _level(wave):
+        raise UserError(
+            f"the two channels of {name} cancel out when they are mixed to one, since one is the "
+            "other upside down; give one of the channels alone as the prompt."
+        )
+    return mixed
+
+
+def prompt_doubts(
+    wave: Float[np.ndarray, "channels samples"], name: str, *, mixed: bool
+) -> list[str]:
+    """What may be wrong with a prompt that can be used, each in a sentence.
+
+    Args:
+        wave: the prompt.
+        name: how to call it.
+        mixed: the model hears the mean of the channels.
+    """
+    doubts = []
+    peak = float(np.abs(wave).max())
+    if peak > _OVERSHOOT:
+        doubts.append(f"{name} goes to {peak:.1f} times full scale and is clipped there")
+    if mixed and _level(to_mono(wave)) < _WEAKENED * _level(wave):
+        doubts.append(
+            f"the two channels of {name} nearly cancel out when they are mixed to one; one of "
+            "them alone may be better"
+        )
+    return doubts
+
+
+def _level(wave: Float[np.ndarray, "channels samples"]) -> float:
+    """Root mean square over all channels."""
+    return float(np.sqrt(np.mean(np.square(wave, dtype=np.float64))))
 
 
 def rms_norm(

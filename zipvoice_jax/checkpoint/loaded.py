@@ -11,6 +11,7 @@ from pathlib import Path
 from zipvoice_jax.checkpoint.mapping import Params
 from zipvoice_jax.config import FeatureConfig, ModelConfig
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.outputs import check_folder
 from zipvoice_jax.text.tokens import TokenTable
 
 MODEL_JSON = "model.json"
@@ -64,6 +65,34 @@ def check_table(config: ModelConfig, table: TokenTable) -> None:
             )
 
 
+def check_new_directory(target: Path, *, overwrite: bool) -> None:
+    """Makes sure that a model directory can be made, without leaving anything there.
+
+    Args:
+        target: the directory.
+        overwrite: whether a model directory already there may be replaced.
+
+    Raises:
+        UserError: `target` exists and may not be replaced, or cannot be written.
+    """
+    target = Path(os.path.abspath(target))
+    try:
+        if target.is_symlink() or (target.exists() and not target.is_dir()):
+            raise UserError(f"{target} is a link or a file; give another place to write to.")
+        if target.is_dir() and (names := {entry.name for entry in target.iterdir()}):
+            if not overwrite:
+                raise UserError(f"{target} is not empty; allow overwriting or give a new place.")
+            if others := sorted(names - _OURS):
+                raise UserError(
+                    f"{target} also holds {others[0]!r}, so it is not replaced; "
+                    "give a directory that holds nothing but a model."
+                )
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{target} cannot be written ({reason}).") from None
+    check_folder(target.parent)
+
+
 @contextlib.contextmanager
 def new_directory(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """Yields an empty directory beside `target` that takes its place if all goes well.
@@ -78,17 +107,8 @@ def new_directory(target: Path, *, overwrite: bool) -> Iterator[Path]:
         UserError: `target` exists and may not be replaced, or cannot be written.
     """
     target = Path(os.path.abspath(target))
-    if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise UserError(f"{target} is a link or a file; give another place to write to.")
+    check_new_directory(target, overwrite=overwrite)
     try:
-        if target.is_dir() and (names := {entry.name for entry in target.iterdir()}):
-            if not overwrite:
-                raise UserError(f"{target} is not empty; allow overwriting or give a new place.")
-            if others := sorted(names - _OURS):
-                raise UserError(
-                    f"{target} also holds {others[0]!r}, so it is not replaced; "
-                    "give a directory that holds nothing but a model."
-                )
         target.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:

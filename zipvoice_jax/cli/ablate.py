@@ -47,11 +47,13 @@ def run(args: argparse.Namespace) -> int:
 
     from zipvoice_jax.bench.ablation import Setup, read_ablations, run_ablation
     from zipvoice_jax.cli.train import load_config
+    from zipvoice_jax.core.outputs import check_folder
     from zipvoice_jax.data.requests import Request, read_requests
     from zipvoice_jax.evaluate.config import ROLES, JudgeConfig
     from zipvoice_jax.evaluate.judge import Judge, is_dialogue
     from zipvoice_jax.vocoder.find import find as find_vocoder
 
+    check_folder(args.to)
     ablations = read_ablations(args.config)
     if args.name not in ablations:
         raise UserError(

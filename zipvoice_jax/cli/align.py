@@ -41,10 +41,14 @@ def run(args: argparse.Namespace) -> int:
     """
     from zipvoice_jax.align.config import AlignConfig
     from zipvoice_jax.align.run import align
+    from zipvoice_jax.core.outputs import check_file, check_folder
     from zipvoice_jax.text.tokens import TokenTable
 
     if args.plot is not None and args.plot.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise UserError(f"--plot {args.plot} is no name of a picture; let it end in .png.")
+    check_file(args.plot)
+    if args.data.is_dir():  # else the dataset is what to complain of
+        check_folder(args.data)
     config = AlignConfig(steps=args.steps, seed=args.seed)
     table = None if args.tokens is None else TokenTable.load(args.tokens)
     splits = align(args.data, config, splits=args.split, table=table, overwrite=args.overwrite)

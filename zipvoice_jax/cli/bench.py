@@ -9,6 +9,7 @@ from zipvoice_jax.cli.options import add_model, add_sampling, sampling_values
 from zipvoice_jax.config import MODEL_KINDS
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.files import write_json
+from zipvoice_jax.core.outputs import check_file
 from zipvoice_jax.text.tokenizer import TOKENIZERS
 
 
@@ -102,6 +103,7 @@ def run_train(args: argparse.Namespace) -> int:
     from zipvoice_jax.bench.train import COLUMNS, bench_train
     from zipvoice_jax.config import ModelConfig
 
+    check_file(args.json)
     about = machine()
     print(f"{about}; {args.kind}, base size")
     rows = []
@@ -162,6 +164,7 @@ def run_compare(args: argparse.Namespace) -> int:
     from zipvoice_jax.bench.generate import machine, table
     from zipvoice_jax.text.tokens import TokenTable
 
+    check_file(args.json)
     for name, low in (("steps", 8), ("repeats", 1), ("seconds", 1), ("layers", 1)):
         value = getattr(args, name)
         if value is not None and value < low:
@@ -202,6 +205,7 @@ def run(args: argparse.Namespace) -> int:
     from zipvoice_jax.config import SamplingConfig
     from zipvoice_jax.vocoder.find import find as find_vocoder
 
+    check_file(args.json)
     loaded = load_model(
         args.model_name, args.model_dir, checkpoint_name=args.checkpoint_name, dtype=args.dtype
     )
@@ -239,6 +243,7 @@ def run_data(args: argparse.Namespace) -> int:
     from zipvoice_jax.data.config import DataConfig, SourceConfig
     from zipvoice_jax.text.tokens import TokenTable
 
+    check_file(args.json)
     consumption = V5E8_AUDIO_SECONDS if args.consumption is None else args.consumption
     if not 0.0 < consumption < float("inf"):
         raise UserError(f"--consumption is {consumption}; give audio seconds per second above 0.")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.files import write_json
+from zipvoice_jax.core.outputs import check_file, check_folder
 
 
 def add_parser(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -44,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--limit is {args.limit}; give 1 or more.")
     if args.to is not None and args.to.resolve() == args.wav_dir.resolve():
         raise UserError("--to is --wav-dir, whose recordings would be overwritten; name another.")
+    check_folder(args.to)
+    check_file(args.json)
     features = FeatureConfig()
     paths = recordings(args.wav_dir, args.limit)
     vocoder, told = (None, "") if args.vocoder_path == "none" else find(args.vocoder_path, features)

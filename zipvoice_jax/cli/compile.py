@@ -79,7 +79,10 @@ def run(args: argparse.Namespace) -> int:
     from zipvoice_jax.bench.ahead import Sizes, compile_ahead, plan_cases
     from zipvoice_jax.bench.ahead_report import details, line, plot_scaling, too_much
     from zipvoice_jax.cli.train import load_config
+    from zipvoice_jax.core.outputs import PICTURES, check_file
 
+    check_file(args.json)
+    check_file(args.plot, PICTURES)
     config = load_config(args.config, args.settings)
     per_chip = args.batch_per_chip
     if not (args.bucket or per_chip or args.step_seconds):

@@ -13,7 +13,7 @@ from zipvoice_jax.checkpoint.growth import (
     grow_vocabulary,
 )
 from zipvoice_jax.checkpoint.hub import find_model, load_model
-from zipvoice_jax.checkpoint.loaded import Loaded
+from zipvoice_jax.checkpoint.loaded import Loaded, check_new_directory
 from zipvoice_jax.checkpoint.mapping import count_parameters, flatten
 from zipvoice_jax.checkpoint.native import is_native, save_native
 from zipvoice_jax.checkpoint.official import WHICH, write_official
@@ -98,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
     """
     if not 0 <= args.seed < 2**32:
         raise UserError(f"--seed is {args.seed}; give a whole number from 0 to 2^32 - 1.")
+    check_new_directory(args.target, overwrite=args.overwrite)
     source = args.source or find_model(args.model_name)
     from_native = is_native(source) and args.checkpoint_name is None
     loaded = load_model(

@@ -68,9 +68,11 @@ def run(args: argparse.Namespace) -> int:
         UserError: the model or the text cannot be used, or a file not be written.
     """
     from zipvoice_jax.checkpoint.hub import BUNDLED_DIR, load_model
+    from zipvoice_jax.core.outputs import check_folder
     from zipvoice_jax.infer.run import write_speech
     from zipvoice_jax.infer.synthesizer import Synthesizer
 
+    check_folder(args.res_dir)
     script = Script.read()
     text = args.text or script.text
     loaded = load_model(model_dir=args.model_dir or BUNDLED_DIR)

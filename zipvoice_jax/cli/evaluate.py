@@ -75,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: the list or a backend cannot be used, or a file not be written.
     """
+    from zipvoice_jax.core.outputs import check_folder
     from zipvoice_jax.evaluate import packages
 
     if args.fetch:
@@ -84,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
     if args.listening_results or args.listening_test:
         return _listen(args)
     _need(args, "test_list", "wav_dir", "to")
+    check_folder(args.to)
     from zipvoice_jax.data.requests import Request, read_requests
     from zipvoice_jax.evaluate.config import JudgeConfig
     from zipvoice_jax.evaluate.judge import Judge, is_dialogue
@@ -137,6 +139,7 @@ def _need(args: argparse.Namespace, *names: str) -> None:
 
 
 def _listen(args: argparse.Namespace) -> int:
+    from zipvoice_jax.core.outputs import check_file
     from zipvoice_jax.data.requests import read_requests
     from zipvoice_jax.evaluate.listening import analyse, key_path, write_test
 
@@ -145,6 +148,8 @@ def _listen(args: argparse.Namespace) -> int:
         print(analyse(args.listening_results, args.key))
         return 0
     _need(args, "test_list")
+    check_file(args.listening_test)
+    check_file(key_path(args.listening_test))
     systems = {}
     for given in args.system:
         name, equals, folder = given.partition("=")

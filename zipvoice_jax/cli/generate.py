@@ -8,10 +8,12 @@ from pathlib import Path
 
 from zipvoice_jax.cli.options import (
     add_flag,
+    add_idle,
     add_model,
     add_processes,
     add_sampling,
     sampling_values,
+    tell_idle,
 )
 from zipvoice_jax.core.compiling import Compilation
 from zipvoice_jax.core.errors import UserError
@@ -52,6 +54,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     add_flag(parser, "--plot", "draw mel, wave and turns beside each wave")
     add_flag(parser, "--overwrite", "generate finished items of a list again")
+    add_idle(parser, "--num-thread", "--silence-wav", "--trt-engine-path")
     add_processes(parser)
     parser.set_defaults(
         run=run, memory_advice="lower --max-duration, or shorten the prompt or the text"
@@ -80,20 +83,35 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     import jax
 
+    from zipvoice_jax.audio.io import EXTENSIONS
     from zipvoice_jax.checkpoint.hub import find_model, load_model
     from zipvoice_jax.config import SamplingConfig
+    from zipvoice_jax.core.outputs import check_file, check_folder
     from zipvoice_jax.core.processes import is_lead
     from zipvoice_jax.data.requests import Request, read_requests
-    from zipvoice_jax.infer.run import RunOptions, fingerprint, run_list, stamps_of, write_speech
+    from zipvoice_jax.infer.plot import plot
+    from zipvoice_jax.infer.run import (
+        RunOptions,
+        fingerprint,
+        rescue,
+        run_list,
+        stamps_of,
+        write_speech,
+    )
     from zipvoice_jax.infer.synthesizer import Synthesizer
     from zipvoice_jax.vocoder.find import find as find_vocoder
 
     # What costs nothing to check comes before what takes time to load.
     if args.test_list is not None:
+        check_folder(args.res_dir)
         requests = read_requests(args.test_list)
     else:
         item = args.res_wav_path.stem
         requests = [Request(item, args.text, tuple(args.prompt_text), tuple(args.prompt_wav))]
+        check_file(args.res_wav_path, EXTENSIONS)
+        if args.plot:
+            check_file(args.res_wav_path.with_suffix(".png"))
+    tell_idle(args)
     model_dir = find_model(args.model_name, args.model_dir)
     loaded = load_model(
         args.model_name, model_dir, checkpoint_name=args.checkpoint_name, dtype=args.dtype
@@ -123,7 +141,10 @@ def run(args: argparse.Namespace) -> int:
         (speech,) = synthesizer.speak(
             items, sampling, prepare, remove_long_sil=args.remove_long_sil
         )
-        write_speech(speech, args.res_wav_path, with_plot=args.plot)
+        try:
+            write_speech(speech, args.res_wav_path, with_plot=False)
+        except UserError as error:
+            raise UserError(f"{error} {rescue(speech, args.res_wav_path)}") from None
         for note in speech.notes:
             print(f"note: {note}", file=sys.stderr)
         print(
@@ -131,6 +152,7 @@ def run(args: argparse.Namespace) -> int:
             f"(RTF {speech.rtf:.3f}, without vocoder {speech.rtf_no_vocoder:.3f})"
         )
         if args.plot:
+            plot(speech, args.res_wav_path.with_suffix(".png"))
             print(f"{args.res_wav_path.with_suffix('.png')}: its picture")
         _tell_compilations(synthesizer.compilations)
         return 0

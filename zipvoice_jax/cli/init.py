@@ -35,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     """
     import jax
 
+    from zipvoice_jax.checkpoint.loaded import check_new_directory
     from zipvoice_jax.checkpoint.mapping import count_parameters
     from zipvoice_jax.checkpoint.native import save_native
     from zipvoice_jax.checkpoint.official import write_official
@@ -44,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
     if not 0 <= args.seed < 2**32:
         raise UserError(f"--seed is {args.seed}; give a whole number from 0 to 2^32 - 1.")
+    check_new_directory(args.target, overwrite=args.overwrite)
     table = TokenTable.load(args.tokens)
     ids: dict[str, Any] = {"vocab_size": table.vocab_size, "pad_id": table.pad_id}
     if args.kind.startswith("zipvoice_dialog"):

@@ -1,6 +1,8 @@
 """`zipvoice-jax`: parses the command and turns bad input into one line and an exit status."""
 
 import argparse
+import contextlib
+import errno
 import importlib
 import io
 import os
@@ -34,6 +36,7 @@ COMMANDS = (
 )
 
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LESS = "give it less at a time, or a machine with more"
 
 
@@ -75,6 +78,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         _leave(1)
 
 
+def _close_stdout() -> None:
+    """Keeps Python from complaining at exit about what it could not write."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _leave(status: int) -> NoReturn:
     """Ends a process that has failed; the usual way out would wait for peers that may be gone."""
     sys.stdout.flush()
@@ -105,15 +114,24 @@ def _run(args: argparse.Namespace, coordinator: str | None = None) -> int:
     try:
         if coordinator:
             join(coordinator, args.num_processes, args.process_id, timeout=args.peer_timeout)
-        return args.run(args)
+        status = args.run(args)
+        sys.stdout.flush()  # here, where it can be told that there is no room for it
+        return status
     except UserError as error:
         status = _fail(str(error))
     except KeyboardInterrupt:
         status = _fail("stopped; what was finished is kept, run the command again to go on", 130)
     except BrokenPipeError:
-        # The reader has gone; keep Python from complaining about it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_stdout()  # the reader has gone
         status = 141
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        _close_stdout()
+        place = error.filename or "a file or the standard output"
+        status = _fail(
+            f"{place} cannot be written ({error.strerror}); make room, and run the command again"
+        )
     except RecursionError:
         status = _fail("an input file is nested too deeply to be read; check its JSON or YAML")
     except (jax.errors.JaxRuntimeError, MemoryError) as error:

@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from zipvoice_jax.config import MODEL_NAMES
@@ -74,6 +75,29 @@ SAMPLING = (
 def sampling_values(args: argparse.Namespace) -> dict[str, object]:
     """What `add_sampling` read, for `SamplingConfig.for_kind`."""
     return {name: getattr(args, name) for name in SAMPLING}
+
+
+# Official options that mean nothing here: their metavars, and why.
+_IDLE = {
+    "--num-thread": ("N", "XLA takes all cores that the process may use (`taskset` limits them)"),
+    "--silence-wav": ("WAV", "the channel of who does not speak is digital silence"),
+    "--trt-engine-path": ("FILE", "XLA compiles the model for the device it finds"),
+    "--model-config": ("JSON", "sizes are those of the model that training begins with"),
+}
+
+
+def add_idle(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Official options that are accepted and have no effect."""
+    for name in names:
+        metavar, why = _IDLE[name]
+        parser.add_argument(name, metavar=metavar, help=f"official, no effect here: {why}")
+
+
+def tell_idle(args: argparse.Namespace) -> None:
+    """Prints a note for each of them that was given."""
+    for name, (_, why) in _IDLE.items():
+        if getattr(args, name[2:].replace("-", "_"), None) is not None:
+            print(f"note: {name} has no effect: {why}", file=sys.stderr)
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:

@@ -82,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: an option or the corpus cannot be used, or the target not be written.
     """
+    from zipvoice_jax.core.outputs import check_folder
     from zipvoice_jax.data.checks import Limits
     from zipvoice_jax.data.prepare import prepare
     from zipvoice_jax.data.prepare_config import PrepareConfig, TokenizerSettings
@@ -89,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
     from zipvoice_jax.data.prepare_run import Beam
     from zipvoice_jax.data.sources import Source
     from zipvoice_jax.text.tokens import TokenTable
+
+    check_folder(args.target)
 
     def source(path: Path) -> Source:
         return Source(

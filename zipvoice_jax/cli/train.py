@@ -9,7 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zipvoice_jax.cli.options import add_config, add_fsdp, add_processes, boolean
+from zipvoice_jax.cli.options import (
+    add_config,
+    add_fsdp,
+    add_idle,
+    add_processes,
+    boolean,
+    tell_idle,
+)
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.supervise import STOPPED, beat
 
@@ -50,6 +57,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )  # fmt: skip
     add("--listen-items", type=int, default=24, metavar="N", help="of either kind (default: 24)")
     add("--recogniser", default="whisper-tiny", help="for --listen (default: whisper-tiny)")
+    add_idle(parser, "--model-config")
     add_fsdp(parser)
     add_processes(parser)
     parser.set_defaults(
@@ -115,8 +123,13 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: the config, the data or the folder cannot be used.
     """
+    from zipvoice_jax.checkpoint.loaded import check_new_directory
+    from zipvoice_jax.core.outputs import PICTURES, check_file, check_folder
+
     config = load_config(args.config, args.settings)
+    tell_idle(args)
     if args.show_schedule is not None:
+        check_file(args.show_schedule, PICTURES)
         from zipvoice_jax.train.curriculum import show_schedules
 
         show_schedules(config, args.show_schedule)
@@ -124,6 +137,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.folder is None:
         raise UserError("train has no folder for the run; give --to DIR.")
+    check_folder(args.folder)
+    if args.export is not None:
+        check_new_directory(args.export, overwrite=False)
     from zipvoice_jax.train.loop import export_step, train
 
     if args.export is not None:

@@ -3,11 +3,13 @@
 import contextlib
 import fcntl
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.outputs import partial_name
 
 # Names of files may hold bytes that are no Unicode; JSON has the same escapes for them.
 _SURROGATES = "backslashreplace"
@@ -39,18 +41,46 @@ def alone(lock: Path, told: str) -> Iterator[None]:
         yield
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file, by rename: it appears whole or not at all; parent directories are made.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    partial = partial_name(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise UserError(f"{path} is a directory; give the name of a file.")
+        with partial.open("wb") as file:
+            file.write(content)
+        partial.replace(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            reason = "a parent of it is a file"
+        raise UserError(
+            f"{path} cannot be written ({reason}); choose a writable place with free space."
+        ) from None
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            partial.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a text, by rename: whoever reads it meanwhile finds it whole.
 
     Raises:
         UserError: it cannot be written.
     """
+    partial = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".part")
         partial.write_text(text, encoding="utf-8", errors=_SURROGATES)
         partial.replace(path)
     except (OSError, ValueError) as error:
+        with contextlib.suppress(OSError, ValueError):
+            partial.unlink(missing_ok=True)
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path} cannot be written ({reason}).") from None
 
@@ -70,14 +100,21 @@ def json_line(record: dict[str, Any]) -> str:
 
 
 def append_record(path: Path, record: dict[str, Any]) -> None:
-    """Adds a record to a report.
+    """Adds a record to a report; all of its line or nothing.
 
     Raises:
         UserError: it cannot be written.
     """
+    line = json_line(record).encode("utf-8", _SURROGATES)
     try:
-        with path.open("a", encoding="utf-8", errors=_SURROGATES) as file:
-            file.write(json_line(record))
+        with path.open("ab", buffering=0) as file:
+            before = file.seek(0, os.SEEK_END)
+            try:
+                while line:
+                    line = line[file.write(line) :]
+            except OSError:
+                file.truncate(before)  # else the next record would go on with half of this line
+                raise
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}).") from None
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.numbers import check_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +21,9 @@ class PiecewiseLinear:
     points: tuple[tuple[float, float], ...]
 
     def __post_init__(self) -> None:
+        for step, value in self.points:
+            check_number("a step of a schedule", step, -1e12, 1e12)
+            check_number(f"the value of a schedule at step {step:g}", value, -1e12, 1e12)
         steps = [step for step, _ in self.points]
         if not steps or any(b <= a for a, b in itertools.pairwise(steps)):
             raise UserError(f"schedule points {self.points} must have rising steps.")

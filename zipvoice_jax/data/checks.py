@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.numbers import check_number
 from zipvoice_jax.text.tags import check_speaker_tags, turns_without_words
 from zipvoice_jax.text.tokens import SPEAKER_A, SPEAKER_B, quote
 
@@ -88,7 +89,9 @@ class Limits:
             ("min_seconds", "max_seconds"),
             ("min_words_per_minute", "max_words_per_minute"),
         ):
-            if not 0 <= getattr(self, low) < getattr(self, high):
+            for name in (low, high):
+                check_number(name, getattr(self, name), 0, 10**6)
+            if not getattr(self, low) < getattr(self, high):
                 raise UserError(
                     f"{low} is {getattr(self, low)} and {high} {getattr(self, high)}; "
                     "give two numbers, the first the smaller one."
@@ -169,6 +172,16 @@ def check_proportion(text: str, seconds: float, limits: Limits) -> None:
             f"{len(words)} word(s) in {seconds:.2f} s are {rate:.0f} a minute, and "
             f"{limits.min_words_per_minute:g} to {limits.max_words_per_minute:g} count",
         )
+
+
+def count_words(text: str) -> tuple[int, float]:
+    """The least and the most words that a text may be taken to have; tags do not count.
+
+    A digit counts as a word, for it is spoken as one or more. Six letters may be a word where
+    none are set apart, as in Thai.
+    """
+    words = _words(re.sub(r"\d", " a ", normalize_text(text)))
+    return len(words), max(float(len(words)), sum(map(len, words)) / 6)
 
 
 def check_tokens(unknown: Sequence[str], dropped: Sequence[str]) -> None:

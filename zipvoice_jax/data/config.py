@@ -1,17 +1,13 @@
 """What to train on and in which batches: sources, lengths, channels, workers."""
 
 import dataclasses
-import math
 from typing import Literal, get_args
 
 from zipvoice_jax.core.errors import require
+from zipvoice_jax.core.numbers import check_number
 from zipvoice_jax.text.tokenizer import TOKENIZERS, TokenizerName
 
 Channels = Literal["mono", "stereo", "alternate"]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +35,8 @@ class SourceConfig:
     def __post_init__(self) -> None:
         require(bool(self.path), "a source has an empty path; give a dataset directory.")
         for name, value in (("repeats", self.repeats), ("weight", self.weight)):
-            require(
-                value is None or (_is_number(value) and value > 0),
-                f"{name} of the source {self.path} is {value!r}; give a number above 0.",
-            )
+            if value is not None or name == "repeats":
+                check_number(f"{name} of the source {self.path}", value, 0, 10**9, above=True)
         require(
             self.weight is None or self.repeats == 1.0,
             f"the source {self.path} has both repeats and weight; give one of them.",
@@ -115,12 +109,13 @@ class DataConfig:
             f"{weighted} of {len(self.sources)} sources have a weight; give all of them one, or "
             "none.",
         )
-        for name in ("batch_seconds", "min_seconds", "max_seconds", "tokens_per_second"):
-            value = getattr(self, name)
-            require(
-                _is_number(value) and value > 0,
-                f"{name} is {value!r}; give a number above 0.",
-            )
+        for name, most in (
+            ("batch_seconds", 10**8),
+            ("min_seconds", 10**6),
+            ("max_seconds", 10**6),
+            ("tokens_per_second", 10_000),
+        ):
+            check_number(name, getattr(self, name), 0, most, above=True)
         require(
             self.min_seconds <= self.max_seconds,
             f"min_seconds {self.min_seconds:g} is above max_seconds {self.max_seconds:g}; "
@@ -133,11 +128,7 @@ class DataConfig:
             ("prefetch", 1, 1024),
             ("max_corrupt", 0, 10**9),
         ):
-            value = getattr(self, name)
-            require(
-                isinstance(value, int) and not isinstance(value, bool) and low <= value <= high,
-                f"{name} is {value!r}; give a whole number from {low} to {high}.",
-            )
+            check_number(name, getattr(self, name), low, high, whole=True)
         require(
             self.channels in get_args(Channels),
             f"channels is {self.channels!r}; choose one of {', '.join(get_args(Channels))}.",

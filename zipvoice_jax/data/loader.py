@@ -12,7 +12,7 @@ from zipvoice_jax.data.batches import Assembler, BatchIterator, Host
 from zipvoice_jax.data.config import DataConfig
 from zipvoice_jax.data.examples import ExampleReader
 from zipvoice_jax.data.order import Order, PassOrder, TrainingOrder
-from zipvoice_jax.data.plan import Bucket, Plan, fit_plan, make_plan
+from zipvoice_jax.data.plan import Bucket, Plan, fit_plan, make_plan, repetition
 from zipvoice_jax.data.records import Index, RecordSource, open_split
 from zipvoice_jax.text.tokens import TokenTable
 
@@ -138,6 +138,7 @@ class Loader(_Batches):
             features.sampling_rate / features.hop_length,
         )
         self._start_step = start_step
+        self._features = features
         indices = [index for _, index in opened]
         self._fingerprint = _fingerprint(plan, indices, config.channels, seed, stage)
 
@@ -171,9 +172,17 @@ class Loader(_Batches):
         return self.iterate(self._start_step)
 
     def report(self) -> str:
-        """Sources, what is left out and why, buckets and padding, as text."""
+        """Sources, what is left out and why, buckets and padding, as text.
+
+        Raises:
+            UserError: there is so little speech that the batches cannot be meant.
+        """
         lines = self._rows_of_report()
-        lines.append(f"padding {self.padding_share:.1%}, {self.steps_per_epoch:.1f} steps an epoch")
+        steps = self.steps_per_epoch
+        shown = f"{steps:.1f}" if steps >= 1.0 else f"{steps:.2g}"
+        lines.append(f"padding {self.padding_share:.1%}, {shown} steps an epoch")
+        if told := repetition(self.plan, self.config, self._features):
+            lines.append(f"note: {told}")
         return "\n".join(lines)
 
 

@@ -13,6 +13,8 @@ from zipvoice_jax.data.config import DataConfig, SourceConfig
 from zipvoice_jax.data.index import Index
 
 SHAPE_STEP = 16  # frames and tokens of a bucket are multiples of it
+# Of an utterance in one step: from `MANY` on it is told, beyond `ABSURD` nothing is trained.
+MANY, ABSURD = 2.0, 100.0
 # Resampling rounds a record's samples, which can move its count of frames by one.
 SLACK_FRAMES = 1
 
@@ -88,6 +90,12 @@ class Plan:
         return tuple(n / b.batch for n, b in zip(self.items, self.buckets, strict=True))
 
     @property
+    def copies(self) -> tuple[float, ...]:
+        """For each source, how often one of its utterances comes in a step, on average."""
+        steps = float(sum(self.steps))
+        return tuple(float(n) / steps for n in self.repeats)
+
+    @property
     def padding(self) -> tuple[float, ...]:
         """Expected share of padding in a full batch of each bucket."""
         return tuple(1.0 - f / b.frames for f, b in zip(self.frames, self.buckets, strict=True))
@@ -142,6 +150,40 @@ def make_plan(
             )
         buckets.append(Bucket(bound, _round_up(most_tokens + 1), batch, channels))
     return _fill(buckets, selections, places, repeats)
+
+
+def repetition(plan: Plan, config: DataConfig, features: FeatureConfig) -> str | None:
+    """What to say, and to set, where batches hold each utterance many times; None where not.
+
+    Args:
+        plan: of the batches.
+        config: of the data.
+        features: give frames per second.
+
+    Raises:
+        UserError: so many times that it cannot be meant.
+    """
+    most = max(plan.copies)
+    if most < MANY:
+        return None
+    seconds = [
+        sum(len(records) for records in sources) * bucket.frames
+        for bucket, sources in zip(plan.buckets, plan.records, strict=True)
+    ]
+    fps = features.sampling_rate / features.hop_length
+    least = max(bucket.frames for bucket in plan.buckets) / fps
+    wanted = max(sum(seconds) / fps, least)
+    source = config.sources[plan.copies.index(most)]
+    told = (
+        f"batch_seconds {config.batch_seconds:g} is much for so little speech: a step has each "
+        f"utterance of {source.name} {most:.0f} times"
+    )
+    advice = f"set batch_seconds to {np.ceil(wanted):.0f} or less, or add data"
+    if min(plan.copies) > ABSURD:
+        raise UserError(f"{told}; {advice}.")
+    if len(config.sources) > 1 or source.repeats != 1.0:
+        advice += ", or lower its repeats or weight"
+    return f"{told}; {advice}"
 
 
 def fit_plan(

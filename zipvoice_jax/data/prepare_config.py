@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.numbers import check_number
 from zipvoice_jax.data.checks import Limits
 from zipvoice_jax.data.sources import SPLIT_RULES, Source, SplitRule
 from zipvoice_jax.text.tokenizer import Tokenizer, make_tokenizer
@@ -96,7 +97,5 @@ class PrepareConfig:
             raise UserError(
                 f"the split rule is {self.split!r}; choose one of {', '.join(SPLIT_RULES)}."
             )
-        if not 0 <= self.dev_share < 1:
-            raise UserError(f"dev_share is {self.dev_share}; give a share from 0 to below 1.")
-        if self.examples < 0:
-            raise UserError(f"examples is {self.examples}; give 0 or more.")
+        check_number("dev_share", self.dev_share, 0.0, 0.999999)
+        check_number("examples", self.examples, 0, 10**6, whole=True)

@@ -19,7 +19,7 @@ class Request:
     """One item to generate.
 
     Attributes:
-        item_id: names the output and, with the seed, its noise.
+        item_id: names the output.
         text: what to say.
         prompt_texts: transcripts of the prompts; two for a dialogue with one per speaker.
         prompt_wavs: the recordings, one per transcript.

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from zipvoice_jax.config import ModelConfig, SamplingConfig
 from zipvoice_jax.core.compiling import Compilation, compile_for
@@ -43,6 +43,11 @@ def program(
     noise = jax.vmap(lambda key: item_noise(key, frames, dim))(jax.random.wrap_key_data(keys))
     inputs = SampleInputs(noise=noise, **batch)
     return sample(params, config, inputs, times, guidance_scale, guided=guided)
+
+
+def noise_key(seed: int, job: Job) -> Key[Array, ""]:
+    """The key of a job's noise: by what is said after what, whatever the item is called."""
+    return named_key(jax.random.key(seed), "noise", " ".join(map(str, job.token_ids)), job.chunk)
 
 
 class Engine:
@@ -160,9 +165,8 @@ class Engine:
         tokens = np.full((bucket.batch, bucket.tokens), self.config.pad_id, np.int32)
         prompt = np.zeros((bucket.batch, bucket.frames, dim), np.float32)
         lens = np.zeros((4, bucket.batch), np.int32)
-        root = jax.random.key(sampling.seed)
-        keys = [named_key(root, "noise", job.item_id, job.chunk) for job in members]
-        keys += [root] * (bucket.batch - len(members))
+        keys = [noise_key(sampling.seed, job) for job in members]
+        keys += [jax.random.key(sampling.seed)] * (bucket.batch - len(members))
         for row, job in enumerate(members):
             tokens[row, : len(job.token_ids)] = job.token_ids
             prompt[row, : job.prompt_features.shape[0]] = job.prompt_features

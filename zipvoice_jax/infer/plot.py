@@ -1,10 +1,11 @@
 """A picture of generated speech: log-mel and waveform, with speaker turns."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 
-from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.files import write_bytes
 from zipvoice_jax.infer.synthesizer import Speech
 
 COLOURS = {"S1": "#3b6fb6", "S2": "#c8553d", "": "#666666"}
@@ -41,8 +42,6 @@ def plot(speech: Speech, path: Path) -> None:
     axes[-1].set_xlabel("seconds (turns estimated from average token durations)")
     axes[0].set_title(f"{speech.item_id}  ({speech.duration:.2f} s)", loc="right", fontsize=9)
     figure.tight_layout()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=100)
-    except OSError as error:
-        raise UserError(f"the picture {path} cannot be written ({error.strerror}).") from None
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=100, format="png")
+    write_bytes(path, picture.getvalue())

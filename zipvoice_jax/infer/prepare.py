@@ -7,15 +7,25 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from zipvoice_jax.audio.io import read_audio
 from zipvoice_jax.audio.mel import log_mel_host
-from zipvoice_jax.audio.ops import check_prompt, remove_silence, rms_norm, stereo_prompt, to_mono
+from zipvoice_jax.audio.ops import (
+    check_prompt,
+    is_silent,
+    mix_prompt,
+    prompt_doubts,
+    remove_silence,
+    rms_norm,
+    stereo_prompt,
+)
 from zipvoice_jax.config import FeatureConfig, ModelConfig, SamplingConfig
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.data.checks import Limits, count_words
 from zipvoice_jax.data.requests import Request
 from zipvoice_jax.flow.sampling import frames_at_rate_of, predicted_frames
 from zipvoice_jax.text.chunking import (
@@ -34,6 +44,9 @@ CHUNK_SECONDS = {"zipvoice": 25.0, "zipvoice_distill": 25.0}
 DIALOG_CHUNK_SECONDS = 40.0
 MAX_PROMPT_SECONDS = 60.0
 _MIN_DURATION, _MIN_PREDICTED = 1.0, 0.2  # seconds
+# Times beyond what `prepare` takes for plausible, at which speech would come out absurdly fast or
+# slow, since it gets the prompt's rate.
+_ABSURD = 2.5
 MAX_FRAMES = 8192  # of one chunk: 87 s
 
 
@@ -111,7 +124,7 @@ class Preparation:
             UserError: a recording or a text cannot be used.
         """
         notes: list[str] = []
-        wave = self._prompt_wave(request)
+        wave, spoken = self._prompt_wave(request, notes)
         wave, rms = rms_norm(wave, self.sampling.target_rms)
         seconds = wave.shape[1] / self.features.sampling_rate
         if seconds > (20.0 if self.model.is_dialog else 10.0):
@@ -128,6 +141,10 @@ class Preparation:
         text = text if self.raw_evaluation else add_punctuation(text)
         prompt_ids, prompt_tokens = self._encode(transcript, text, "transcript", notes)
         _, tokens = self._encode(text, transcript, "text", notes)
+        for said, path, lasting in zip(
+            request.prompt_texts, request.prompt_wavs, spoken, strict=True
+        ):
+            _check_rate(said, path, lasting, notes)
         speed = request.speed or self.sampling.speed
         chunks = [list(tokens)]
         if not self.raw_evaluation:
@@ -144,21 +161,30 @@ class Preparation:
                 )
         return Item(request, tuple(jobs), rms, tuple(dict.fromkeys(notes)))
 
-    def _prompt_wave(self, request: Request) -> Float[np.ndarray, "channels samples"]:
+    def _prompt_wave(
+        self, request: Request, notes: list[str]
+    ) -> tuple[Float[np.ndarray, "channels samples"], list[float]]:
+        """The prompt as the model gets it, and the seconds of each recording in it."""
         rate = self.features.sampling_rate
         waves = []
         for path in request.prompt_wavs:
             wave = read_audio(path, rate, max_duration=MAX_PROMPT_SECONDS)
             check_prompt(wave, str(path), rate)
+            notes += prompt_doubts(wave, str(path), mixed=not self.model.is_stereo)
+            if not self.model.is_stereo:
+                wave = mix_prompt(wave, str(path))
+                check_prompt(wave, f"{path}, mixed to one channel,", rate)
             waves.append(wave)
-        if self.model.is_stereo:
-            wave = stereo_prompt(waves)
-        else:
-            wave = np.concatenate([to_mono(wave) for wave in waves], axis=1)
+        wave = stereo_prompt(waves) if self.model.is_stereo else np.concatenate(waves, axis=1)
+        for side, channel in zip(("left", "right"), wave, strict=False):
+            if self.model.is_stereo and is_silent(channel[None], rate):
+                notes.append(f"nobody speaks in the {side} channel of the prompt")
         if not self.raw_evaluation:
             # 0.2 s of silence keep the end of the prompt out of the speech.
             wave = remove_silence(wave, rate, trail_ms=200.0)
-        return wave
+            alone = (remove_silence(one, rate) for one in waves)
+            return wave, [one.shape[1] / rate for one in alone]
+        return wave, [one.shape[1] / rate for one in waves]
 
     def _prompt_text(self, request: Request) -> str:
         texts = [self._line(text).strip() for text in request.prompt_texts]
@@ -273,3 +299,26 @@ class Preparation:
             prompt_tokens=len(prompt_ids),
             durations=predicted,
         )
+
+
+def _check_rate(transcript: str, path: Path, seconds: float, notes: list[str]) -> None:
+    """Checks a transcript against the length of its recording.
+
+    Raises:
+        UserError: nobody speaks that fast or that slowly.
+    """
+    least, most = (60.0 * count / max(seconds, 0.01) for count in count_words(transcript))
+    limits = Limits()
+    if least > limits.max_words_per_minute:
+        rate, much = least, least / limits.max_words_per_minute
+    elif most < limits.min_words_per_minute:
+        rate, much = most, limits.min_words_per_minute / max(most, 1e-3)
+    else:
+        return
+    told = (
+        f"the transcript {quote(transcript.strip())} and the {seconds:.1f} s of {path} make "
+        f"{rate:.0f} words a minute, where people speak 100 to 300"
+    )
+    if much > _ABSURD:
+        raise UserError(f"{told}; write what the recording says, all of it and nothing else.")
+    notes.append(f"{told}: does it say what the recording says?")

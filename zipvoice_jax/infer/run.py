@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from zipvoice_jax.audio.io import write_audio
 from zipvoice_jax.config import SamplingConfig
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.outputs import check_file
 from zipvoice_jax.core.processes import exchange, is_lead, on_lead
 from zipvoice_jax.core.supervise import beat
 from zipvoice_jax.data.requests import BadLine, Request, wave_path
@@ -106,6 +108,16 @@ def write_speech(speech: Speech, path: Path, *, with_plot: bool) -> None:
     write_audio(path, speech.wave, speech.sampling_rate)
     if with_plot:
         plot(speech, path.with_suffix(".png"))
+
+
+def rescue(speech: Speech, path: Path) -> str:
+    """Keeps speech that could not be written to its place elsewhere; tells where, if it could."""
+    try:
+        kept = Path(tempfile.mkdtemp(prefix="zipvoice_jax_")) / path.name
+        write_audio(kept, speech.wave, speech.sampling_rate)
+    except (OSError, UserError):
+        return "There is no room for it in the folder for temporary files either."
+    return f"It is kept as {kept}."
 
 
 def record_of(speech: Speech, path: Path, sampling: SamplingConfig, vocoder: str) -> dict[str, Any]:
@@ -209,20 +221,21 @@ def run_list(
         bar.update()
         bar.clear()
         say(f"{item_id}: {error}")
-        report.add({"id": item_id, "error": error})
+        with contextlib.suppress(UserError):  # without its line it is still to be done
+            report.add({"id": item_id, "error": error})
 
     def write(speech: Speech) -> None:
         path = paths[speech.item_id]
         try:
             write_speech(speech, path, with_plot=options.plot)
+            record = record_of(speech, path, sampling, synthesizer.vocoder.name)
+            report.add({**record, "key": keys[speech.item_id]})
         except UserError as error:
             fail(speech.item_id, str(error))
             return
         for told in speech.notes:
             bar.clear()
             say(f"{speech.item_id}: note: {told}")
-        record = record_of(speech, path, sampling, synthesizer.vocoder.name)
-        report.add({**record, "key": keys[speech.item_id]})
         totals.add(speech)
         bar.set_postfix_str(f"RTF {totals.rtf:.3f}")
         bar.update()
@@ -237,6 +250,8 @@ def run_list(
                     fail(request.item_id, request.error)
                     continue
                 try:
+                    if request.item_id in todo:
+                        check_file(paths[request.item_id])
                     items.append(prepare(request))
                 except UserError as error:
                     fail(request.item_id, str(error))
@@ -251,7 +266,14 @@ def run_list(
                 write(speech)
                 beat()
     shares = exchange("totals", dataclasses.asdict(totals))
-    on_lead("report after", report.gather)
+
+    def end() -> None:
+        try:
+            report.gather()
+        except UserError as error:  # its parts are there, from which the next run goes on
+            say(str(error))
+
+    on_lead("report after", end)
     return Totals(**{name: sum(share[name] for share in shares) for name in shares[0]})
 
 

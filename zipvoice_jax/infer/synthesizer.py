@@ -143,7 +143,7 @@ class Synthesizer:
             text: what to say; a dialogue has [S1] and [S2] before its turns.
             prompt_wav: a recording, or one per speaker of a dialogue.
             prompt_text: what is said there, likewise.
-            item_id: with the seed, determines the noise.
+            item_id: names the speech in messages and pictures.
             min_duration: seconds that a text gets at least; None: 1, or 0.2 where the model
                 predicts durations.
             raw_evaluation: no chunking, punctuation, repair or removal of silence.

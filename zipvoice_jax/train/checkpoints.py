@@ -6,7 +6,8 @@ seen; it is removed at the next start.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from etils import epath
 
 from zipvoice_jax.checkpoint.pickle_vm import shown
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.processes import is_lead
 from zipvoice_jax.train.state import TrainState
 
 _STATE, _META = "state", "meta"
-_STAGE = 1e6  # more than losses differ by
+_LOSSES = "losses.json"
 
 
 def _plain(state: Any) -> dict[str, Any]:
@@ -30,6 +32,20 @@ def _plain(state: Any) -> dict[str, Any]:
 
 def _restored(plain: dict[str, Any]) -> TrainState:
     return TrainState(**{**plain, "key": jax.random.wrap_key_data(plain["key"])})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Best:
+    """A policy of Orbax that keeps what is ranked lowest; what has no rank is kept by others."""
+
+    count: int
+    rank: Callable[[Any], tuple[float, float] | None]
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        del context
+        ranks = {one.step: rank for one in checkpoints if (rank := self.rank(one)) is not None}
+        best = sorted(ranks, key=lambda step: ranks[step])[: self.count]
+        return [one.step in best for one in checkpoints]
 
 
 class Checkpoints:
@@ -62,15 +78,7 @@ class Checkpoints:
         if keep_every:
             keep.append(policies.EveryNSteps(keep_every))
         if keep_best:
-            keep.append(
-                policies.BestN(
-                    # Losses of different stages cannot be compared: a later one is better.
-                    get_metric_fn=lambda metrics: metrics["loss"] - _STAGE * metrics["stage"],
-                    reverse=True,
-                    n=keep_best,
-                    keep_checkpoints_without_metrics=False,
-                )
-            )
+            keep.append(_Best(keep_best, self._rank))
         self.folder = epath.Path(folder) if "://" in str(folder) else epath.Path(folder).absolute()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -83,21 +91,69 @@ class Checkpoints:
             )
         except OSError as error:
             raise UserError(f"{folder} cannot be written ({error.strerror or error}).") from None
+        self._losses = self._read_losses()
 
     @property
     def steps(self) -> tuple[int, ...]:
         """Steps of the finished checkpoints, in order."""
         return tuple(sorted(checkpoint.step for checkpoint in self._orbax.checkpoints))
 
+    def _rank(self, checkpoint: Any) -> tuple[float, float] | None:
+        """By which checkpoints are compared, the least being the best; None: not judged."""
+        known = self._losses.get(checkpoint.step) or checkpoint.metrics
+        # Losses of different stages cannot be compared: a later one is better.
+        return None if known is None else (-known["stage"], known["loss"])
+
+    def _read_losses(self) -> dict[int, dict[str, float]]:
+        """What `judge` has written; nothing where that is no longer readable."""
+        try:
+            known = json.loads((self.folder / _LOSSES).read_text())
+            return {
+                int(step): {"stage": int(one["stage"]), "loss": float(one["loss"])}
+                for step, one in known.items()
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
+
+    def judge(self, step: int, stage: int, loss: float) -> None:
+        """Notes the validation loss of a checkpoint, which counts from the next one on.
+
+        Args:
+            step: of the checkpoint.
+            stage: number of its stage; the best are those of the latest.
+            loss: without a finite one it is none of the best.
+
+        Raises:
+            UserError: it cannot be written; it counts for as long as this process runs.
+        """
+        if not np.isfinite(loss):
+            return
+        kept = {known: self._losses[known] for known in self._losses if known in self.steps}
+        self._losses = {**kept, step: {"stage": stage, "loss": float(loss)}}
+        if not is_lead():
+            return
+        path = self.folder / _LOSSES
+        try:
+            partial = self.folder / f".{_LOSSES}.partial"
+            partial.write_text(json.dumps(self._losses, indent=1) + "\n")
+            partial.replace(path)
+        except OSError as error:
+            raise UserError(f"{path} cannot be written ({error.strerror or error}).") from None
+
     def save(
-        self, state: TrainState, meta: dict[str, Any], *, loss: float | None, wait: bool = False
+        self,
+        state: TrainState,
+        meta: dict[str, Any],
+        *,
+        loss: float | None = None,
+        wait: bool = False,
     ) -> None:
         """Begins to write a checkpoint; it appears when it is whole.
 
         Args:
             state: to be kept; may be donated as soon as this returns.
             meta: JSON values.
-            loss: validation loss by which the best of the stage in `meta` are chosen.
+            loss: validation loss, if it is known already; see `judge`.
             wait: returns only when it is on disk.
 
         Raises:
@@ -106,13 +162,12 @@ class Checkpoints:
         step = int(state.step)
         if step in self.steps:
             return
-        metrics: Any = None
-        if loss is not None and np.isfinite(loss):
-            metrics = {"loss": min(loss, _STAGE / 2.0), "stage": meta["stage"]}
+        if loss is not None:
+            self.judge(step, meta["stage"], loss)
         parts = {_STATE: _plain(state), _META: meta}
         try:
             self.wait()
-            self._orbax.save_checkpointables_async(step, parts, force=True, metrics=metrics)
+            self._orbax.save_checkpointables_async(step, parts, force=True)
             if wait:
                 self.wait()
         except Exception as error:  # Orbax and TensorStore raise types of every kind

@@ -10,85 +10,26 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args
 
-import optax
-
 from zipvoice_jax.config import MODEL_KINDS, FeatureConfig, ModelConfig, ModelKind
 from zipvoice_jax.core.errors import require
+from zipvoice_jax.core.numbers import check_number
 from zipvoice_jax.core.schedule import PiecewiseLinear
 from zipvoice_jax.data.config import DataConfig
-from zipvoice_jax.train.schedules import eden
+from zipvoice_jax.train.rates import (
+    MAX_LEARNING_RATE,
+    Eden,
+    OptimizerConfig,
+    Rate,
+    check_rate,
+    points,
+)
 
 Objective = Literal["flow", "distill_first", "distill_second"]
 MaskKind = Literal["span", "suffix"]
 AlignmentRule = Literal["blend", "items"]
 Average = Literal["running", "ema"]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Eden:
-    """The official learning rate of training from scratch (zipvoice/utils/lr_scheduler.py).
-
-    Time is measured in steps and in either hours of audio or epochs.
-    """
-
-    base_lr: float
-    lr_batches: float = 7500.0
-    lr_hours: float | None = None
-    lr_epochs: float | None = None
-    steps_per_epoch: float | None = None
-    warmup_batches: float = 500.0
-    warmup_start: float = 0.5
-
-    def __post_init__(self) -> None:
-        require(
-            (self.lr_hours is None) != (self.lr_epochs is None),
-            "Eden takes either lr_hours or lr_epochs; give one of them.",
-        )
-        require(
-            self.lr_epochs is None or (self.steps_per_epoch or 0) > 0,
-            "Eden with lr_epochs needs steps_per_epoch; give the steps of one epoch.",
-        )
-
-    def schedule(self, batch_seconds: float) -> optax.Schedule:
-        """As an optax schedule of the number of updates begun (the first is 1)."""
-        if self.lr_hours is not None:
-            return eden(
-                self.base_lr,
-                self.lr_batches,
-                self.lr_hours,
-                epoch=lambda step: step * (batch_seconds / 3600.0),
-                warmup_batches=self.warmup_batches,
-                warmup_start=self.warmup_start,
-            )
-        assert self.lr_epochs is not None and self.steps_per_epoch is not None
-        steps = self.steps_per_epoch
-        return eden(
-            self.base_lr,
-            self.lr_batches,
-            self.lr_epochs,
-            epoch=lambda step: (step - 1) // steps,
-            warmup_batches=self.warmup_batches,
-            warmup_start=self.warmup_start,
-        )
-
-
-Rate = float | PiecewiseLinear | Eden
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """Which optimiser; the learning rate belongs to the stage."""
-
-    name: Literal["scaled_adam", "adamw"] = "scaled_adam"
-    clipping_scale: float = 2.0  # ScaledAdam: times the median norm
-    clip_norm: float = 1.0  # AdamW: global norm
-    weight_decay: float = 0.01  # AdamW
-
-    def __post_init__(self) -> None:
-        require(
-            self.name in ("scaled_adam", "adamw"),
-            f"the optimizer {self.name!r} is unknown; choose scaled_adam or adamw.",
-        )
+MAX_STEPS = 10**9
+MAX_DECAY = 0.999999
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,10 +97,8 @@ class Stage:
             f"stage {self.name}: kind {self.kind!r} is unknown; choose one of "
             f"{', '.join(MODEL_KINDS)}.",
         )
-        require(
-            isinstance(self.steps, int) and self.steps >= 1,
-            f"stage {self.name}: steps is {self.steps!r}; give a whole number above 0.",
-        )
+        about = f"stage {self.name}: "
+        check_number(f"{about}steps", self.steps, 0, MAX_STEPS, whole=True, above=True)
         require(
             self.objective in get_args(Objective) and self.mask in get_args(MaskKind),
             f"stage {self.name}: objective {self.objective!r} or mask {self.mask!r} is unknown; "
@@ -185,12 +124,16 @@ class Stage:
             ("alignment", 0.0, 1.0),
         ):
             value = getattr(self, name)
-            values = () if value is None else points(value)
+            if value is not None:
+                check_rate(about + name, value, low, high)
+        if not isinstance(self.learning_rate, Eden):  # which has looked at its numbers
+            check_rate(f"{about}learning_rate", self.learning_rate, 0.0, MAX_LEARNING_RATE)
             require(
-                all(low <= value <= high for value in values),
-                f"stage {self.name}: {name} is {getattr(self, name)!r}; give numbers from "
-                f"{low:g} to {high:g}.",
+                max(points(self.learning_rate)) > 0.0,
+                f"{about}learning_rate is {self.learning_rate!r}, with which nothing is learnt; "
+                "give a number above 0.",
             )
+        check_number(f"{about}batch_count_offset", self.batch_count_offset, 0.0, 1e9)
         require(
             self.alignment_rule in get_args(AlignmentRule),
             f"stage {self.name}: alignment_rule is {self.alignment_rule!r}; choose one of "
@@ -206,11 +149,6 @@ class Stage:
             f"stage {self.name}: keep_optimizer carries on the stage before, and after names "
             "another; give one of them.",
         )
-
-
-def points(rate: float | PiecewiseLinear) -> tuple[float, ...]:
-    """All values that a rate is given by."""
-    return tuple(v for _, v in rate.points) if isinstance(rate, PiecewiseLinear) else (rate,)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -277,32 +215,36 @@ class TrainConfig:
         require(
             len(set(names)) == len(names), f"stage names {names} repeat; give each its own name."
         )
-        for name, low in (
-            ("batch_multiple", 1),
-            ("accumulate", 1),
-            ("average_period", 1),
-            ("log_every", 1),
-            ("save_every", 1),
-            ("keep_last", 1),
-            ("keep_best", 0),
-            ("max_bad_steps", 1),
-            ("samples", 0),
+        for name, low, high in (
+            ("batch_multiple", 1, 100_000),
+            ("accumulate", 1, 100_000),
+            ("average_period", 1, MAX_STEPS),
+            ("export_window", 0, MAX_STEPS),
+            ("log_every", 1, MAX_STEPS),
+            ("save_every", 1, MAX_STEPS),
+            ("keep_last", 1, MAX_STEPS),
+            ("keep_every", 1, MAX_STEPS),
+            ("keep_best", 0, MAX_STEPS),
+            ("max_bad_steps", 1, MAX_STEPS),
+            ("samples", 0, 10_000),
+            ("seed", 0, 2**32 - 1),
         ):
             value = getattr(self, name)
-            require(
-                isinstance(value, int) and value >= low,
-                f"{name} is {value!r}; give a whole number of {low} or more.",
-            )
+            if value is not None or name != "keep_every":
+                check_number(name, value, low, high, whole=True)
+        check_number("feat_scale", self.feat_scale, 1e-4, 100.0)
+        check_number("ref_seconds", self.ref_seconds, 1e-3, 1e6)
+        check_number("ema_decay", self.ema_decay, 0.0, MAX_DECAY, above=True)
+        require(
+            self.average in get_args(Average),
+            f"average is {self.average!r}; choose one of {', '.join(get_args(Average))}.",
+        )
         for number, stage in enumerate(self.stages):
             self._check_stage(number, stage)
-        require(0 <= self.seed < 2**32, f"seed is {self.seed!r}; give one from 0 to 2^32 - 1.")
         require(
             self.features.n_mels == self.model.feat_dim,
             f"the features have {self.features.n_mels} mel bins but the model "
             f"{self.model.feat_dim}; make n_mels and feat_dim equal.",
-        )
-        require(
-            0.0 < self.ema_decay < 1.0, f"ema_decay is {self.ema_decay}; give a number below 1."
         )
 
     def _check_stage(self, number: int, stage: Stage) -> None:
@@ -323,10 +265,7 @@ class TrainConfig:
             "upsampling='average'.",
         )
         window, period = self.window_of(stage), self.average_period
-        require(
-            isinstance(window, int) and window >= 0,
-            f"stage {stage.name}: export_window is {window!r}; give a whole number of 0 or more.",
-        )
+        check_number(f"stage {stage.name}: export_window", window, 0, MAX_STEPS, whole=True)
         begin = stage.steps - window
         require(
             self.average == "ema" or window == 0 or stage.steps < period or begin <= 0

@@ -10,19 +10,19 @@ from typing import Any
 import jax
 
 from zipvoice_jax.checkpoint.hub import load_model
-from zipvoice_jax.checkpoint.loaded import Loaded
 from zipvoice_jax.checkpoint.mapping import count_parameters
 from zipvoice_jax.checkpoint.native import is_native, save_native
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.processes import is_lead, on_lead
-from zipvoice_jax.data.loader import Loader, validation_batches
+from zipvoice_jax.data.loader import Loader
 from zipvoice_jax.train import validate
 from zipvoice_jax.train.checkpoints import Checkpoints
 from zipvoice_jax.train.config import TrainConfig
 from zipvoice_jax.train.export import exported_params
 from zipvoice_jax.train.folder import alone_in, keep_config, refuse_changes
-from zipvoice_jax.train.log import RunLog, draw_losses
+from zipvoice_jax.train.log import RunLog
 from zipvoice_jax.train.programs import Programs
+from zipvoice_jax.train.review import Review, is_reviewed
 from zipvoice_jax.train.scaled_adam import grow_state
 from zipvoice_jax.train.stages import (
     StageModel,
@@ -34,7 +34,6 @@ from zipvoice_jax.train.stages import (
 from zipvoice_jax.train.state import TrainState
 from zipvoice_jax.train.step import StepRecipe
 from zipvoice_jax.train.watch import Watch
-from zipvoice_jax.vocoder.find import find as find_vocoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,9 +157,10 @@ def _train(
             log.say(f"goes on from step {latest} in stage {place.name}")
         else:
             state = _begin(programs, place, state)
-        if int(state.step) < place.end:
+        owed = not place.is_reviewed(int(state.step), log, listen)
+        if int(state.step) < place.end or owed:
             known = meta.get("data") if index == first else None
-            state = _run_stage(place, state, programs, checkpoints, known, log, stop, listen)
+            state = _run_stage(place, state, programs, checkpoints, known, log, stop, listen, owed)
         if int(state.step) < place.end:
             return Outcome(False, int(state.step), model_folder)
         checkpoints.wait()
@@ -213,6 +213,18 @@ class _Stage:
     @property
     def end(self) -> int:
         return self.run.boundaries[self.index + 1]
+
+    def saves(self, step: int) -> bool:
+        """Whether a step of the stage ends with a checkpoint and its review."""
+        run = self.run
+        return step % run.save_every == 0 or step in (self.end, *run.window_starts)
+
+    def is_reviewed(self, step: int, log: RunLog, listen: validate.Listen | None) -> bool:
+        """False for a checkpoint after which the run ended too soon for its review."""
+        if step <= self.begin or not self.saves(step):
+            return True
+        stage = self.run.stages[self.index]
+        return is_reviewed(log, stage, step, listens=listen is not None)
 
     @property
     def recipe(self) -> StepRecipe:
@@ -316,6 +328,7 @@ def _run_stage(
     log: RunLog,
     stop: Callable[[], bool],
     listen: validate.Listen | None,
+    owed: bool,
 ) -> TrainState:
     """Steps until the stage's end, or until asked to stop; the last step is saved either way.
 
@@ -328,6 +341,7 @@ def _run_stage(
         log: of the run.
         stop: asked after every step.
         listen: called with the averaged model of each checkpoint.
+        owed: begins with the review of the state's checkpoint, for which the run ended too soon.
 
     Raises:
         UserError: the data are not those of the saved place, or cannot be used.
@@ -345,22 +359,17 @@ def _run_stage(
         host_count=jax.process_count(),
         alignments=recipe.aligned,
     )
-    valid = shown = vocoder = None
-    if stage.valid is not None:
-        make = functools.partial(
-            validation_batches, stage.valid, model.table, run.features,
-            buckets=loader.buckets, alignments=recipe.aligned,
-        )  # fmt: skip
-        valid = make(host_index=jax.process_index(), host_count=jax.process_count())
-        if run.samples:
-            shown = validate.first_batch(make())  # whole, on every process
-            vocoder, told = find_vocoder(run.vocoder_path, run.features)
-            log.say(f"samples by {vocoder.name}{told and f' ({told})'}")
+    review = Review(
+        programs=programs, recipe=recipe, stage=stage, model=model, end=place.end,
+        folder=place.folder, log=log, checkpoints=checkpoints, listen=listen,
+    ).opened(loader)  # fmt: skip
     log.say(
         f"stage {stage.name}: {stage.kind}, {count_parameters(state.params):,} parameters, steps "
         f"{place.begin} to {place.end}, {devices} device(s)\n{loader.report()}"
     )
     step, pending = int(state.step), None
+    if owed:
+        review(state)
     watch = Watch(run, stage.name, place.end, model.config, log)
     with loader.iterate(step - place.begin) as batches:
         if known is not None:
@@ -380,24 +389,10 @@ def _run_stage(
             # them all processes learn at the same step that one of them is asked to stop.
             asked = pending is not None and watch.note(*pending)
             pending = (step, batch, metrics)
-            due = step % run.save_every == 0 or step in (place.end, *run.window_starts)
+            due = place.saves(step)
             if due or asked:
                 asked |= watch.note(*pending)
                 pending = None
-                loss = None
-                if due and valid is not None:
-                    losses = validate.validation_losses(programs, recipe, valid, state, place.end)
-                    loss = losses["loss"]
-                    log.write("valid", step, {"stage": stage.name, **losses})
-                    told = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
-                    log.say(f"step {step}: validation {told}")
-                    if shown is not None and vocoder is not None:
-                        validate.sample_items(
-                            programs, recipe, shown, state, vocoder,
-                            folder=place.folder / "samples", step=step, log=log,
-                        )  # fmt: skip
-                if due and is_lead():
-                    draw_losses(log.path, place.folder / "losses.png")
                 meta = {
                     "stage": place.index,
                     "name": stage.name,
@@ -405,11 +400,11 @@ def _run_stage(
                     "fingerprint": model.table.fingerprint,
                     "config": run.to_dict(),
                 }
-                checkpoints.save(state, meta, loss=loss, wait=asked or step == place.end)
-                if due and listen is not None:
-                    average = programs.fetch(state.average)
-                    loaded = Loaded(model.config, run.features, model.table, average)
-                    validate.log_words(listen, loaded, log, step, stage.name)
+                # What must be safe comes first, and is on disk before anything that may fail.
+                last = step == place.end
+                checkpoints.save(state, meta, wait=asked or last or review.is_long)
+                if due and (last or not asked):
+                    review(state)
                 watch.restart()
             if asked:
                 break

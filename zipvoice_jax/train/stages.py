@@ -21,6 +21,7 @@ from zipvoice_jax.checkpoint.mapping import Params
 from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.rng import named_key
+from zipvoice_jax.data.plan import make_plan, repetition
 from zipvoice_jax.data.records import open_split
 from zipvoice_jax.models.zipvoice import init_params
 from zipvoice_jax.text.tokens import TokenTable
@@ -70,15 +71,21 @@ def check_stages(run: TrainConfig, first: int = 0) -> list[StageModel]:
     """Models and token tables of all stages from one on; what cannot begin is told at once.
 
     Raises:
-        UserError: a token table or dataset is missing, or a stage's model cannot be grown from
-            the one that it starts from.
+        UserError: a token table or dataset is missing, a dataset is far too small for its
+            batches, or a stage's model cannot be grown from the one that it starts from.
     """
     models = [stage_model(run, index) for index in range(len(run.stages))]
     for index in range(first, len(run.stages)):
         stage, source = run.stages[index], run.source_of(index)
         for data in (stage.data, *([stage.valid] if stage.valid else [])):
-            for one in data.sources:
-                open_split(one.path, one.split)
+            indices = [open_split(one.path, one.split)[1] for one in data.sources]
+            seconds = sum(float(part.seconds.sum()) for part in indices)
+            if data is stage.data and seconds < data.batch_seconds:
+                aligned, multiple = run.is_aligned(stage), run.batch_multiple
+                plan = make_plan(
+                    data, indices, run.features, batch_multiple=multiple, alignments=aligned
+                )
+                repetition(plan, data, run.features)
         if source is not None:
             kind = run.stages[source].kind
             _route(kind, stage.kind)

@@ -1,0 +1,35 @@
+"""Numbers of configs: each has a range, and one sentence says what it is."""
+
+from zipvoice_jax.core.errors import require
+
+Number = int | float
+
+
+def check_number(
+    name: str, value: object, low: Number, high: Number, *, whole: bool = False, above: bool = False
+) -> None:
+    """Refuses what is no number in a range; infinity and NaN are in none.
+
+    Args:
+        name: of the number.
+        value: to be looked at.
+        low: the least that can be.
+        high: the greatest.
+        whole: only integers will do.
+        above: `low` itself is too little.
+
+    Raises:
+        UserError: it is something else; names it and the range.
+    """
+    kind = int if whole else int | float
+    good = isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high
+    require(
+        good and not (above and value == low),
+        f"{name} is {value!r}; give a {'whole ' if whole else ''}number "
+        f"{'above' if above else 'from'} {_shown(low)} {'and up ' if above else ''}to "
+        f"{_shown(high)}.",
+    )
+
+
+def _shown(value: Number) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:,g}"

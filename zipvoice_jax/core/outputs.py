@@ -1,0 +1,90 @@
+"""Places to write to: checked before the work, so that no result is lost for want of one."""
+
+import contextlib
+import secrets
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from zipvoice_jax.core.errors import UserError
+
+PICTURES = (".png", ".svg", ".pdf", ".jpg", ".jpeg", ".webp")
+
+
+def partial_name(path: Path) -> Path:
+    """Where a file is written before it is renamed to its place."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+
+
+def check_file(path: Path | None, extensions: Sequence[str] = ()) -> None:
+    """Makes sure that a file can be written, without leaving anything there.
+
+    Args:
+        path: the file; None: nothing is to be written.
+        extensions: one of which it must have, in lower case; empty: any name will do.
+
+    Raises:
+        UserError: no such extension, a directory or a device, or a place that cannot be written.
+    """
+    if path is None:
+        return
+    if extensions and path.suffix.lower() not in extensions:
+        told = f"{path.suffix} is no known one" if path.suffix else "it has none"
+        raise UserError(
+            f"{path} needs the extension of its format, and {told}; let it end in "
+            f"{', '.join(extensions[:-1])} or {extensions[-1]}."
+        )
+    try:
+        if path.is_dir():
+            raise UserError(f"{path} is a directory; give the name of a file.")
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} is a device or a pipe; give the name of a file.")
+        _look_up(partial_name(path))
+    except (OSError, ValueError) as error:
+        raise _unwritable(path, error) from None
+    _probe(path, path.parent)
+
+
+def check_folder(path: Path | None) -> None:
+    """Makes sure that files can be written into a folder that is there or is to be made.
+
+    Args:
+        path: the folder; None: nothing is to be written.
+
+    Raises:
+        UserError: it is a file, or cannot be written.
+    """
+    if path is None:
+        return
+    try:
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path} is a file; give a folder, or a new name for one.")
+        _look_up(path)
+    except (OSError, ValueError) as error:
+        raise _unwritable(path, error) from None
+    _probe(path, path)
+
+
+def _look_up(path: Path) -> None:
+    """Fails where a name is too long or cannot be one; that nothing is there is well."""
+    with contextlib.suppress(FileNotFoundError):
+        path.lstat()
+
+
+def _probe(path: Path, folder: Path) -> None:
+    """Writes a byte to a nameless file where the folder is, or where its parents begin."""
+    try:
+        there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(b"\0")
+            file.flush()
+    except (OSError, ValueError) as error:
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: Exception) -> UserError:
+    """What to tell of a place."""
+    reason = getattr(error, "strerror", None) or error
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        reason = "a parent of it is a file"
+    return UserError(f"{path} cannot be written ({reason}); choose a writable place.")
