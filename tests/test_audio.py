@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zipvoice_jax.audio.griffin_lim import griffin_lim, mel_to_linear
-from zipvoice_jax.audio.io import read_audio, write_audio
+from zipvoice_jax.audio.io import read_audio, sampling_rate_of, write_audio
 from zipvoice_jax.audio.mel import log_mel, log_mel_batch, log_mel_host, mel_filterbank, num_frames
 from zipvoice_jax.audio.ops import (
     check_prompt,
@@ -283,6 +283,44 @@ def test_formats_are_read(tmp_path, extension):
     assert wave.shape[1] == pytest.approx(RATE, abs=2400)
     spectrum = np.abs(np.fft.rfft(wave[0]))
     assert spectrum.argmax() * RATE / wave.shape[1] == pytest.approx(440, abs=2)
+
+
+CONTAINERS = {"m4a": "aac", "mp4": "aac", "aac": "aac", "webm": "libopus", "wma": "wmav2"}
+
+
+def write_container(path: Path, wave: np.ndarray, rate: int) -> None:
+    """Encodes a wave (channels, samples) by PyAV, in the format of the extension."""
+    av = pytest.importorskip("av")
+    extension = path.suffix[1:]
+    form = {"m4a": "ipod", "aac": "adts", "wma": "asf"}.get(extension, extension)
+    layout = "stereo" if wave.shape[0] == 2 else "mono"
+    with av.open(str(path), "w", format=form) as container:
+        stream = container.add_stream(CONTAINERS[extension], rate=rate, layout=layout)
+        stream.bit_rate = 128_000
+        frame = av.AudioFrame.from_ndarray(wave, format="fltp", layout=layout)
+        frame.sample_rate = rate
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            container.mux(packet)
+
+
+@pytest.mark.parametrize("extension", CONTAINERS)
+def test_formats_of_phones_and_browsers_are_read(tmp_path, extension, monkeypatch):
+    path = tmp_path / f"tone.{extension}"
+    write_container(path, tone(440.0, 2 * 48_000, 48_000, channels=2), 48_000)
+    wave = read_audio(path, RATE)
+    assert wave.shape[0] == 2
+    assert wave.shape[1] == pytest.approx(2 * RATE, abs=2400)
+    spectrum = np.abs(np.fft.rfft(wave[0]))
+    assert spectrum.argmax() * RATE / wave.shape[1] == pytest.approx(440, abs=2)
+    assert read_audio(path, RATE, offset=0.5, duration=0.25).shape == (2, RATE // 4)
+    assert sampling_rate_of(path) == 48_000
+    assert "too long" in message(read_audio, path, RATE, max_duration=0.5)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:40] + bytes(200))
+    assert str(path) in message(read_audio, path, RATE)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    told = message(read_audio, path, RATE)
+    assert str(path) in told and "not supported without PyAV" in told and "pip install" in told
 
 
 @pytest.mark.parametrize("extension", ["wav", "flac"])

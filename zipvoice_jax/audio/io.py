@@ -1,7 +1,7 @@
 """Reading audio files at the model's sampling rate, and writing them atomically.
 
-Whatever libsndfile decodes is read (WAV, FLAC, OGG, MP3, AIFF ...). Every fault of a file
-becomes one `UserError` that names it.
+Whatever libsndfile decodes is read (WAV, FLAC, OGG, MP3, AIFF ...), and M4A, MP4, AAC, WebM and
+WMA where PyAV is installed. Every fault of a file becomes one `UserError` that names it.
 """
 
 import io
@@ -12,6 +12,7 @@ import numpy as np
 import soundfile
 from jaxtyping import Float
 
+from zipvoice_jax.audio.containers import Decoded, container_of, decode
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.files import write_bytes
 
@@ -36,7 +37,7 @@ def read_audio(
     """Reads an audio file and resamples it (soxr, very high quality) if need be.
 
     Args:
-        path: the file; any format of libsndfile, 1 or 2 channels.
+        path: the file; any format of libsndfile, or of `containers`, 1 or 2 channels.
         sampling_rate: of the result, Hz.
         offset: start of the wanted part in seconds; None: the beginning.
         duration: length of the wanted part in seconds; None: to the end.
@@ -53,12 +54,21 @@ def read_audio(
     path = Path(path)
     _check_file(path)
     try:
-        with soundfile.SoundFile(str(path)) as file:
+        name = container_of(path)
+        if name is not None:
+            longest = duration if duration is not None else max_duration
+            limit = None if longest is None else (offset or 0.0) + longest
+            file = decode(path, name, limit=limit)
             rate = file.samplerate
             start, count = _wanted_part(file, path, offset, duration, max_duration)
-            if start:
-                file.seek(start)
-            wave = file.read(count, dtype="float32", always_2d=True)
+            wave = file.wave[start : start + count]
+        else:
+            with soundfile.SoundFile(str(path)) as file:
+                rate = file.samplerate
+                start, count = _wanted_part(file, path, offset, duration, max_duration)
+                if start:
+                    file.seek(start)
+                wave = file.read(count, dtype="float32", always_2d=True)
     except soundfile.SoundFileError as error:
         reason = str(getattr(error, "error_string", error)).strip().rstrip(".")
         raise UserError(
@@ -87,6 +97,23 @@ def read_audio(
     return np.ascontiguousarray(wave.T, dtype=np.float32)
 
 
+def sampling_rate_of(path: Path) -> int:
+    """The sampling rate of an audio file, in Hz; 0 where there is no file.
+
+    Raises:
+        UserError: it is no audio file.
+    """
+    if not path.is_file():
+        return 0
+    try:
+        name = container_of(path)
+        if name is not None:
+            return decode(path, name, limit=0.0).samplerate
+        return soundfile.info(str(path)).samplerate
+    except (OSError, soundfile.SoundFileError):
+        raise UserError(f"{path} is no audio file") from None
+
+
 def _check_file(path: Path) -> None:
     """Raises a UserError if the path is not a readable file with something in it."""
     try:
@@ -105,7 +132,7 @@ def _check_file(path: Path) -> None:
 
 
 def _wanted_part(
-    file: soundfile.SoundFile,
+    file: soundfile.SoundFile | Decoded,
     path: Path,
     offset: float | int | None,
     duration: float | int | None,

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from zipvoice_jax.audio.io import read_audio
+from zipvoice_jax.audio.containers import container_of
+from zipvoice_jax.audio.io import read_audio, sampling_rate_of
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data import checks
 from zipvoice_jax.data.checks import Limits, Reject, Rejected
@@ -187,7 +188,7 @@ def _read_item(item: Item) -> tuple[bytes, float, int]:
         return _read_member(item)
     path = Path(item.path)
     try:
-        rate = soundfile.info(item.path).samplerate if path.is_file() else 0
+        rate = sampling_rate_of(path)
         wave = read_audio(
             path,
             rate,
@@ -197,11 +198,11 @@ def _read_item(item: Item) -> tuple[bytes, float, int]:
         )
         if item.channels:
             wave = wave[list(item.channels)]
-        audio = path.read_bytes() if item.is_whole else _as_flac(wave, rate)
+        # Records hold what libsndfile decodes.
+        as_is = item.is_whole and container_of(path) is None
+        audio = path.read_bytes() if as_is else _as_flac(wave, rate)
     except (UserError, OSError, IndexError) as error:
         raise Rejected("unreadable", str(error)) from None
-    except soundfile.SoundFileError:
-        raise Rejected("unreadable", f"{item.path} is no audio file") from None
     return audio, wave.shape[1] / rate, wave.shape[0]
 
 

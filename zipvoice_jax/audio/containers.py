@@ -1,0 +1,108 @@
+"""Audio that libsndfile does not decode (M4A, MP4, AAC, WebM, WMA), where PyAV is installed."""
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from zipvoice_jax.core.errors import UserError
+
+_SLACK = 0.5  # seconds that a container's duration may be off
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoded:
+    """What was decoded, with the names that soundfile has for it.
+
+    Attributes:
+        wave: float32 samples, full scale at 1.
+        samplerate: Hz.
+    """
+
+    wave: Float[np.ndarray, "samples channels"]
+    samplerate: int
+    extra_info: str = ""
+
+    @property
+    def frames(self) -> int:
+        """Samples of a channel."""
+        return self.wave.shape[0]
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return self.wave.shape[1]
+
+
+def container_of(path: Path) -> str | None:
+    """The name of a format that only PyAV decodes, by the first bytes; None for all others.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(16)
+    if head[4:8] == b"ftyp":
+        return "MP4"
+    if head.startswith(b"\x1a\x45\xdf\xa3"):
+        return "WebM"
+    if head.startswith(b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"):
+        return "WMA"
+    # A frame of AAC differs from one of MP3 by its layer, which is 0.
+    is_adts = len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0
+    if is_adts or (head.startswith(b"ID3") and path.suffix.lower() == ".aac"):
+        return "AAC"
+    return None
+
+
+def decode(path: Path, name: str, *, limit: float | None = None) -> Decoded:
+    """Decodes the first audio stream of a container.
+
+    Args:
+        path: the file.
+        name: of its format, from `container_of`.
+        limit: seconds after which nothing more is needed; None: all.
+
+    Raises:
+        UserError: PyAV is missing, the file holds no sound, is corrupt or truncated.
+    """
+    if importlib.util.find_spec("av") is None:
+        raise UserError(
+            f"{path} is {name} audio, which is not supported without PyAV; install it "
+            "(`pip install 'zipvoice-jax[formats]'`), or convert the file to WAV."
+        )
+    import av
+    from av.error import FFmpegError
+
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.audio:
+                raise UserError(f"{path} is {name} without sound; give a recording of speech.")
+            stream = container.streams.audio[0]
+            rate = stream.rate
+            promised = (container.duration or 0) / 1e6  # seconds
+            resampler = av.AudioResampler(format="fltp", rate=rate)
+            parts, samples = [], 0
+            for frame in container.decode(stream):
+                made = [one.to_ndarray() for one in resampler.resample(frame)]
+                samples += sum(part.shape[1] for part in made)
+                parts += made
+                if limit is not None and samples > (limit + 1.0) * rate:
+                    break
+            else:
+                parts += [one.to_ndarray() for one in resampler.resample(None)]
+                # AAC without a container only has an estimate of its duration.
+                if name != "AAC" and samples < (promised - _SLACK) * rate:
+                    raise UserError(
+                        f"{path} is truncated: {samples / rate:.1f} of {promised:.1f} s could be "
+                        "decoded; get a complete copy."
+                    )
+    except (FFmpegError, OSError, ValueError) as error:
+        reason = str(getattr(error, "strerror", None) or error).splitlines()[0]
+        raise UserError(
+            f"{path} cannot be decoded as {name} audio ({reason}); it is corrupt, so get it anew."
+        ) from None
+    wave = np.concatenate(parts, axis=1).T if parts else np.zeros((0, 1), np.float32)
+    return Decoded(np.ascontiguousarray(wave, dtype=np.float32), rate)
