@@ -174,6 +174,53 @@ def test_emilia_and_audio_that_is_no_audio(tmp_path: Path):
     }
 
 
+def test_emilia_in_tars_as_on_the_hub(tmp_path: Path):
+    mp3 = encoded("MP3")
+
+    def about(name: str, **rest: Any) -> bytes:
+        row = {"id": name, "wav": f"EN_B0/{name}.mp3", "text": TEXT, "language": "en", **rest}
+        return json.dumps(row).encode()
+
+    members = {
+        "EN_0.mp3": mp3,
+        "EN_0.json": about("EN_0", duration=3.0, speaker="EN_S", dnsmos=3.2),
+        "EN_1.json": about("EN_1"),
+        "EN_1.mp3": mp3,
+        "EN_2.json": about("EN_2"),
+        "EN_3.mp3": mp3,
+        "EN_4.json": b"\xff",
+        "EN_4.mp3": mp3,
+        "notes.txt": b"nothing",
+    }
+    tar = tmp_path / "hub/EN/EN-B000000.tar"
+    preparing.write_tar(tar, members)
+    for place in (tar, tmp_path / "hub"):
+        report = run(tmp_path / "out" / place.name, Source("emilia", place), dev_share=0.0)
+        source, index = open_split(tmp_path / "out" / place.name, "train")
+        assert index.ids.tolist() == ["EN_0", "EN_1"] and source[0].audio == mp3
+        assert left_out(report) == {
+            "unreadable": ["EN-B000000.tar, EN_2.json"],
+            "bad entry": ["EN-B000000.tar, EN_4.json", "EN-B000000.tar, EN_3"],
+        }
+    packed = tar.rename(tar.with_suffix(".tar.gz"))
+    for place in (packed, packed.parent):
+        with user_error("compressed tar", "gunzip"):
+            run(tmp_path / "none", Source("emilia", place))
+
+
+def test_tables_may_end_their_lines_with_tabs(tmp_path: Path):
+    manifest = preparing.tsv(tmp_path / "in", 1)
+    manifest.write_text(
+        f"one\t{TEXT}\t0.wav\t\ntwo\t{TEXT}\t0.wav\t\t\t\nspan\tThere is one.\t0.wav\t0.5\t1.75\t\n"
+        f"none\t{TEXT}\t\t\t\n",
+        encoding="utf-8",
+    )
+    report = run(tmp_path / "out", Source("tsv", manifest), dev_share=0.0)
+    _, index = open_split(tmp_path / "out", "train")
+    assert index.ids.tolist() == ["one", "two", "span"]
+    assert left_out(report) == {"bad entry": ["none"]}
+
+
 def test_libritts_folders_say_the_split(tmp_path: Path):
     for subset, name in (("train-clean-100", "1_2_3"), ("dev-clean", "4_5_6"), ("test-other", "7")):
         folder = tmp_path / "LibriTTS" / subset / "1" / "2"

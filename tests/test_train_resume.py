@@ -19,6 +19,7 @@ from training import TOKENS, flac, make_data, speechlike, weights, write_config
 
 from zipvoice_jax.cli.train import load_config
 from zipvoice_jax.config import ModelConfig
+from zipvoice_jax.core.compiling import Compilation
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.batches import Batch
 from zipvoice_jax.data.records import write_dataset
@@ -26,6 +27,7 @@ from zipvoice_jax.data.utterance import Utterance
 from zipvoice_jax.models.zipvoice import init_params
 from zipvoice_jax.train.checkpoints import Checkpoints
 from zipvoice_jax.train.config import TrainConfig
+from zipvoice_jax.train.log import RunLog
 from zipvoice_jax.train.loop import Outcome, train
 from zipvoice_jax.train.programs import Programs
 from zipvoice_jax.train.scaled_adam import grow_state
@@ -276,7 +278,10 @@ def test_a_checkpoint_is_on_disk_before_anything_that_can_wait(
     assert saved["samples"] == saved["valid"]
     assert all(step == kept[-1] for step, kept in saved["valid"])
     assert len(saved["picture"]) == 4
-    assert capfd.readouterr().err.count("no losses.png: [Errno 28] No space left on device") == 4
+    assert (
+        capfd.readouterr().err.count("no losses.png: OSError: [Errno 28] No space left on device")
+        == 4
+    )
     lines = (tmp_path / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()
     logged = [(entry["kind"], entry["step"]) for entry in map(json.loads, lines)]
     assert logged == [
@@ -311,14 +316,75 @@ def test_a_review_that_a_kill_cut_short_is_made_up_for_at_the_end_too(
     assert len(states) == 2 and saved["valid"] == [(2, [2])]
 
 
+class Hum:
+    """A vocoder that makes the same sound of everything."""
+
+    name = "hum"
+
+    def __init__(self) -> None:
+        self.compilations: list[Compilation] = []
+
+    def __call__(self, mels: list[np.ndarray]) -> list[np.ndarray]:
+        return [np.full(2400, 0.1, np.float32) for _ in mels]
+
+
+def test_samples_and_pictures_that_fail_end_nothing(
+    tmp_path: Path,
+    data: Path,
+    states: list[TrainState],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def full(path: Path, *_: Any) -> None:
+        # As soundfile says it, as a program says it, and as it never said it.
+        kind = (AssertionError, OSError, ValueError)[len(tried) % 3]
+        tried.append(path)
+        raise kind("No space left on device")
+
+    tried: list[Path] = []
+    run = validated(config(tmp_path, data, "stages=one", "steps=2"), samples=3)
+    run = dataclasses.replace(run, export_window=0)
+    monkeypatch.setattr(
+        "zipvoice_jax.train.validate._continue", lambda *_: (np.zeros((9, 100), np.float32), 4)
+    )
+    monkeypatch.setattr("zipvoice_jax.train.validate.validation_losses", lambda *_: {"loss": 1.0})
+    monkeypatch.setattr("zipvoice_jax.train.review.find_vocoder", lambda *_: (Hum(), ""))
+    monkeypatch.setattr("zipvoice_jax.train.validate.write_audio", full)
+    monkeypatch.setattr("zipvoice_jax.train.log.save_picture", full)
+    assert train(run, tmp_path / "run").done
+    said = capfd.readouterr().err
+    assert len(tried) == 4 and said.count("step 2: no sample of ") == 3
+    assert "(AssertionError: No space left on device)" in said
+    assert "step 2: no losses.png: AssertionError: " in said and "Traceback" not in said
+    assert not list((tmp_path / "run").rglob("*.wav"))
+
+
+def test_a_log_that_cannot_be_written_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    log = RunLog(tmp_path, start=0, total=9, config={})
+    monkeypatch.setattr("tensorboardX.record_writer.RecordWriter.write", full)
+    log.path.unlink()
+    log.path.symlink_to("/dev/full")
+    for step in range(1, 200):  # more than TensorBoard's queue holds
+        log.write("train", step, {"loss": 1.0, "frames": 2.0})
+    log.close()
+    said = capfd.readouterr().err
+    assert said.count("log.jsonl cannot be written (No space left on device)") == 1
+    assert said.count("TensorBoard's files cannot be written") == 1 and "Traceback" not in said
+
+
 def test_losses_that_come_after_their_checkpoints_are_kept(tmp_path: Path) -> None:
     state = small_state()
-    kept = Checkpoints(tmp_path, keep_last=1, keep_best=1)
+    kept = Checkpoints(tmp_path / "kept", keep_last=1, keep_best=1)
     for step, loss in {1: 0.9, 2: 0.1, 3: 0.8}.items():
         kept.save(state.replace(step=jnp.int32(step)), {"stage": 0}, wait=True)  # type: ignore[attr-defined]
         kept.judge(step, 0, loss)
     kept.close()
-    again = Checkpoints(tmp_path, keep_last=1, keep_best=1)
+    again = Checkpoints(tmp_path / "kept", keep_last=1, keep_best=1)
     assert again.steps == (2, 3)
     again.save(state.replace(step=jnp.int32(4)), {"stage": 0}, wait=True)  # type: ignore[attr-defined]
     again.close()

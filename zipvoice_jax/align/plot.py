@@ -63,9 +63,4 @@ def plot(directory: Path, splits: Sequence[str], path: Path) -> None:
         axes.set_title(f"{utterance.id} ({split})", loc="left", fontsize=8, pad=16)
     rows[-1].set_xlabel("seconds")
     figure.tight_layout()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=90)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"the picture {path} cannot be written ({reason}).") from None
+    save_picture(figure, path, dpi=90)

@@ -9,7 +9,6 @@ from pathlib import Path
 import jax
 import numpy as np
 from jaxtyping import Int
-from tqdm import tqdm
 
 from zipvoice_jax.align.config import AlignConfig
 from zipvoice_jax.align.path import best_starts, even_starts
@@ -17,6 +16,7 @@ from zipvoice_jax.align.train import Params, matches, train
 from zipvoice_jax.config import FeatureConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.files import alone
+from zipvoice_jax.core.progress import progress_bar
 from zipvoice_jax.data.alignment import ALIGNER, Alignments, alignment_name, save_alignments
 from zipvoice_jax.data.config import DataConfig, SourceConfig
 from zipvoice_jax.data.loader import Loader, validation_batches
@@ -103,7 +103,7 @@ def used_tokens(directory: Path, splits: Sequence[str]) -> set[str]:
     found: set[str] = set()
     for split in splits:
         source, _ = open_split(directory, split, learned=False)
-        places = tqdm(
+        places = progress_bar(
             range(len(source)), desc=f"tokens of {split}", file=sys.stderr, mininterval=0.5,
             dynamic_ncols=True, leave=False,
         )  # fmt: skip
@@ -189,7 +189,7 @@ class _Job:
             self._features,
             buckets=self.loader.buckets,
         )
-        bar = tqdm(
+        bar = progress_bar(
             total=len(index), initial=sum(map(bool, starts)), desc=f"align {split}",
             unit="utterance", file=sys.stderr, mininterval=0.5, dynamic_ncols=True,
         )  # fmt: skip

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
-from tqdm import tqdm
 
 from zipvoice_jax.align.config import AlignConfig
 from zipvoice_jax.align.network import (
@@ -26,6 +25,7 @@ from zipvoice_jax.align.network import (
     progress,
 )
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.progress import progress_bar
 from zipvoice_jax.core.rng import named_key
 from zipvoice_jax.data.loader import Loader
 from zipvoice_jax.text.tokens import TokenTable
@@ -161,7 +161,7 @@ def train(
     done = int(state.step)
     if done >= config.steps:
         return state.params
-    bar = tqdm(
+    bar = progress_bar(
         total=config.steps, initial=done, desc="learn", unit="step", file=sys.stderr,
         mininterval=0.5, dynamic_ncols=True,
     )  # fmt: skip

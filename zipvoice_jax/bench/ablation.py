@@ -10,7 +10,6 @@ import functools
 import os
 import runpy
 import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from zipvoice_jax.bench.commands import Command, Place, find_places, identity, r
 from zipvoice_jax.config import SamplingConfig
 from zipvoice_jax.core.errors import UserError, require
 from zipvoice_jax.core.files import write_text
+from zipvoice_jax.core.progress import progress_bar
 from zipvoice_jax.data.alignment import alignment_name
 from zipvoice_jax.data.records import index_name, open_split
 from zipvoice_jax.data.requests import BadLine, Request, read_requests, wave_path
@@ -198,10 +198,9 @@ def read_items(path: Path, prepare: Callable[[Request], Any]) -> list[Request]:
         UserError: one cannot; `generate` would fail on it after every training.
     """
     items = []
-    for item in tqdm(read_requests(path), desc="check", unit="item", file=sys.stderr, leave=False,
-                     mininterval=0.5):  # fmt: skip
+    for item in progress_bar(read_requests(path), desc="check", unit="item", leave=False):
         if isinstance(item, BadLine):
-            raise UserError(f"the list {path}: {item.error}")
+            raise UserError(f"the list {path}: {item.item_id}: {item.error}")
         try:
             prepare(item)
         except UserError as error:
@@ -292,7 +291,8 @@ def _run(runs: Sequence[_Run], ablation: Ablation, setup: Setup, places: Sequenc
     write_text(setup.to / "commands.sh", "set -e\n" + "\n".join(lines) + "\n")
     alone = [Place()] if "rtf" in ablation.metrics else places  # else it would be measured too slow
     total = sum(map(len, steps))
-    with tqdm(total=total, desc="ablate", unit="command", file=sys.stderr, mininterval=0.5) as bar:
+    bar: tqdm[Any] = progress_bar(total=total, desc="ablate", unit="command")
+    with bar:
         for commands, where in zip(steps, (places, alone, places), strict=True):
             run_all(commands, setup.to / "logs", where, bar)
 

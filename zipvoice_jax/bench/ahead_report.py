@@ -128,12 +128,7 @@ def plot_scaling(rows: Sequence[dict[str, Any]], path: Path) -> None:
     right.set_xlabel("predicted ms of a training step")
     right.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.4, -0.14), ncols=3)
     figure.tight_layout()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=110)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"the picture {path} cannot be written ({reason}).") from None
+    save_picture(figure, path, dpi=110)
 
 
 def _other(row: dict[str, Any]) -> float:

@@ -107,8 +107,9 @@ def _run(args: argparse.Namespace, coordinator: str | None = None) -> int:
 
     from zipvoice_jax.core.allocator import keep_memory
     from zipvoice_jax.core.compiling import use_persistent_cache
-    from zipvoice_jax.core.processes import join
+    from zipvoice_jax.core.processes import hush_tracker, join
 
+    hush_tracker()
     keep_memory()
     use_persistent_cache()
     try:

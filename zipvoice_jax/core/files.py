@@ -113,7 +113,8 @@ def append_record(path: Path, record: dict[str, Any]) -> None:
                 while line:
                     line = line[file.write(line) :]
             except OSError:
-                file.truncate(before)  # else the next record would go on with half of this line
+                with contextlib.suppress(OSError):
+                    file.truncate(before)  # else the next record would go on with half of this line
                 raise
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}).") from None

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -53,6 +54,16 @@ def join(
 def _without_traceback(record: logging.LogRecord) -> bool:
     record.exc_info = None
     return True
+
+
+def hush_tracker() -> None:
+    """Keeps Python's tracker of shared memory from warning of what it frees after an error.
+
+    It is a process of its own, which Python starts when it is first needed; call this before.
+    """
+    rule, known = "ignore:resource_tracker:UserWarning", os.environ.get("PYTHONWARNINGS", "")
+    if rule not in known:
+        os.environ["PYTHONWARNINGS"] = f"{known},{rule}" if known else rule
 
 
 def is_lead() -> bool:

@@ -10,14 +10,12 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.progress import progress_bar
 from zipvoice_jax.data.checks import Reject
 from zipvoice_jax.data.prepare_config import PrepareConfig
 from zipvoice_jax.data.sources import Item, Source, hashed_split, official_dev
@@ -135,7 +133,7 @@ def _write_units(config: PrepareConfig, folder: Path) -> Plan:
             plan.unit(split, len(sizes)).write_text("\n".join(lines) + "\n", encoding="utf-8")
             sizes.append(len(items))
 
-    bar = tqdm(desc="plan", unit="item", file=sys.stderr, mininterval=0.5, dynamic_ncols=True)
+    bar = progress_bar(desc="plan", unit="item")
     for source, split_of in _sources(config):
         for unit in source.units():
             bar.update(len(unit))

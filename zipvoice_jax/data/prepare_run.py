@@ -9,9 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
-from tqdm import tqdm
-
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.progress import progress_bar
 from zipvoice_jax.data.prepare_shards import ShardJob, prepare_shard
 from zipvoice_jax.data.workers import end_with_parent
 
@@ -51,7 +50,7 @@ def run_here(jobs: Sequence[ShardJob], workers: int) -> None:
     todo = [job for job in jobs if job.note() is None]
     if len(todo) < len(jobs):
         print(f"{len(jobs) - len(todo)} of {len(jobs)} shards were finished before")
-    bar = tqdm(
+    bar = progress_bar(
         total=sum(job.size for job in jobs),
         initial=sum(job.size for job in jobs) - sum(job.size for job in todo),
         unit="item",

@@ -70,7 +70,12 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class BadLine:
-    """A line of a list that is no request, and why; the other lines are not affected."""
+    """A line of a list that is no request, and why; the other lines are not affected.
+
+    Attributes:
+        item_id: "line N", which goes before the error wherever that is told.
+        error: a sentence.
+    """
 
     item_id: str
     error: str
@@ -130,7 +135,7 @@ def _parse_lines(text: str, is_json: bool, folder: Path) -> Iterator[Request | B
                     f"the name {quote(request.item_id)} was used before{before}; names must differ."
                 )
         except UserError as error:
-            yield BadLine(name, f"{name}: {error}")
+            yield BadLine(name, str(error))
             continue
         seen[wave] = request.item_id
         yield request
@@ -147,6 +152,9 @@ def _wav(name: str, folder: Path) -> Path:
 
 def _from_tsv(line: str, folder: Path) -> Request:
     fields = [field.strip() for field in line.split("\t")]
+    filled = max((place for place, field in enumerate(fields, 1) if field), default=0)
+    # Spreadsheets end lines with tabs; a fifth field can only be of a dialogue without a text.
+    fields = fields[: max(4, filled if filled != 5 or len(fields) == 5 else 6)]
     if len(fields) == 4:
         item, prompt_text, prompt_wav, text = fields
         return Request(item, text, (prompt_text,), (_wav(prompt_wav, folder),))

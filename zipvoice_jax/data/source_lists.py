@@ -1,5 +1,7 @@
 """Corpora that are lists of files: JSONL (as Emilia's), LibriTTS' folders, TSV, Lhotse cuts."""
 
+import dataclasses
+import functools
 import gzip
 import itertools
 import json
@@ -11,10 +13,12 @@ from typing import Any
 
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.checks import Reject, Rejected
+from zipvoice_jax.data.source_webdataset import find_tars, tar_items
 from zipvoice_jax.data.sources import Item, Source, Unit, sliced
 from zipvoice_jax.data.timing import joined, timing_of_lhotse, timing_of_tokens
 
 _AUDIO_KEYS = ("wav", "path", "audio", "audio_path", "audio_filepath")
+_NEEDED = f"needs id, text and one of {', '.join(_AUDIO_KEYS)}"
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -59,13 +63,19 @@ def manifest_inputs(source: Source) -> list[Path]:
 
 
 def jsonl_inputs(source: Source) -> list[Path]:
-    """A JSONL file, or all below a directory; raises a UserError if there is none."""
+    """A JSONL or tar file, or all JSONL files below a directory, or else all tars.
+
+    Raises:
+        UserError: there is none, or a tar is compressed.
+    """
     if source.path.is_file():
-        return [source.path]
+        return find_tars(source.path) or [source.path]
     found = sorted([*source.path.rglob("*.jsonl"), *source.path.rglob("*.jsonl.gz")])
+    found = found or find_tars(source.path)
     if not found:
         raise UserError(
-            f"{source.path} has no .jsonl file; give a manifest, or the directory of some."
+            f"{source.path} has no .jsonl and no .tar file; give a manifest or a tar, or the "
+            "directory of some."
         )
     return found
 
@@ -74,10 +84,15 @@ def jsonl_units(source: Source) -> Iterator[Unit]:
     """Objects with id, text, the audio's path from the manifest's folder, perhaps language.
 
     They may have `token_starts`, a time in seconds for each token, or `alignment` as Lhotse has
-    it. Each manifest is cut into units by itself.
+    it. In a tar each object is a file beside its audio, whatever it says of its path. Each
+    manifest or tar is cut into units by itself.
     """
     for manifest in jsonl_inputs(source):
-        yield from sliced(_jsonl_items(manifest, source.language), source.unit_size)
+        if manifest.suffix.lower() == ".tar":
+            items = tar_items(manifest, functools.partial(_member_item, source.language))
+        else:
+            items = _jsonl_items(manifest, source.language)
+        yield from sliced(items, source.unit_size)
 
 
 def _jsonl_items(manifest: Path, language: str) -> Iterator[Item | Reject]:
@@ -86,24 +101,42 @@ def _jsonl_items(manifest: Path, language: str) -> Iterator[Item | Reject]:
             yield row
             continue
         audio = next((row[key] for key in _AUDIO_KEYS if isinstance(row.get(key), str)), "")
-        item_id, text = row.get("id"), row.get("text")
-        if not (isinstance(item_id, str) and item_id and isinstance(text, str) and audio):
-            yield Reject("bad entry", where, f"needs id, text and one of {', '.join(_AUDIO_KEYS)}")
-            continue
-        try:
-            timing = timing_of_tokens(row.get("token_starts"))
-            timing = timing or timing_of_lhotse(row.get("alignment"))
-        except Rejected as rejected:
-            yield Reject(rejected.reason, item_id, f"{where}: {rejected}")
-            continue
-        yield Item(
-            id=item_id,
-            text=text,
-            path=str(manifest.parent / audio),
-            language=str(row.get("language") or language),
-            recording=Path(audio).stem,
-            timing=timing,
-        )
+        if audio:
+            yield _row_item(where, row, str(manifest.parent / audio), Path(audio).stem, language)
+        else:
+            yield Reject("bad entry", where, _NEEDED)
+
+
+def _member_item(
+    language: str, where: str, row: Mapping[str, Any], tar: Path, place: tuple[int, int]
+) -> Item | Reject:
+    """The item of an object whose audio is a range of bytes of a tar file."""
+    item = _row_item(where, row, str(tar), str(row["id"]), language)
+    if isinstance(item, Reject):
+        return item
+    return dataclasses.replace(item, offset=place[0], size=place[1])
+
+
+def _row_item(
+    where: str, row: Mapping[str, Any], path: str, recording: str, language: str
+) -> Item | Reject:
+    """The item of an object with id and text, whose audio is known."""
+    item_id, text = row.get("id"), row.get("text")
+    if not (isinstance(item_id, str) and item_id and isinstance(text, str)):
+        return Reject("bad entry", where, _NEEDED)
+    try:
+        timing = timing_of_tokens(row.get("token_starts"))
+        timing = timing or timing_of_lhotse(row.get("alignment"))
+    except Rejected as rejected:
+        return Reject(rejected.reason, item_id, f"{where}: {rejected}")
+    return Item(
+        id=item_id,
+        text=text,
+        path=path,
+        language=str(row.get("language") or language),
+        recording=recording,
+        timing=timing,
+    )
 
 
 def libritts_inputs(source: Source) -> list[Path]:
@@ -164,6 +197,8 @@ def tsv_units(source: Source) -> Iterator[Unit]:
 def _tsv_items(source: Source) -> Iterator[Item | Reject]:
     for where, line in read_lines(source.path):
         columns = [column.strip() for column in line.split("\t")]
+        while len(columns) > 3 and not columns[-1]:  # spreadsheets end lines with tabs
+            columns.pop()
         if len(columns) not in (3, 5) or not all(columns[:1] + columns[2:]):
             yield Reject(
                 "bad entry",

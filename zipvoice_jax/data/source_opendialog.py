@@ -15,9 +15,7 @@ from pathlib import Path, PurePosixPath
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.checks import Reject
 from zipvoice_jax.data.source_lists import read_jsonl
-from zipvoice_jax.data.sources import Item, Source, Unit, sliced
-
-AUDIO_SUFFIXES = (".mp3", ".wav", ".flac", ".ogg", ".opus")
+from zipvoice_jax.data.sources import AUDIO_SUFFIXES, Item, Source, Unit, sliced
 
 
 def inputs(source: Source) -> list[Path]:

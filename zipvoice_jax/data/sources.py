@@ -18,6 +18,7 @@ SourceFormat = Literal["opendialog", "emilia", "jsonl", "libritts", "tsv", "lhot
 SOURCE_FORMATS: tuple[str, ...] = get_args(SourceFormat)
 SplitRule = Literal["official", "hash"]
 SPLIT_RULES: tuple[str, ...] = get_args(SplitRule)
+AUDIO_SUFFIXES = (".mp3", ".wav", ".flac", ".ogg", ".opus")
 OFFICIAL_DEV_CUTS = 1000  # per language of OpenDialog (official: local/prepare_opendialog.py)
 
 

@@ -87,10 +87,7 @@ def draw_offsets(systems: Mapping[str, Sequence[float]], path: Path) -> None:
 
 def _save(figure: Any, path: Path) -> None:
     figure.tight_layout()
-    try:
-        figure.savefig(path)
-    except OSError as error:
-        raise UserError(f"the picture {path} cannot be written ({error.strerror}).") from None
+    save_picture(figure, path)
 
 
 def write_page(to: Path, records: Records, summary: str, about: Mapping[str, Any]) -> None:

@@ -4,15 +4,13 @@ import collections
 import dataclasses
 import json
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.files import append_record, read_records, write_json, write_text
+from zipvoice_jax.core.progress import progress_bar
 from zipvoice_jax.data.requests import BadLine, Request, wave_path
 from zipvoice_jax.evaluate.config import ROLES
 from zipvoice_jax.evaluate.judge import Judge
@@ -80,7 +78,7 @@ def evaluate(
     known = _begin(to, about, overwrite)
     made = read_records(wav_dir / "report.jsonl")
     totals, listed = Totals(), []
-    bar = tqdm(requests, desc="judge", unit="item", file=sys.stderr, mininterval=0.5)
+    bar = progress_bar(requests, desc="judge", unit="item")
     for request in bar:
         path = wave_path(wav_dir, request.item_id)
         stamp = _stamp(path, request)

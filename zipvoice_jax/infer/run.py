@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from tqdm import tqdm
 
 from zipvoice_jax.audio.io import write_audio
 from zipvoice_jax.config import SamplingConfig
@@ -20,6 +19,7 @@ from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.files import write_text
 from zipvoice_jax.core.outputs import check_file
 from zipvoice_jax.core.processes import exchange, is_lead, on_lead
+from zipvoice_jax.core.progress import progress_bar
 from zipvoice_jax.core.supervise import beat
 from zipvoice_jax.data.requests import BadLine, Request, wave_path
 from zipvoice_jax.infer.plot import plot
@@ -223,7 +223,7 @@ def run_list(
         raw_evaluation=options.raw_evaluation,
         text_repair=options.text_repair,
     )
-    bar = tqdm(
+    bar = progress_bar(
         total=len(todo), unit="item", file=sys.stderr, mininterval=0.5, dynamic_ncols=True,
         disable=not is_lead(),
     )  # fmt: skip

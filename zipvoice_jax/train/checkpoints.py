@@ -21,7 +21,6 @@ from zipvoice_jax.core.processes import is_lead
 from zipvoice_jax.train.state import TrainState
 
 _STATE, _META = "state", "meta"
-_LOSSES = "losses.json"
 
 
 def _plain(state: Any) -> dict[str, Any]:
@@ -91,6 +90,8 @@ class Checkpoints:
             )
         except OSError as error:
             raise UserError(f"{folder} cannot be written ({error.strerror or error}).") from None
+        # Beside the folder, in which there is nothing but checkpoints.
+        self._judged = self.folder.with_name(f"{self.folder.name}.losses.json")
         self._losses = self._read_losses()
 
     @property
@@ -107,7 +108,7 @@ class Checkpoints:
     def _read_losses(self) -> dict[int, dict[str, float]]:
         """What `judge` has written; nothing where that is no longer readable."""
         try:
-            known = json.loads((self.folder / _LOSSES).read_text())
+            known = json.loads(self._judged.read_text())
             return {
                 int(step): {"stage": int(one["stage"]), "loss": float(one["loss"])}
                 for step, one in known.items()
@@ -132,13 +133,13 @@ class Checkpoints:
         self._losses = {**kept, step: {"stage": stage, "loss": float(loss)}}
         if not is_lead():
             return
-        path = self.folder / _LOSSES
         try:
-            partial = self.folder / f".{_LOSSES}.partial"
+            partial = self._judged.with_name(f".{self._judged.name}.partial")
             partial.write_text(json.dumps(self._losses, indent=1) + "\n")
-            partial.replace(path)
+            partial.replace(self._judged)
         except OSError as error:
-            raise UserError(f"{path} cannot be written ({error.strerror or error}).") from None
+            reason = error.strerror or error
+            raise UserError(f"{self._judged} cannot be written ({reason}).") from None
 
     def save(
         self,

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.pictures import save_picture
 from zipvoice_jax.core.schedule import PiecewiseLinear
 from zipvoice_jax.data.config import SourceConfig
 from zipvoice_jax.train.config import Eden, Rate, Stage, TrainConfig
@@ -118,11 +118,9 @@ def show_schedules(config: TrainConfig, path: Path) -> None:
     axes[-1, 0].set_xlabel("step (each stage at the same width)")
     figure.tight_layout()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=100)
-    except (OSError, ValueError) as error:
-        raise UserError(f"the picture {path} cannot be written ({error}).") from None
-    plt.close(figure)
+        save_picture(figure, path, dpi=100)
+    finally:
+        plt.close(figure)
 
 
 def data_schedules(config: TrainConfig) -> Schedules:

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from tqdm import tqdm
 
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.core.files import write_text
+from zipvoice_jax.core.files import append_record, write_text
+from zipvoice_jax.core.pictures import save_picture
+from zipvoice_jax.core.progress import progress_bar
+from zipvoice_jax.train.board import open_board
 
 LOG = "log.jsonl"
 
@@ -70,11 +72,9 @@ def draw_losses(log: Path, picture: Path) -> None:
     axis.set_ylabel("loss")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
-    figure.tight_layout()
     try:
-        figure.savefig(picture, dpi=90)
-    except OSError as error:
-        raise UserError(f"the picture {picture} cannot be written ({error.strerror}).") from None
+        figure.tight_layout()
+        save_picture(figure, picture, dpi=90)
     finally:
         plt.close(figure)
 
@@ -102,10 +102,8 @@ class RunLog:
         config: dict[str, Any],
         silent: bool = False,
     ) -> None:
-        from tensorboardX import SummaryWriter
-
-        self.path, self.silent = folder / LOG, silent
-        self.bar = tqdm(
+        self.path, self.silent, self._lossy = folder / LOG, silent, False
+        self.bar = progress_bar(
             total=total, initial=start, unit="step", file=sys.stderr, mininterval=0.5,
             dynamic_ncols=True, disable=silent,
         )  # fmt: skip
@@ -113,14 +111,10 @@ class RunLog:
             return
         kept = [entry for entry in read_log(self.path) if entry.get("step", 0) <= start]
         try:
-            text = "".join(json.dumps(entry) + "\n" for entry in kept)
-            partial = self.path.with_suffix(".tmp")
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(self.path)
-            self._file = self.path.open("a", encoding="utf-8")
+            write_text(self.path, "".join(json.dumps(entry) + "\n" for entry in kept))
+            self._board = open_board(folder / "tensorboard", start=start, tell=self.say)
         except OSError as error:
-            raise UserError(f"{self.path} cannot be written ({error.strerror}).") from None
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+            raise UserError(f"{folder} cannot be written ({error.strerror}).") from None
         self._wandb = _start_wandb(folder, config)
 
     def say(self, line: str) -> None:
@@ -134,16 +128,17 @@ class RunLog:
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """One entry: to JSONL as it is, to TensorBoard and W&B its numbers.
 
-        Raises:
-            UserError: the file cannot be written.
+        What cannot be written is told once: with a full disk, what matters is that the steps go
+        on until the next checkpoint.
         """
         if self.silent:
             return
         try:
-            self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-            self._file.flush()
-        except OSError as error:
-            raise UserError(f"{self.path} cannot be written ({error.strerror}).") from None
+            append_record(self.path, {"kind": kind, "step": step, **values})
+        except UserError as error:
+            if not self._lossy:
+                self.say(f"step {step}: {error} Entries are lost; the run goes on")
+            self._lossy = True
         numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
         for name, value in numbers.items():
             self._board.add_scalar(f"{kind}/{name}", value, step)
@@ -169,7 +164,6 @@ class RunLog:
         self.bar.close()
         if self.silent:
             return
-        self._file.close()
         self._board.close()
         if self._wandb is not None:
             self._wandb.finish()

@@ -384,7 +384,7 @@ def _run_stage(
             step += 1
             for compilation in programs.compilations[compiled:]:
                 log.say(f"compiled {compilation.name} in {compilation.seconds:.1f} s")
-                watch.restart()
+                watch.restart(step)
             # The metrics of the step before: reading those of this one would wait for it. From
             # them all processes learn at the same step that one of them is asked to stop.
             asked = pending is not None and watch.note(*pending)
@@ -405,7 +405,7 @@ def _run_stage(
                 checkpoints.save(state, meta, wait=asked or last or review.is_long)
                 if due and (last or not asked):
                     review(state)
-                watch.restart()
+                watch.restart(step)
             if asked:
                 break
     if batches.corrupt:

@@ -144,5 +144,6 @@ class Review:
     def _try(self, what: str, step: int, work: Callable[[], object]) -> None:
         try:
             work()
-        except (UserError, OSError) as error:
-            self.log.say(f"step {step}: no {what}: {error}")
+        except Exception as error:  # of a library of pictures or the disk, in any way
+            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            self.log.say(f"step {step}: no {what}: {kind}{' '.join(str(error).split())[:300]}")

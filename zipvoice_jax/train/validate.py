@@ -13,11 +13,13 @@ from zipvoice_jax.audio.io import write_audio
 from zipvoice_jax.checkpoint.loaded import Loaded
 from zipvoice_jax.config import SamplingConfig
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.pictures import save_picture
 from zipvoice_jax.core.processes import is_lead
 from zipvoice_jax.core.rng import named_key
 from zipvoice_jax.data.batches import Batch
 from zipvoice_jax.data.loader import Validation
 from zipvoice_jax.flow.sampling import SampleInputs, item_noise, time_steps
+from zipvoice_jax.train.config import TrainConfig
 from zipvoice_jax.train.curriculum import values_at
 from zipvoice_jax.train.log import RunLog
 from zipvoice_jax.train.programs import Programs
@@ -74,8 +76,9 @@ def log_words(listen: Listen, loaded: Loaded, log: RunLog, step: int, stage: str
         return
     try:
         found = listen(loaded)
-    except UserError as error:
-        log.say(f"step {step}: nothing can be heard: {error}")
+    except Exception as error:  # of a recogniser, which may fail in any way
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        log.say(f"step {step}: nothing can be heard: {kind}{' '.join(str(error).split())[:300]}")
         return
     log.write("heard", step, {"stage": stage, **found})
     shown = ", ".join(f"{name} {value:.1f}" for name, value in found.items())
@@ -95,25 +98,55 @@ def sample_items(
 ) -> None:
     """Continues validation items from their own beginnings; writes audio and a picture of each.
 
-    Files are FOLDER/STEP-ITEM.wav and .png.
+    Files are FOLDER/STEP-ITEM.wav and .png. What cannot be made or written is told, and no more.
     """
     run, config = recipe.run, recipe.config
     sampling = SamplingConfig.for_kind(config.kind)
     rows = [i for i, name in enumerate(batch.ids) if name][: run.samples]
     for row in rows:
-        mel, prompt = _continue(programs, recipe, batch, row, state, sampling)
+        try:
+            mel, prompt = _continue(programs, recipe, batch, row, state, sampling)
+        except Exception as error:  # such as too little memory for a longer sample
+            if jax.process_count() > 1:  # the others would wait for this one
+                raise
+            _tell_lost(log, step, batch.ids[row], error)
+            continue
         if not is_lead():
             continue
-        frames = int(batch.arrays["features_lens"][row])
-        true = batch.arrays["features"][row, :frames]
-        name = f"{step:07d}-{''.join(c if c.isalnum() else '_' for c in batch.ids[row])[:80]}"
-        channels = np.split(mel, config.channels, axis=1)
-        wave = np.stack(vocoder(channels))
-        rate = run.features.sampling_rate
-        write_audio(folder / f"{name}.wav", wave, rate)
-        figure = _picture(true, mel, prompt, rate / run.features.hop_length, batch.ids[row], step)
-        figure.savefig(folder / f"{name}.png", dpi=80)
-        log.sample(f"sample/{batch.ids[row]}", step, wave.mean(axis=0), rate, figure)
+        try:
+            _write_sample(batch, row, mel, prompt, vocoder, run, folder, step, log)
+        except Exception as error:  # a full disk, a vocoder, a library of pictures
+            _tell_lost(log, step, batch.ids[row], error)
+
+
+def _tell_lost(log: RunLog, step: int, name: str, error: Exception) -> None:
+    """A line about a sample that is not there; no run ends for one."""
+    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    log.say(f"step {step}: no sample of {name} ({kind}{' '.join(str(error).split())[:300]})")
+
+
+def _write_sample(
+    batch: Batch,
+    row: int,
+    mel: Float[np.ndarray, "frames channels_feat"],
+    prompt: int,
+    vocoder: Vocoder,
+    run: TrainConfig,
+    folder: Path,
+    step: int,
+    log: RunLog,
+) -> None:
+    """Audio and picture of one item, for whoever opens the folder and for the log."""
+    frames = int(batch.arrays["features_lens"][row])
+    true = batch.arrays["features"][row, :frames]
+    name = f"{step:07d}-{''.join(c if c.isalnum() else '_' for c in batch.ids[row])[:80]}"
+    channels = np.split(mel, mel.shape[1] // run.features.n_mels, axis=1)
+    wave = np.stack(vocoder(channels))
+    rate = run.features.sampling_rate
+    write_audio(folder / f"{name}.wav", wave, rate)
+    figure = _picture(true, mel, prompt, rate / run.features.hop_length, batch.ids[row], step)
+    save_picture(figure, folder / f"{name}.png", dpi=80)
+    log.sample(f"sample/{batch.ids[row]}", step, wave.mean(axis=0), rate, figure)
 
 
 def _continue(

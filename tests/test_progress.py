@@ -1,0 +1,122 @@
+"""What long work says meanwhile: lines in a file, true speeds, no warnings of Python's own."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from tqdm import tqdm
+
+from zipvoice_jax.config import ModelConfig
+from zipvoice_jax.core.progress import progress_bar
+from zipvoice_jax.data.batches import Batch
+from zipvoice_jax.data.config import DataConfig, SourceConfig
+from zipvoice_jax.data.plan import Bucket
+from zipvoice_jax.data.requests import BadLine, Request, read_requests
+from zipvoice_jax.train.config import Stage, TrainConfig
+from zipvoice_jax.train.log import RunLog, read_log
+from zipvoice_jax.train.watch import Watch
+
+
+def test_a_file_gets_lines_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(
+        "zipvoice_jax.core.progress.time", SimpleNamespace(monotonic=lambda: now[0])
+    )
+    with progress_bar(total=300, initial=100, desc="learn", unit="step", mininterval=0.0) as bar:
+        for _ in range(100):
+            now[0] += 1.0
+            bar.update()
+            bar.set_postfix_str("loss 0.5")
+            bar.clear()
+            bar.refresh()
+    said = capsys.readouterr().err
+    assert "\r" not in said
+    lines = said.splitlines()
+    assert [line.split(",")[0] for line in lines] == [
+        f"learn: {count} of 300 steps" for count in (130, 160, 190, 200)
+    ]
+    assert all(line.endswith("loss 0.5") for line in lines[1:])
+    assert list(progress_bar(iter("abc"), unit="item")) == ["a", "b", "c"]
+    assert capsys.readouterr().err.startswith("3 items, ")
+    progress_bar(total=3, disable=True).close()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with progress_bar(total=3, disable=True) as bar:
+        assert type(bar) is tqdm
+
+
+def test_speeds_are_of_steps_that_were_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    clock = SimpleNamespace(perf_counter=lambda: now[0])
+    monkeypatch.setattr("zipvoice_jax.train.watch.time", clock)
+    monkeypatch.setattr("zipvoice_jax.train.watch.matmul_flops_per_second", lambda dtype: 1e12)
+    data = DataConfig((SourceConfig("somewhere"),), batch_seconds=9.0)
+    stage = Stage(name="one", kind="zipvoice", steps=9, data=data)
+    run = TrainConfig(model=ModelConfig(), stages=(stage,), tokens="t", log_every=1)
+    log = RunLog(tmp_path, start=0, total=9, config={})
+    watch = Watch(run, "one", 9, ModelConfig(), log)
+    batch = Batch(1, Bucket(64, 16, 4, 1), {}, ("a",), ())
+    metrics = {"loss": np.float32(1.0), "frames": 200.0, "padding": 0.2, "bad_steps": 0.0}
+    watch.restart(1)  # step 1 was compiled, and is noted at once
+    watch.note(1, batch, metrics)
+    now[0] += 2.0
+    watch.note(2, batch, metrics)
+    watch.restart(3)  # step 3 was compiled, of another shape
+    watch.note(3, batch, metrics)
+    now[0] += 4.0
+    watch.note(4, batch, metrics)
+    log.close()
+    speeds = [entry.get("frames_per_second") for entry in read_log(log.path)]
+    assert speeds == [None, 100.0, None, 50.0]
+    assert ["utilisation" in entry for entry in read_log(log.path)] == [False, True, False, True]
+
+
+LEAK = """
+from multiprocessing import shared_memory
+from zipvoice_jax.core.processes import hush_tracker
+if {hush}:
+    hush_tracker()
+shared_memory.SharedMemory(create=True, size=64)
+raise SystemExit("an error")
+"""
+
+
+@pytest.mark.parametrize("hush", [False, True])
+def test_shared_memory_that_an_error_leaves_is_freed_in_silence(hush: bool) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LEAK.format(hush=hush)], capture_output=True, text=True, check=False
+    )
+    assert ("leaked shared_memory" in done.stderr) != hush
+    assert "an error" in done.stderr
+
+
+def test_lists_may_end_their_lines_with_tabs(tmp_path: Path) -> None:
+    path = tmp_path / "list.tsv"
+    path.write_text(
+        "a\tSaid.\tp.wav\tHello.\t\nb\tSaid.\tp.wav\tHello.\t \t\t\n"
+        "c\tOne.\tTwo.\tp.wav\tq.wav\t[S1] Yes. [S2] No.\t\n"
+        "d\tSaid.\tp.wav\t\t\ne\tOne.\tTwo.\tp.wav\tq.wav\t\t\nf\tSaid.\tp.wav\tHello.\tmore\n",
+        encoding="utf-8",
+    )
+    found = read_requests(path)
+    assert [(one.item_id, one.text) for one in found if isinstance(one, Request)] == [
+        ("a", "Hello."),
+        ("b", "Hello."),
+        ("c", "[S1] Yes. [S2] No."),
+    ]
+    bad = [one for one in found if isinstance(one, BadLine)]
+    # Whoever tells of a line says its number, once.
+    assert [one.item_id for one in bad] == ["line 4", "line 5", "line 6"]
+    assert not any("line" in one.error for one in bad)
+    told = zip(bad, ("text of d", "text of e", "5 tab"), strict=True)
+    assert all(words in one.error for one, words in told)

@@ -1,0 +1,58 @@
+"""Progress of long work: a bar on a terminal, and a plain line now and then in a file or pipe."""
+
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+INTERVAL = 30.0  # seconds between lines where nobody looks at a terminal
+_FORMAT = "{n_fmt} of {total_fmt} {unit}s, {elapsed} so far, {remaining} to go{postfix}"
+_ENDLESS = "{n_fmt} {unit}s, {elapsed} so far{postfix}"
+
+
+class _Lines(tqdm):
+    """A bar without carriage returns: each state that it shows is a line of its own."""
+
+    def __init__(self, iterable: Iterable[Any] | None = None, **options: Any) -> None:
+        self._shown = time.monotonic()
+        super().__init__(iterable, **{**options, "dynamic_ncols": False})
+        told = _ENDLESS if self.disable or self.total is None else _FORMAT
+        self.bar_format = f"{options['desc']}: {told}" if options.get("desc") else told
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        """A line, if the last one was long ago."""
+        del msg, pos
+        if time.monotonic() - self._shown >= INTERVAL:
+            self._show()
+        return True
+
+    def clear(self, nolock: bool = False) -> None:
+        """Nothing: a line that was written stays."""
+        del nolock
+
+    def close(self) -> None:
+        """The last line, where the bar would have stayed."""
+        if self.disable:
+            return
+        self.disable = True
+        self._decr_instances(self)
+        if self.leave and self.n > self.initial:
+            self._show()
+
+    def _show(self) -> None:
+        self._shown = time.monotonic()
+        print(str(self).strip(), file=self.fp, flush=True)
+
+
+def progress_bar(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm:
+    """A tqdm bar on stderr; lines every `INTERVAL` seconds where that is no terminal.
+
+    Args:
+        iterable: what is gone through; None: the caller updates the bar.
+        options: of tqdm.
+    """
+    kind = tqdm if sys.stderr.isatty() else _Lines
+    given = {"file": sys.stderr, "mininterval": 0.5, "dynamic_ncols": True}
+    return kind(iterable, **{**given, **options})
