@@ -8,6 +8,7 @@ import numpy as np
 from zipvoice_jax.audio.mel import log_mel_host
 from zipvoice_jax.config import FeatureConfig
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.pictures import save_picture
 from zipvoice_jax.data.records import decode_audio, open_split
 
 PICTURED = 4  # utterances

@@ -7,6 +7,7 @@ from typing import Any
 
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.hlo.memory import amount
+from zipvoice_jax.core.pictures import save_picture
 
 _COLUMNS = (
     ("topology", 11, lambda r: r["topology"]),

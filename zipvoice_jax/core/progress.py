@@ -21,12 +21,11 @@ class _Lines(tqdm):
         told = _ENDLESS if self.disable or self.total is None else _FORMAT
         self.bar_format = f"{options['desc']}: {told}" if options.get("desc") else told
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """A line, if the last one was long ago."""
         del msg, pos
         if time.monotonic() - self._shown >= INTERVAL:
             self._show()
-        return True
 
     def clear(self, nolock: bool = False) -> None:
         """Nothing: a line that was written stays."""
@@ -37,7 +36,8 @@ class _Lines(tqdm):
         if self.disable:
             return
         self.disable = True
-        self._decr_instances(self)
+        known: Any = type(self)
+        known._decr_instances(self)
         if self.leave and self.n > self.initial:
             self._show()
 

@@ -17,6 +17,7 @@ from zipvoice_jax.audio.mel import log_mel_host
 from zipvoice_jax.config import FeatureConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.files import write_text
+from zipvoice_jax.core.pictures import save_picture
 from zipvoice_jax.evaluate.config import ALL_METRICS
 from zipvoice_jax.evaluate.summary import Estimate, Records, summarise
 

@@ -48,7 +48,8 @@ def open_board(folder: Path, *, start: int, tell: Callable[[str], None]) -> Any:
     from tensorboardX import SummaryWriter
 
     board = SummaryWriter(str(folder), purge_step=start + 1)
-    events = board.file_writer.event_writer  # pyright: ignore[reportOptionalMemberAccess]
+    writer: Any = board.file_writer
+    events = writer.event_writer
     forgiving = _Forgiving(events._ev_writer, tell)
     events._ev_writer = events._worker._record_writer = forgiving
     return board
