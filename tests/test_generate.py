@@ -61,14 +61,17 @@ def test_each_model_speaks_with_real_voices(kind: str, run_cli, tmp_path: Path) 
     wav = tmp_path / "new" / "said.wav"
     done = run_cli(
         *command(RELEASE / kind, *prompt_flags(kind), "--text", text_for(kind)),
-        *("--res-wav-path", wav, "--plot", "--model-name", kind),
+        *("--res-wav-path", wav, "--plot", "--subtitles", "srt", "--model-name", kind),
     )
     assert done.returncode == 0, done.stderr
     wave = read_wav(wav)
     assert wave.shape[0] == (2 if kind.endswith("stereo") else 1)
     assert 0.3 * 24_000 < wave.shape[1] < 6 * 24_000
     assert wav.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
-    assert sorted(p.name for p in wav.parent.iterdir()) == ["said.png", "said.wav"]
+    assert sorted(p.name for p in wav.parent.iterdir()) == ["said.png", "said.srt", "said.wav"]
+    cues = wav.with_suffix(".srt").read_text().split("\n\n")
+    assert ["Hello." in cue for cue in cues] == [False, True][: len(cues)]
+    assert "Good morning." in cues[0] and len(cues) == (2 if is_dialog(kind) else 1)
     assert f"{wave.shape[1] / 24_000:.2f} s of speech" in done.stdout and "RTF" in done.stdout
     assert "compiled 1 programs" in done.stderr
     assert "Traceback" not in done.stderr

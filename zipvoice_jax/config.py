@@ -18,7 +18,7 @@ from zipvoice_jax.core.numbers import check_number
 ModelKind = Literal["zipvoice", "zipvoice_distill", "zipvoice_dialog", "zipvoice_dialog_stereo"]
 MODEL_KINDS: tuple[str, ...] = get_args(ModelKind)
 # Models in the package itself, by their kinds.
-BUNDLED: dict[str, ModelKind] = {"demo": "zipvoice_dialog", "demo_stereo": "zipvoice_dialog_stereo"}
+BUNDLED: dict[str, ModelKind] = {"demo": "zipvoice_dialog"}
 MODEL_NAMES: tuple[str, ...] = (*MODEL_KINDS, *BUNDLED)
 Dtype = Literal["float32", "bfloat16"]
 RematPolicy = Literal["none", "full", "dots"]

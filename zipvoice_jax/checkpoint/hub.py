@@ -4,11 +4,9 @@ The hub is asked only if nothing local was named, after one short probe: its cli
 for minutes where there is no network. What was downloaded before is used offline.
 """
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
-from zipvoice_jax.checkpoint.growth import one_channel
 from zipvoice_jax.checkpoint.loaded import (
     CHECKPOINT_NAMES,
     MODEL_JSON,
@@ -26,7 +24,7 @@ MODEL_REPO = "k2-fsa/ZipVoice"
 VOCODER_REPO = "charactr/vocos-mel-24khz"
 MODEL_FILES = ("model.pt", MODEL_JSON, TOKENS_TXT)
 VOCODER_FILES = ("config.yaml", "pytorch_model.bin")
-BUNDLED_DIR = DEMO / "model"  # a zipvoice_dialog_stereo model, which holds one of one channel
+BUNDLED_DIR = DEMO / "model"
 _TIMEOUT = 5.0  # seconds, for the probe and for the hub's metadata
 
 
@@ -190,7 +188,7 @@ def load_model(
     if model_name in BUNDLED:
         if checkpoint_name is not None or which != "auto":
             raise UserError(f"the model {model_name} has one set of weights; name no other.")
-        return _as_kind(read_native(path, **config_overrides), model_name)
+        return read_native(path, **config_overrides)
     if checkpoint_name is not None or not is_native(path):
         return read_official(
             path, model_name, checkpoint_name=checkpoint_name, which=which, **config_overrides
@@ -204,16 +202,6 @@ def load_model(
             f"choose {loaded.config.kind} or another directory."
         )
     return loaded
-
-
-def _as_kind(loaded: Loaded, model_name: str) -> Loaded:
-    """The bundled model with as many channels as its name says."""
-    if loaded.config.kind == BUNDLED[model_name]:
-        return loaded
-    if not loaded.config.is_stereo:
-        raise UserError(f"{BUNDLED_DIR} holds a model of one channel; name demo.")
-    params, config = one_channel(loaded.params, loaded.config)
-    return dataclasses.replace(loaded, params=params, config=config)
 
 
 __all__ = ["BUNDLED_DIR", "find_model", "find_vocoder", "load_model"]

@@ -52,6 +52,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="tokens exactly as the official code's: markup is spoken, dates, money and the like "
         "are read as it does (docs/text.md); --raw-evaluation implies it",
     )
+    add("--subtitles", choices=("srt", "vtt"), help="write who says what, and when, beside waves")
     add_flag(parser, "--plot", "draw mel, wave and turns beside each wave")
     add_flag(parser, "--overwrite", "generate finished items of a list again")
     add_idle(parser, "--num-thread", "--silence-wav", "--trt-engine-path")
@@ -70,6 +71,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("give --text, --prompt-wav and --prompt-text, or a --test-list.")
     if args.test_list is None and (args.num_processes or 1) > 1:
         raise UserError("--num-processes shares out a list; give --test-list.")
+    if args.subtitles is not None and args.remove_long_sil:
+        raise UserError("--subtitles needs the times of turns, which --remove-long-sil changes.")
     if args.model_dir is None and args.model_name is None:
         raise UserError("give --model-dir, or --model-name to take a model from the hub.")
 
@@ -97,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
         run_list,
         stamps_of,
         write_speech,
+        write_subtitles,
     )
     from zipvoice_jax.infer.synthesizer import Synthesizer
     from zipvoice_jax.vocoder.find import find as find_vocoder
@@ -111,6 +115,8 @@ def run(args: argparse.Namespace) -> int:
         check_file(args.res_wav_path, EXTENSIONS)
         if args.plot:
             check_file(args.res_wav_path.with_suffix(".png"))
+        if args.subtitles is not None:
+            check_file(args.res_wav_path.with_suffix(f".{args.subtitles}"))
     tell_idle(args)
     model_dir = find_model(args.model_name, args.model_dir)
     loaded = load_model(
@@ -151,6 +157,9 @@ def run(args: argparse.Namespace) -> int:
             f"{args.res_wav_path}: {speech.duration:.2f} s of speech in {speech.seconds:.2f} s "
             f"(RTF {speech.rtf:.3f}, without vocoder {speech.rtf_no_vocoder:.3f})"
         )
+        write_subtitles(speech, args.text, args.res_wav_path, args.subtitles)
+        if args.subtitles is not None:
+            print(f"{args.res_wav_path.with_suffix(f'.{args.subtitles}')}: its subtitles")
         if args.plot:
             plot(speech, args.res_wav_path.with_suffix(".png"))
             print(f"{args.res_wav_path.with_suffix('.png')}: its picture")
@@ -162,6 +171,7 @@ def run(args: argparse.Namespace) -> int:
         text_repair=args.text_repair,
         remove_long_sil=args.remove_long_sil,
         plot=args.plot,
+        subtitles=args.subtitles,
         overwrite=args.overwrite,
     )
     model_id = fingerprint(

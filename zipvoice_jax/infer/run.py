@@ -16,6 +16,7 @@ import jax
 from zipvoice_jax.audio.io import write_audio
 from zipvoice_jax.config import SamplingConfig
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.files import write_text
 from zipvoice_jax.core.outputs import check_file
 from zipvoice_jax.core.processes import exchange, is_lead, on_lead
 from zipvoice_jax.core.progress import progress_bar
@@ -24,6 +25,7 @@ from zipvoice_jax.data.requests import BadLine, Request, wave_path
 from zipvoice_jax.infer.plot import plot
 from zipvoice_jax.infer.prepare import Item
 from zipvoice_jax.infer.report import Report
+from zipvoice_jax.infer.subtitles import subtitles
 from zipvoice_jax.infer.synthesizer import Speech, Synthesizer
 
 # Requests that are prepared and packed together, by one process: enough to fill batches, few
@@ -41,6 +43,7 @@ class RunOptions:
     text_repair: bool = True
     remove_long_sil: bool = False
     plot: bool = False
+    subtitles: str | None = None
     overwrite: bool = False
 
 
@@ -101,6 +104,12 @@ def _remove_strays(waves: set[Path]) -> None:
             if match and folder / match[1] in waves:
                 with contextlib.suppress(OSError):
                     path.unlink()
+
+
+def write_subtitles(speech: Speech, text: str, path: Path, form: str | None) -> None:
+    """Writes the subtitles of a wave beside it, if there is a form for them."""
+    if form is not None:
+        write_text(path.with_suffix(f".{form}"), subtitles(text, speech.turns, form))
 
 
 def write_speech(speech: Speech, path: Path, *, with_plot: bool) -> None:
@@ -172,6 +181,8 @@ def run_list(
     report = Report(res_dir, [request.item_id for request in requests], index, count)
     paths = {r.item_id: wave_path(res_dir, r.item_id) for r in requests if isinstance(r, Request)}
 
+    texts = {r.item_id: r.text for r in requests if isinstance(r, Request)}
+
     def begin() -> None:
         _make(res_dir)
         report.gather()  # a kill may have left parts, or half a line at the end
@@ -194,7 +205,10 @@ def run_list(
         old = records.get(request.item_id, {})
         if options.overwrite or request.item_id not in keys or "error" in old:
             return False
-        return old.get("key") == keys[request.item_id] and paths[request.item_id].is_file()
+        path, form = paths[request.item_id], options.subtitles
+        if form is not None and not path.with_suffix(f".{form}").is_file():
+            return False
+        return old.get("key") == keys[request.item_id] and path.is_file()
 
     # Before any process writes, so that all see the same.
     windows = [requests[i : i + WINDOW] for i in range(0, len(requests), WINDOW)][index::count]
@@ -228,6 +242,7 @@ def run_list(
         path = paths[speech.item_id]
         try:
             write_speech(speech, path, with_plot=options.plot)
+            write_subtitles(speech, texts[speech.item_id], path, options.subtitles)
             record = record_of(speech, path, sampling, synthesizer.vocoder.name)
             report.add({**record, "key": keys[speech.item_id]})
         except UserError as error:

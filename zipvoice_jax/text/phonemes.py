@@ -83,7 +83,9 @@ def check_unicode(text: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise UserError(f"the text {quote(text)} is not valid Unicode; save it as UTF-8.") from None
+        raise UserError(
+            f"the text {quote(text)} is not valid Unicode; save it as UTF-8 text."
+        ) from None
 
 
 @functools.cache

@@ -94,7 +94,7 @@ class Tokenizer(abc.ABC):
         if not tokens:
             raise UserError(
                 f"the text {quote(text)} has nothing that this tokenizer can speak; "
-                f"write words in {self.reads}."
+                f"write a text in {self.reads}."
             )
         return tuple(tokens), tuple(dropped)
 
