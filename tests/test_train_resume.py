@@ -335,13 +335,13 @@ def test_samples_and_pictures_that_fail_end_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    def full(path: Path, *_: Any) -> None:
+    def full(path: Any, *_: Any, **__: Any) -> None:
         # As soundfile says it, as a program says it, and as it never said it.
         kind = (AssertionError, OSError, ValueError)[len(tried) % 3]
         tried.append(path)
         raise kind("No space left on device")
 
-    tried: list[Path] = []
+    tried: list[Any] = []
     run = validated(config(tmp_path, data, "stages=one", "steps=2"), samples=3)
     run = dataclasses.replace(run, export_window=0)
     monkeypatch.setattr(
