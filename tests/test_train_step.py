@@ -87,7 +87,7 @@ def test_masks_cover_their_share_of_each_item(low: float, high: float, suffix: f
 def test_conditions_are_dropped_as_often_as_scheduled(run: TrainConfig) -> None:
     values = values_at(schedules_of(run), jnp.int32(0))
     rows = dataclasses.asdict(speech(1))
-    batch = SpeechBatch(**{k: jnp.repeat(v, 2000, axis=0) for k, v in rows.items()})
+    batch = jax.tree.map(lambda v: jnp.repeat(v, 2000, axis=0), SpeechBatch(**rows))
     given = draw_batch(jax.random.key(1), batch, values, objective="flow", feat_scale=0.1)
     assert isinstance(given, FlowBatch)
     assert float(given.keep_text.mean()) == pytest.approx(0.8, abs=0.03)
