@@ -27,7 +27,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model-name",
         choices=MODEL_NAMES,
-        help="from the hub without --model-dir; demo and demo_stereo come with zipvoice-jax",
+        help="from the hub without --model-dir; demo comes with zipvoice-jax",
     )
     parser.add_argument("--model-dir", metavar="DIR", help="official or converted directory")
     parser.add_argument("--checkpoint-name", metavar="FILE", help="weights' file in --model-dir")

