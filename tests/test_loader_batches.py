@@ -182,7 +182,8 @@ def test_real_recordings_are_tokenized_on_the_fly(tmp_path: Path, data: Path):
         for one in prompts
     ]
     write_dataset(tmp_path, "prompts", {"train": recorded})
-    table = TokenTable(("_", *sorted(set("".join(one["text"] for one in prompts)))))
+    letters = sorted(set("".join(one["text"] for one in prompts)))
+    table = TokenTable(("_", *letters, "[S1]", "[S2]"))
     config = config_of(tmp_path, tokenizer="simple", tokens_per_second=30.0, buckets=2)
     batches = validation_batches(config, table, FEATURES)
     with iter(batches) as found:

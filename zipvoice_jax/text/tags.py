@@ -12,6 +12,7 @@ _BRACKETED = re.compile(r"[<\[].*?[>\]]")
 _HAN = re.compile(r"[\u4e00-\u9fa5]")
 _LATIN_WORD = re.compile(r"[A-Za-z]+")
 SPEAKER_TAG = re.compile(r"\s*(\[S[12]\])\s*")
+_BARE_TAG = re.compile(r"(\[S[12]\])")
 # What was probably meant to be [S1] or [S2]: any spelling of it, or one bracket missing.
 _ALMOST_SPEAKER_TAG = re.compile(
     r"[\[［【]\s*(?:s|spk|speaker)[\s_-]*\d*\s*[\]］】]|[\[［【]\s*s\s*\d+|\bs[12]\s*\]",
@@ -57,12 +58,20 @@ def language_of(text: str) -> str:
     return "zh" if chinese > words else "en"
 
 
-def between_tags(text: str, split: Callable[[str], list[str]]) -> list[str]:
-    """Tokens by a tokenizer that knows no tags, with [S1] and [S2] as tokens between them."""
+def between_tags(
+    text: str, split: Callable[[str], list[str]], *, keep_blanks: bool = False
+) -> list[str]:
+    """Tokens by a tokenizer that knows no tags, with [S1] and [S2] as tokens between them.
+
+    Args:
+        text: with or without tags.
+        split: makes the tokens of a part.
+        keep_blanks: blanks beside tags belong to the parts; else they go, as officially.
+    """
     if SPEAKER_A not in text and SPEAKER_B not in text:
         return split(text)
     check_speaker_tags(text)
     tokens: list[str] = []
-    for part in SPEAKER_TAG.split(text):
+    for part in (_BARE_TAG if keep_blanks else SPEAKER_TAG).split(text):
         tokens += [part] if part in (SPEAKER_A, SPEAKER_B) else split(part) if part else []
     return tokens

@@ -93,7 +93,7 @@ class Tokenizer(abc.ABC):
         tokens, dropped = self._split(read, language)
         if not tokens:
             raise UserError(
-                f"the text {quote(text)} has nothing that this tokenizer can speak; "
+                f"the text {quote(text)} has no words that this tokenizer can speak; "
                 f"write a text in {self.reads}."
             )
         return tuple(tokens), tuple(dropped)
@@ -139,7 +139,7 @@ class SimpleTokenizer(Tokenizer):
     """Every character is a token; no normalisation."""
 
     def _split(self, text: str, language: str) -> tuple[list[str], list[str]]:
-        return between_tags(text, list), []
+        return between_tags(text, list, keep_blanks=True), []
 
 
 @dataclasses.dataclass(frozen=True)
