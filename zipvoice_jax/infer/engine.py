@@ -129,10 +129,9 @@ class Engine:
         tokens[0, : len(token_ids)] = token_ids
         given = jax.device_put((tokens, np.array([len(token_ids)], np.int32)), self._everywhere)
         if size not in self._predictors:
-            function = functools.partial(predicted_durations, config=self.config)
 
-            def predict(params: dict[str, Any], tokens: Array, tokens_lens: Array) -> Array:
-                return function(params, tokens=tokens, tokens_lens=tokens_lens)
+            def predict(params: dict[str, Any], *tokens_and_lens: Array) -> Array:
+                return predicted_durations(params, self.config, *tokens_and_lens)
 
             platform = self.devices[0].platform
             compiled, seconds = compile_for(predict, platform, self.params, *given)

@@ -7,11 +7,9 @@ Rules as in `zipvoice_jax.text.english`; what none takes is left to the official
 
 import decimal
 import re
-from collections.abc import Callable, Iterable
 
 from zipvoice_jax.text.normalizer import chinese_number
-
-Rule = tuple[re.Pattern[str], Callable[[re.Match[str]], str]]
+from zipvoice_jax.text.rules import Rule, any_of, rule
 
 _DIGITS = "零一二三四五六七八九"
 _N = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)"
@@ -185,120 +183,107 @@ def _fraction(m: re.Match[str]) -> str:
     return f"{number(whole)}又{said}" if whole else said
 
 
-def _rule(pattern: str, words: Callable[[re.Match[str]], str] | str, flags: int = 0) -> Rule:
-    if isinstance(words, str):
-        text = words
-        return re.compile(pattern, flags), lambda m: m.expand(text)
-    return re.compile(pattern, flags), words
-
-
-def _any(words: Iterable[str]) -> str:
-    return "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
-
-
 _MAG = (
     r"\s?(?:thousand|million|billion|trillion)(?![A-Za-z])|[千百十]?[万亿]|(?:k|m|bn|b)(?![A-Za-z])"
 )
-_SIGNS = _any(name for name in _CURRENCIES if not name.isalpha())
-_CODES = _any(name for name in _CURRENCIES if name.isalpha())
+_SIGNS = any_of(name for name in _CURRENCIES if not name.isalpha())
+_CODES = any_of(name for name in _CURRENCIES if name.isalpha())
 _HALF = r"(?P<half>\s?[ap]\.?m\.?)?"
 _NO = r"(?![\dA-Za-z])"
 _I = re.IGNORECASE
 
 RULES: tuple[Rule, ...] = (
-    _rule(r"(?<!\d)[~～≈](?=\d)", "约"),
-    _rule(r"(?<![\d.-])([12]\d{3})([-/.])(\d{1,2})\2(\d{1,2})(?:T(?=\d))?(?![\d-]|[./]\d)", _iso),
-    _rule(r"(?<![\d./-])(\d{1,2})([-/.])(\d{1,2})\2([12]\d{3})(?![\d-]|[./]\d)", _slashed),
-    _rule(
+    rule(r"(?<!\d)[~～≈](?=\d)", "约"),
+    rule(r"(?<![\d.-])([12]\d{3})([-/.])(\d{1,2})\2(\d{1,2})(?:T(?=\d))?(?![\d-]|[./]\d)", _iso),
+    rule(r"(?<![\d./-])(\d{1,2})([-/.])(\d{1,2})\2([12]\d{3})(?![\d-]|[./]\d)", _slashed),
+    rule(
         rf"(?<![\d:])(?P<h>\d{{1,2}}):(?P<m>[0-5]\d)(?::(?P<s>[0-5]\d))?{_HALF}{_DASH}(?=\d{{1,2}}:\d\d)",
         lambda m: _time(m) + "到",
         _I,
     ),
-    _rule(
+    rule(
         rf"(?<![\d:])(?P<h>[01]?\d|2[0-4])[:：](?P<m>[0-5]\d)(?:[:：](?P<s>[0-5]\d))?{_HALF}(?![\d:])",
         _time,
         _I,
     ),
-    _rule(
-        r"(?<![\d.:])(\d+)\s?[:：]\s?(\d+)(?![\d:])", lambda m: f"{number(m[1])}比{number(m[2])}"
-    ),
+    rule(r"(?<![\d.:])(\d+)\s?[:：]\s?(\d+)(?![\d:])", lambda m: f"{number(m[1])}比{number(m[2])}"),
     # Phone numbers.
-    _rule(r"(?:\+|(?<!\d))86[\s-]?1[3-9]\d[\s-]?\d{4}[\s-]?\d{4}(?!\d)", _phone),
-    _rule(r"(?<![\d.,])1[3-9]\d[\s-]?\d{4}[\s-]?\d{4}(?![\d.])", _phone),
-    _rule(r"(?<![\d.])\+\d[\d\s-]{6,16}\d(?!\d)", _phone),
-    _rule(
+    rule(r"(?:\+|(?<!\d))86[\s-]?1[3-9]\d[\s-]?\d{4}[\s-]?\d{4}(?!\d)", _phone),
+    rule(r"(?<![\d.,])1[3-9]\d[\s-]?\d{4}[\s-]?\d{4}(?![\d.])", _phone),
+    rule(r"(?<![\d.])\+\d[\d\s-]{6,16}\d(?!\d)", _phone),
+    rule(
         r"(?<![\d.])(?:\(?0\d{2,3}\)?[\s-]?\d{7,8}|[48]00[\s-]\d{3,4}[\s-]?\d{3,4})(?!\d)", _phone
     ),
-    _rule(r"(?<![\d.-])\d+(?:-\d+){2,}(?![\d-])", _phone),
-    _rule(
+    rule(r"(?<![\d.-])\d+(?:-\d+){2,}(?![\d-])", _phone),
+    rule(
         r"(?<=[话号码机线])([:：是为]?\s?)(\d{3,4}[- ]?\d{3,4}(?:[- ]?\d{3,4})?|\d{5,})(?!\d)",
         lambda m: m[1] + digits(m[2]).replace("一", "幺"),
     ),
-    _rule(
+    rule(
         r"(?<=[拨打])([打了]?\s?)(\d{3,6})(?!\d)", lambda m: m[1] + digits(m[2]).replace("一", "幺")
     ),
-    _rule(r"(?<![\d.,])\d{12,}(?![\d.,万亿])", lambda m: digits(m[0])),
+    rule(r"(?<![\d.,])\d{12,}(?![\d.,万亿])", lambda m: digits(m[0])),
     # Versions.
-    _rule(r"(?<![A-Za-z])(?P<v>[vV])(?P<n>\d+(?:\.\d+)*)(?![\d.]*\d)", _version),
-    _rule(r"(?<![\d.])(?P<v>)(?P<n>\d+(?:\.\d+){2,})(?![\d.]*\d)", _version),
+    rule(r"(?<![A-Za-z])(?P<v>[vV])(?P<n>\d+(?:\.\d+)*)(?![\d.]*\d)", _version),
+    rule(r"(?<![\d.])(?P<v>)(?P<n>\d+(?:\.\d+){2,})(?![\d.]*\d)", _version),
     # Money.
-    _rule(
+    rule(
         rf"(?P<sign>(?<![A-Za-z0-9)])[-−])?(?P<cur>{_SIGNS})\s?(?P<a>{_N})(?P<mag>{_MAG})?"
         rf"(?:{_DASH}(?:{_SIGNS})?(?P<b>{_N})(?P<mag2>{_MAG})?)?(?:美元|元|欧元|英镑)?{_NO}",
         _money,
         _I,
     ),
-    _rule(
+    rule(
         rf"(?P<sign>(?<![A-Za-z0-9)])[-−])?(?P<a>{_N})(?P<mag>{_MAG})?(?P<b>(?!))?(?P<mag2>(?!))?"
         rf"\s?(?P<cur>{_CODES}|[€£¥￥$]){_NO}",
         _money,
     ),
-    _rule(
+    rule(
         rf"(?<![A-Za-z])(?P<sign>)(?P<cur>{_CODES})\s?(?P<a>{_N})(?P<mag>{_MAG})?"
         rf"(?P<b>(?!))?(?P<mag2>(?!))?{_NO}",
         _money,
     ),
     # Numbers with something behind them.
-    _rule(rf"(?<=\d)([千百十]?[万亿]){_DASH}(?=\d)", r"\1到"),
-    _rule(rf"(?<=\d)(\s?(?:{_any(_UNITS)}|°\s?[CF]|[℃℉%％元])){_DASH}(?=[\d.])", r"\1到"),
-    _rule(rf"{_Q}(?P<c>\s?[°º]\s?[CcFf](?![A-Za-z])|\s?[℃℉]|\s?[°º])", _temperature),
-    _rule(rf"{_Q}\s?[%％]", _percent),
-    _rule(rf"{_Q}\s?‰", lambda m: f"千分之{number(m['a'])}"),
-    _rule(rf"{_Q}\s?(?P<u>{_any(_UNITS)}){_NO}", _unit),
-    _rule(rf"(?<![\d.])({_N})\s?[x×X*]\s?(?={_N})", lambda m: f"{number(m[1])}乘"),
-    _rule(
+    rule(rf"(?<=\d)([千百十]?[万亿]){_DASH}(?=\d)", r"\1到"),
+    rule(rf"(?<=\d)(\s?(?:{any_of(_UNITS)}|°\s?[CF]|[℃℉%％元])){_DASH}(?=[\d.])", r"\1到"),
+    rule(rf"{_Q}(?P<c>\s?[°º]\s?[CcFf](?![A-Za-z])|\s?[℃℉]|\s?[°º])", _temperature),
+    rule(rf"{_Q}\s?[%％]", _percent),
+    rule(rf"{_Q}\s?‰", lambda m: f"千分之{number(m['a'])}"),
+    rule(rf"{_Q}\s?(?P<u>{any_of(_UNITS)}){_NO}", _unit),
+    rule(rf"(?<![\d.])({_N})\s?[x×X*]\s?(?={_N})", lambda m: f"{number(m[1])}乘"),
+    rule(
         r"(?<![\d./-])(?P<whole>\d+\s+)?(?P<top>\d{1,9})\s?/\s?(?P<bottom>\d{1,9})(?![\d/]|[.,]\d)",
         _fraction,
     ),
-    _rule(rf"(?<![\d.,/-])(?P<a>{_N}){_DASH}(?P<b>{_N})(?![\d/-]|[.,]\d)", _range),
-    _rule(r"(?i:No\.?|№|#)\s?(\d+)", lambda m: f"{number(m[1])}号"),
-    _rule(r"(?<=[/／])(人|天|年|月|日|次|小时|分钟|秒|个|元|斤|公斤|平方米|米|升)", r"每\1"),
-    _rule(r"[/／](?=每)", ""),
+    rule(rf"(?<![\d.,/-])(?P<a>{_N}){_DASH}(?P<b>{_N})(?![\d/-]|[.,]\d)", _range),
+    rule(r"(?i:No\.?|№|#)\s?(\d+)", lambda m: f"{number(m[1])}号"),
+    rule(r"(?<=[/／])(人|天|年|月|日|次|小时|分钟|秒|个|元|斤|公斤|平方米|米|升)", r"每\1"),
+    rule(r"[/／](?=每)", ""),
     # Signs.
-    _rule(
+    rule(
         r"(?<=[\d点零一二三四五六七八九十百千万亿)])\s?[+＋]\s?(?=[\d(零一二三四五六七八九十])",
         "加",
     ),
-    _rule(
+    rule(
         r"(?<=[\d)零一二三四五六七八九十百千万亿])\s?[=＝]\s?(?=[\d(零一二三四五六七八九十负-])",
         "等于",
     ),
-    _rule(r"\s?÷\s?", "除以"),
-    _rule(r"\s?(?:≥|>=)\s?", "大于等于"),
-    _rule(r"\s?(?:≤|<=)\s?", "小于等于"),
-    _rule(r"\s?>\s?(?=\d)", "大于"),
-    _rule(r"\s?<\s?(?=\d)", "小于"),
-    _rule(r"\s?≈\s?", "约等于"),
-    _rule(r"\s?±\s?", "正负"),
-    _rule(r"(?<=[\d万亿多])\+", "多"),
-    _rule(r"\s?&\s?", "和"),
-    _rule(r"@(?=[\u4e00-\u9fff])", "艾特"),
+    rule(r"\s?÷\s?", "除以"),
+    rule(r"\s?(?:≥|>=)\s?", "大于等于"),
+    rule(r"\s?(?:≤|<=)\s?", "小于等于"),
+    rule(r"\s?>\s?(?=\d)", "大于"),
+    rule(r"\s?<\s?(?=\d)", "小于"),
+    rule(r"\s?≈\s?", "约等于"),
+    rule(r"\s?±\s?", "正负"),
+    rule(r"(?<=[\d万亿多])\+", "多"),
+    rule(r"\s?&\s?", "和"),
+    rule(r"@(?=[\u4e00-\u9fff])", "艾特"),
     # What is left of numbers.
-    _rule(rf"(?<![\d.,第])2(?=[{_MEASURES}](?!月|号|日))", "两"),
-    _rule(r"(?<![A-Za-z0-9.,)])[-−](\d+(?:\.\d+)?)(?!\d|\.\d)", lambda m: "负" + number(m[1])),
-    _rule(r"(?<![\d.,A-Za-z])(\d{1,3}(?:,\d{3})+(?:\.\d+)?)(?![\d.])", lambda m: number(m[1])),
-    _rule(r"(?<![\d.A-Za-z])(\d+\.\d+)(?![\d.])", lambda m: number(m[1])),
+    rule(rf"(?<![\d.,第])2(?=[{_MEASURES}](?!月|号|日))", "两"),
+    rule(r"(?<![A-Za-z0-9.,)])[-−](\d+(?:\.\d+)?)(?!\d|\.\d)", lambda m: "负" + number(m[1])),
+    rule(r"(?<![\d.,A-Za-z])(\d{1,3}(?:,\d{3})+(?:\.\d+)?)(?![\d.])", lambda m: number(m[1])),
+    rule(r"(?<![\d.A-Za-z])(\d+\.\d+)(?![\d.])", lambda m: number(m[1])),
     # A year or a number whose language the official front end would take from a word before.
-    _rule(r"(?<![\d.A-Za-z])([12]\d{3})(?=\s?年)", lambda m: digits(m[1])),
-    _rule(r"(?<=\s)(\d+)(?=[\u4e00-\u9fff])", lambda m: number(m[1])),
+    rule(r"(?<![\d.A-Za-z])([12]\d{3})(?=\s?年)", lambda m: digits(m[1])),
+    rule(r"(?<=\s)(\d+)(?=[\u4e00-\u9fff])", lambda m: number(m[1])),
 )

@@ -7,7 +7,6 @@ What no rule takes is left to the official normaliser. Words of numbers are thos
 # ruff: noqa: RUF001 - punctuation and signs
 
 import re
-from collections.abc import Callable
 
 from zipvoice_jax.text.english_words import (
     ABBREVIATIONS,
@@ -17,9 +16,6 @@ from zipvoice_jax.text.english_words import (
     UNITS,
 )
 from zipvoice_jax.text.normalizer import cardinal_or_year, words_of
-
-Rule = tuple[re.Pattern[str], Callable[[re.Match[str]], str]]
-
 
 _ARTICLE = re.compile(r"\b(?:an?|each|every|another)\s$", re.IGNORECASE)
 _NOUN = re.compile(

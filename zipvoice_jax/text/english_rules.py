@@ -3,10 +3,9 @@
 # ruff: noqa: RUF001 - punctuation and signs
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from zipvoice_jax.text import english
-from zipvoice_jax.text.english import Rule
 from zipvoice_jax.text.english_words import (
     ANYWHERE,
     BEFORE_NAME,
@@ -19,6 +18,7 @@ from zipvoice_jax.text.english_words import (
     UNITS,
 )
 from zipvoice_jax.text.normalizer import words_of
+from zipvoice_jax.text.rules import Rule, any_of, rule
 
 _N = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
 _DASH = r"\s?[-–—−~～]\s?"
@@ -27,23 +27,12 @@ _Q = rf"(?<![\w.,:/])(?P<sign>(?<![)\]])[-−–])?(?P<a>{_N})(?:{_DASH}(?P<b>{_
 _END = r"(?![A-Za-z0-9])"
 
 
-def _rule(pattern: str, words: Callable[[re.Match[str]], str] | str, flags: int = 0) -> Rule:
-    if isinstance(words, str):
-        text = words
-        return re.compile(pattern, flags), lambda m: m.expand(text)
-    return re.compile(pattern, flags), words
-
-
-def _any(words: Iterable[str]) -> str:
-    return "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
-
-
-_CUR = _any(k for k in CURRENCIES if k[-1] in "$€£¥￥₹₩₽₿₺₪₫฿₴")
-_AFTER = _any([*CURRENCY_CODES, *"€£¥￥₹₩₽₿₺₪₫฿₴¢$"])
-_CODE = _any(CURRENCY_CODES)
+_CUR = any_of(k for k in CURRENCIES if k[-1] in "$€£¥￥₹₩₽₿₺₪₫฿₴")
+_AFTER = any_of([*CURRENCY_CODES, *"€£¥￥₹₩₽₿₺₪₫฿₴¢$"])
+_CODE = any_of(CURRENCY_CODES)
 _MAG = r"\s?(?:thousand|million|billion|trillion)\b|(?:k|m|mn|mm|b|bn|t|tn)\b"
-_UNIT = _any(UNITS)
-_BIG_UNITS = _any(u for u in UNITS if len(u) > 1 or u in "mgLlshWVΩ")
+_UNIT = any_of(UNITS)
+_BIG_UNITS = any_of(u for u in UNITS if len(u) > 1 or u in "mgLlshWVΩ")
 _MONTH = "|".join(MONTHS) + "|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept|Sep|Oct|Nov|Dec"
 _AM = r"[ap]\.?\s?m\b\.?"
 _YEAR = r"(?:,?\s(?P<year>[12]\d{3})\b)?"
@@ -52,106 +41,106 @@ _WORD_BEFORE_PHONE = r"(?:call|phone|tel|dial|number|fax|text|mobile|cell|hotlin
 
 
 def _names(short: Iterable[str]) -> str:
-    return rf"(?<![\w.])(?P<short>{_any(short)})\."
+    return rf"(?<![\w.])(?P<short>{any_of(short)})\."
 
 
 RULES: tuple[Rule, ...] = (
-    _rule(r"(?<!\d)[~～≈]\s?(?=[\d$€£])", "about "),
-    _rule(
+    rule(r"(?<!\d)[~～≈]\s?(?=[\d$€£])", "about "),
+    rule(
         r"(?<=€)\s?(\d+),(\d\d)(?!\d)|(?<![\w.,])(\d+),(\d\d)(?=\s?€)",
         lambda m: f"{m[1] or m[3]}.{m[2] or m[4]}",
     ),
-    _rule(r"(?<![\w.])\d{1,3}(?:\.\d{3}){2,}(?![\w.])", lambda m: m[0].replace(".", "")),
+    rule(r"(?<![\w.])\d{1,3}(?:\.\d{3}){2,}(?![\w.])", lambda m: m[0].replace(".", "")),
     # Dates before times before chains of digits before ranges.
-    _rule(
+    rule(
         r"(?<![\w.-])([12]\d{3})([-/.])(\d{1,2})\2(\d{1,2})(?=T\d\d:|(?![\w-]|[./]\d))",
         english.iso_words,
     ),
-    _rule(r"(?<=[a-z] )T(?=\d\d:\d\d)", "at "),
-    _rule(r"(?<=:\d\d)(?:\.\d+)?Z\b", " UTC"),
-    _rule(
+    rule(r"(?<=[a-z] )T(?=\d\d:\d\d)", "at "),
+    rule(r"(?<=:\d\d)(?:\.\d+)?Z\b", " UTC"),
+    rule(
         r"(?<![\w./-])(\d{1,2})([-/.])(\d{1,2})\2((?:[12]\d)?\d\d)(?![\w-]|[./]\d)",
         english.slashed_words,
     ),
-    _rule(
+    rule(
         rf"\b(?P<month>{_MONTH})\.?\s(?P<day>[0-3]?\d)(?:st|nd|rd|th)?"
         rf"(?:{_DASH}(?P<to>[0-3]?\d)(?:st|nd|rd|th)?)?{_YEAR}(?![\d:%]|[.,]\d|\s?[ap]\.?m\b)",
         english.month_day_words,
     ),
-    _rule(
+    rule(
         rf"(?P<the>\b[Tt]he\s)?(?<![\w.:/-])(?P<day>[0-3]?\d)(?:st|nd|rd|th)?\s(?:of\s)?"
         rf"(?P<month>{_MONTH})\b\.?{_YEAR}",
         english.day_month_words,
     ),
     # Times; a range of two becomes two times.
-    _rule(
+    rule(
         rf"(?<![\w.:])(\d{{1,2}}(?::\d\d(?:\s?{_AM})?|\s?{_AM})){_DASH}"
         rf"(?=\d{{1,2}}(?::\d\d|\s?{_AM}))",
         r"\1 to ",
         _I,
     ),
-    _rule(
+    rule(
         rf"(?<![\w.:$])(?P<h>\d{{1,2}})(?P<h2>{_DASH}(?:\d{{1,2}}))\s?(?P<half>{_AM})",
         english.hour_range_words,
         _I,
     ),
-    _rule(
+    rule(
         rf"(?<![\w.:$])(?P<h>\d{{1,2}})(?:[:.](?P<m>[0-5]\d)(?::(?P<s>[0-5]\d))?)?\s?(?P<half>{_AM})",
         english.time_words,
         _I,
     ),
-    _rule(
+    rule(
         r"(?<![\w.:$])(?P<h>[01]?\d|2[0-4]):(?P<m>[0-5]\d)(?::(?P<s>[0-5]\d))?(?P<half>)(?![\d:])",
         english.time_words,
     ),
-    _rule(
+    rule(
         rf"(?<![\w.:])({_N})\s?:\s?({_N})(?![\d:])",
         lambda m: f" {english.cardinal(m[1])} to {english.cardinal(m[2])} ",
     ),
     # Phone numbers and other chains of digits.
-    _rule(r"(?<![\w.])\+\d[\d\s().-]{5,17}\d(?!\w)", english.phone_words),
-    _rule(
+    rule(r"(?<![\w.])\+\d[\d\s().-]{5,17}\d(?!\w)", english.phone_words),
+    rule(
         r"(?<![\w.+-])(?:1[\s.-])?(?:\(\d{3}\)\s?|\d{3}[\s.-])\d{3}[\s.-]\d{4}(?![\w-])",
         english.phone_words,
     ),
-    _rule(r"(?<![\w.])\(?0\d{2,4}\)?[\s-]\d{3,4}[\s-]?\d{3,4}(?![\w-])", english.phone_words),
-    _rule(r"(?<![\w.])\d{4}(?:[ -]\d{4}){3}(?![\w-])", english.phone_words),
-    _rule(
+    rule(r"(?<![\w.])\(?0\d{2,4}\)?[\s-]\d{3,4}[\s-]?\d{3,4}(?![\w-])", english.phone_words),
+    rule(r"(?<![\w.])\d{4}(?:[ -]\d{4}){3}(?![\w-])", english.phone_words),
+    rule(
         rf"(?<=\b)({_WORD_BEFORE_PHONE}\W+(?:(?:me|us|at|is|on|to)\W+){{0,2}})(\d{{3}})-(\d{{4}})\b",
         lambda m: f"{m[1]}{english.digits(m[2])}, {english.digits(m[3])} ",
         _I,
     ),
-    _rule(
+    rule(
         rf"({_WORD_BEFORE_PHONE}\W+(?:(?:me|us|at|is|on|to)\W+){{0,2}})(\d{{7,}})\b",
         lambda m: f"{m[1]}{english.digits(m[2])} ",
         _I,
     ),
-    _rule(r"(?<![\w.,-])\d+(?:-\d+){2,}(?![\w-])", english.phone_words),
-    _rule(r"(?<![\w.,$€£])\d{10,}(?![\w,.]*\d)", lambda m: f" {english.digits(m[0])} "),
-    _rule(r"(?<![\w.,$€£])0\d+(?![\w.,:/-]*\d)", lambda m: f" {english.digits(m[0])} "),
-    _rule(
+    rule(r"(?<![\w.,-])\d+(?:-\d+){2,}(?![\w-])", english.phone_words),
+    rule(r"(?<![\w.,$€£])\d{10,}(?![\w,.]*\d)", lambda m: f" {english.digits(m[0])} "),
+    rule(r"(?<![\w.,$€£])0\d+(?![\w.,:/-]*\d)", lambda m: f" {english.digits(m[0])} "),
+    rule(
         r"\b((?:call|dial)(?:ed)?\s)(\d{3})\b(?!-)", lambda m: f"{m[1]}{english.digits(m[2])}", _I
     ),
     # Versions.
-    _rule(r"(?i:\b(?P<v>(?:v\.?|ver\.)\s?))(?P<n>\d+(?:\.\d+)+)\b", english.version_words),
-    _rule(r"\b(?P<v>v)(?P<n>\d+)\b", english.version_words),
-    _rule(r"(?<![\w.])(?P<v>)(?P<n>\d+(?:\.\d+){2,})(?![.\w]*\d)", english.version_words),
-    _rule(r"(?<![\w.,])'?(\d0|[12]\d\d0)'?s\b", english.decade_words),
+    rule(r"(?i:\b(?P<v>(?:v\.?|ver\.)\s?))(?P<n>\d+(?:\.\d+)+)\b", english.version_words),
+    rule(r"\b(?P<v>v)(?P<n>\d+)\b", english.version_words),
+    rule(r"(?<![\w.])(?P<v>)(?P<n>\d+(?:\.\d+){2,})(?![.\w]*\d)", english.version_words),
+    rule(r"(?<![\w.,])'?(\d0|[12]\d\d0)'?s\b", english.decade_words),
     # Money.
-    _rule(rf"(?<=\d)(\s?[€£¥₹]){_DASH}(?=[\d.])", r"\1 to "),
-    _rule(
+    rule(rf"(?<=\d)(\s?[€£¥₹]){_DASH}(?=[\d.])", r"\1 to "),
+    rule(
         rf"(?P<sign>(?<![\w)])[-−–])?(?P<cur>{_CUR})\s?(?P<sign2>[-−])?(?P<a>{_N})(?P<mag>{_MAG})?"
         rf"(?:{_DASH}(?:{_CUR})?(?P<b>{_N})(?P<mag2>{_MAG})?)?{_END}",
         english.money_words,
         _I,
     ),
-    _rule(
+    rule(
         rf"\b(?P<sign>)(?P<sign2>)(?P<cur>{_CODE})\s?(?P<a>{_N})(?P<mag>{_MAG})?"
         rf"(?P<b>(?!))?(?P<mag2>(?!))?{_END}",
         english.money_words,
     ),
-    _rule(rf"{_Q}(?P<mag>{_MAG})?\s?(?P<cur>{_AFTER}){_END}", english.after_money_words),
-    _rule(
+    rule(rf"{_Q}(?P<mag>{_MAG})?\s?(?P<cur>{_AFTER}){_END}", english.after_money_words),
+    rule(
         r"(?<=[a-z]) ?/\s?(hour|hr|day|week|month|mo|year|yr|night|person|piece|kg|lb|min)\b",
         lambda m: (
             " per "
@@ -166,85 +155,86 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     # Numbers with something behind them.
-    _rule(rf"(?<=\d)(\s?(?:{_BIG_UNITS}|°\s?[CF]|[℃℉%％])){_DASH}(?=[\d.])", r"\1 to "),
-    _rule(rf"{_Q}(?P<c>\s?[°º]\s?[CF]\b|\s?[℃℉]|\s?[°º])", english.degrees_words),
-    _rule(rf"{_Q}\s?[%％]", lambda m: f" {english.span_words(m)} percent "),
-    _rule(rf"{_Q}\s?‰", lambda m: f" {english.span_words(m)} per mille "),
-    _rule(
+    rule(rf"(?<=\d)(\s?(?:{_BIG_UNITS}|°\s?[CF]|[℃℉%％])){_DASH}(?=[\d.])", r"\1 to "),
+    rule(rf"{_Q}(?P<c>\s?[°º]\s?[CF]\b|\s?[℃℉]|\s?[°º])", english.degrees_words),
+    rule(rf"{_Q}\s?[%％]", lambda m: f" {english.span_words(m)} percent "),
+    rule(rf"{_Q}\s?‰", lambda m: f" {english.span_words(m)} per mille "),
+    rule(
         r"(?<![\w.])(\d)['′’](\d{1,2})(?:[\"″”]|'')?(?!\w)",
         lambda m: f" {words_of(int(m[1]))} foot {words_of(int(m[2]))} ",
     ),
-    _rule(
+    rule(
         rf"{_Q}(?:(?P<hyphen>-)|\s?)(?P<u>{_BIG_UNITS})(?P<p>[²³]|\^?[23])?"
         rf"(?:/(?P<per>{_UNIT}))?(?P<stop>\.(?=\s*$))?{_END}",
         english.unit_words,
     ),
-    _rule(rf"(?<![\w.,])(?P<n>{_N})(?P<k>k|K|M|B|bn|mn|tn)\b", english.magnitude_words),
-    _rule(rf"(?<![\w.,]){_N}(?:\s?(?P<x>[x×X])\s?{_N})+(?!\w)", english.times_words),
-    _rule(rf"(?<![\w.,])({_N})[x×](?!\w)", lambda m: f" {english.cardinal(m[1])} times "),
-    _rule(
+    rule(rf"(?<![\w.,])(?P<n>{_N})(?P<k>k|K|M|B|bn|mn|tn)\b", english.magnitude_words),
+    rule(rf"(?<![\w.,]){_N}(?:\s?(?P<x>[x×X])\s?{_N})+(?!\w)", english.times_words),
+    rule(rf"(?<![\w.,])({_N})[x×](?!\w)", lambda m: f" {english.cardinal(m[1])} times "),
+    rule(
         r"(?P<on>\b(?:on|by|since|until|before|after|due)\s)?(?<![\w.,/-])(?P<whole>\d{1,9}\s+)?"
         r"(?P<top>\d{1,9})\s?/\s?(?P<bottom>\d{1,9})(?![\w/]|[.,]\d)",
         english.fraction_words,
         _I,
     ),
-    _rule(rf"(?<![\w.,/-])(?P<a>{_N}){_DASH}(?P<b>{_N})(?![\w/-]|[.,]\d)", english.range_words),
+    rule(rf"(?<![\w.,/-])(?P<a>{_N}){_DASH}(?P<b>{_N})(?![\w/-]|[.,]\d)", english.range_words),
     # Abbreviations.
-    _rule(_names(BEFORE_NAME) + r"(?=\s?[A-Z])", english.abbreviation_words, _I),
-    _rule(r"(?<![\w.])(?P<short>St)\.", english.abbreviation_words),
-    _rule(r"(?<![\w.-])(?P<short>Mrs|Mr|Dr|Ms)(?=\s[A-Z])", english.abbreviation_words),
-    _rule(_names(BEFORE_NUMBER) + r"(?=\s?\d)", english.abbreviation_words, _I),
-    _rule(r"\b(?P<short>Co)\.(?=\s*$|\s|,)", english.abbreviation_words),
-    _rule(_names(ANYWHERE), english.abbreviation_words, _I),
-    _rule(r"(?<![\w.-])(?P<short>etc|vs|eg|ie)\b(?!\.\w)", english.abbreviation_words),
-    _rule(
-        rf"(?<![\w.])(?P<short>{_any(d.capitalize() for d in DAYS_AND_MONTHS - NAMES)})\."
+    rule(_names(BEFORE_NAME) + r"(?=\s?[A-Z])", english.abbreviation_words, _I),
+    rule(r"(?<![\w.])(?P<short>St)\.", english.abbreviation_words),
+    rule(r"(?<![\w.-])(?P<short>Mrs|Mr|Dr|Ms)(?=\s[A-Z])", english.abbreviation_words),
+    rule(_names(BEFORE_NUMBER) + r"(?=\s?\d)", english.abbreviation_words, _I),
+    rule(r"\b(?P<short>Co)\.(?=\s*$|\s|,)", english.abbreviation_words),
+    rule(_names(ANYWHERE), english.abbreviation_words, _I),
+    rule(r"(?<![\w.-])(?P<short>etc|vs|eg|ie)\b(?!\.\w)", english.abbreviation_words),
+    rule(
+        rf"(?<![\w.])(?P<short>{any_of(d.capitalize() for d in DAYS_AND_MONTHS - NAMES)})\."
         r"(?=\s\w|,|\s*$)",
         english.abbreviation_words,
     ),
-    _rule(
-        rf"(?<![\w.])(?P<short>{_any(d.capitalize() for d in NAMES)})\.(?=,|\s\d|\s(?:{_MONTH})\b)",
+    rule(
+        rf"(?<![\w.])(?P<short>{any_of(d.capitalize() for d in NAMES)})\."
+        rf"(?=,|\s\d|\s(?:{_MONTH})\b)",
         english.abbreviation_words,
     ),
-    _rule(r"\b([A-Z]\w*|\d(?:st|nd|rd|th))\sSt\b(?!\.|\s[A-Z])", r"\1 Street"),
-    _rule(r"\b([Cc]o)-(?=[a-z])", r"\1"),
-    _rule(r"\bGen (?=[XYZ]\b)", "Generation "),
-    _rule(r"\bet al\.", "and others"),
-    _rule(r"\bPh\.?\s?D\.?(?=\s|$|,)", "PhD"),
-    _rule(
+    rule(r"\b([A-Z]\w*|\d(?:st|nd|rd|th))\sSt\b(?!\.|\s[A-Z])", r"\1 Street"),
+    rule(r"\b([Cc]o)-(?=[a-z])", r"\1"),
+    rule(r"\bGen (?=[XYZ]\b)", "Generation "),
+    rule(r"\bet al\.", "and others"),
+    rule(r"\bPh\.?\s?D\.?(?=\s|$|,)", "PhD"),
+    rule(
         r"\b([AaPp])\.([Mm])\.(?!\w)",
         lambda m: f"{m[1]}{m[2]}".upper() + english.stop_words(m, m[0]),
     ),
-    _rule(r"\b(?:[A-Z]\.){2,}(?=\s+[a-z]|,)", lambda m: m[0].replace(".", "")),
-    _rule(r"\bw/o\b", "without"),
-    _rule(r"\bw/(?=\s?\w)", "with "),
+    rule(r"\b(?:[A-Z]\.){2,}(?=\s+[a-z]|,)", lambda m: m[0].replace(".", "")),
+    rule(r"\bw/o\b", "without"),
+    rule(r"\bw/(?=\s?\w)", "with "),
     # Signs.
-    _rule(r"(?i:\bno\.?|№|#)\s?(?=\d)", "number "),
-    _rule(r"\b(he|him|his|she)/(she|her|hers|he)\b", r"\1 or \2", _I),
-    _rule(r"(?<=[A-Za-z])\s?/\s?(?=[A-Za-z])", " "),
-    _rule(r"\b([CcFf])#(?!\w)", r"\1 sharp"),
-    _rule(r"(?<=\w)\+\+", " plus plus"),
-    _rule(r"(?<=\w)\+(?=[\s,.;:!?)]|$)", " plus"),
-    _rule(r"\s?\+\s?(?=[\w$(])", " plus "),
-    _rule(r"(?<=[\w)])\s*[=＝]\s*(?=[\w(-])", " equals "),
-    _rule(r"(?<=[\w)])\s?(?:≈|~=)\s?(?=\w)", " is about "),
-    _rule(r"\s?(?:≤|<=)\s?", " is at most "),
-    _rule(r"\s?(?:≥|>=)\s?", " is at least "),
-    _rule(r"\s?≠\s?", " is not "),
-    _rule(r"\s?±\s?", " plus or minus "),
-    _rule(r"(?<=\d)\s?÷\s?(?=\d)", " divided by "),
-    _rule(r"(?<=[\w)])\s<\s?(?=[\d\w])|(?<=\w)<(?=\d)|(?<!\S)<(?=\d)", " less than "),
-    _rule(r"(?<=[\w)])\s>\s?(?=[\d\w])|(?<=\w)>(?=\d)|(?<!\S)>(?=\d)", " greater than "),
-    _rule(r"(?<=\s)@(?=\s)", "at"),
-    _rule(r"(?<=\d)\s?\*\s?(?=\d)", " times "),
-    _rule(r"(?<=\w)(?:\^2(?!\d)|²)", " squared "),
-    _rule(r"(?<=\w)(?:\^3(?!\d)|³)", " cubed "),
+    rule(r"(?i:\bno\.?|№|#)\s?(?=\d)", "number "),
+    rule(r"\b(he|him|his|she)/(she|her|hers|he)\b", r"\1 or \2", _I),
+    rule(r"(?<=[A-Za-z])\s?/\s?(?=[A-Za-z])", " "),
+    rule(r"\b([CcFf])#(?!\w)", r"\1 sharp"),
+    rule(r"(?<=\w)\+\+", " plus plus"),
+    rule(r"(?<=\w)\+(?=[\s,.;:!?)]|$)", " plus"),
+    rule(r"\s?\+\s?(?=[\w$(])", " plus "),
+    rule(r"(?<=[\w)])\s*[=＝]\s*(?=[\w(-])", " equals "),
+    rule(r"(?<=[\w)])\s?(?:≈|~=)\s?(?=\w)", " is about "),
+    rule(r"\s?(?:≤|<=)\s?", " is at most "),
+    rule(r"\s?(?:≥|>=)\s?", " is at least "),
+    rule(r"\s?≠\s?", " is not "),
+    rule(r"\s?±\s?", " plus or minus "),
+    rule(r"(?<=\d)\s?÷\s?(?=\d)", " divided by "),
+    rule(r"(?<=[\w)])\s<\s?(?=[\d\w])|(?<=\w)<(?=\d)|(?<!\S)<(?=\d)", " less than "),
+    rule(r"(?<=[\w)])\s>\s?(?=[\d\w])|(?<=\w)>(?=\d)|(?<!\S)>(?=\d)", " greater than "),
+    rule(r"(?<=\s)@(?=\s)", "at"),
+    rule(r"(?<=\d)\s?\*\s?(?=\d)", " times "),
+    rule(r"(?<=\w)(?:\^2(?!\d)|²)", " squared "),
+    rule(r"(?<=\w)(?:\^3(?!\d)|³)", " cubed "),
     # What is left of numbers.
-    _rule(
+    rule(
         r"(?P<sign>(?<![\w)\]])[-−])?(?<![\w.])(?P<n>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.\d+"
         r"|\.\d+)(?!\w)",
         english.number_words,
     ),
-    _rule(r"(?P<sign>(?<![\w)\]])[-−])(?P<n>\d+)(?!\w|\.\d)", english.number_words),
-    _rule(r"(\d)(ST|ND|RD|TH)\b", lambda m: m[0].lower()),
+    rule(r"(?P<sign>(?<![\w)\]])[-−])(?P<n>\d+)(?!\w|\.\d)", english.number_words),
+    rule(r"(\d)(ST|ND|RD|TH)\b", lambda m: m[0].lower()),
 )

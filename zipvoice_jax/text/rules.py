@@ -1,0 +1,19 @@
+"""What the repair of texts is made of: a pattern, and the words for what it finds."""
+
+import re
+from collections.abc import Callable, Iterable
+
+Rule = tuple[re.Pattern[str], Callable[[re.Match[str]], str]]
+
+
+def rule(pattern: str, words: Callable[[re.Match[str]], str] | str, flags: int = 0) -> Rule:
+    """A rule; words given as a string are a template for `re.Match.expand`."""
+    if isinstance(words, str):
+        text = words
+        return re.compile(pattern, flags), lambda m: m.expand(text)
+    return re.compile(pattern, flags), words
+
+
+def any_of(words: Iterable[str]) -> str:
+    """A pattern for any of these words as they stand, the longest first."""
+    return "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
