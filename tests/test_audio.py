@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
+import threadpoolctl
 from complaints import message
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -92,6 +93,16 @@ def test_features_where_hop_does_not_divide_the_window():
     features = FeatureConfig(n_fft=1000, hop_length=240, n_mels=40)
     wave = noise(1, 5000)
     assert distance(log_mel(jnp.asarray(wave), features), log_mel_host(wave, features)) < 5e-6
+
+
+def test_features_hang_on_no_number_of_threads():
+    wave = noise(2, 300_000)
+    some = []
+    for threads in (1, 2, 3):
+        with threadpoolctl.threadpool_limits(threads):
+            some.append(log_mel_host(wave, FEATURES, channels=2))
+    np.testing.assert_array_equal(some[1], some[0])
+    np.testing.assert_array_equal(some[2], some[0])
 
 
 def test_mel_filters_follow_the_htk_scale():

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import grain
-import threadpoolctl
 from absl import flags
 
 from zipvoice_jax.core.errors import UserError
@@ -211,9 +210,7 @@ class BatchIterator(grain.DatasetIterator[Batch]):
                 prefetch_buffer_size=max(config.prefetch, config.threads),
             )
         )
-        if config.workers == 0:
-            _hold_blas_to_one_thread()
-        else:
+        if config.workers:
             if not flags.FLAGS.is_parsed():  # Grain looks flags up when it starts processes
                 flags.FLAGS.mark_as_parsed()
             options = grain.MultiprocessingOptions(config.workers, config.prefetch)
@@ -230,15 +227,6 @@ def _start_worker(*_: int) -> None:
     import jax
 
     jax.config.update("jax_platforms", "cpu")
-    _hold_blas_to_one_thread()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     end_with_parent()
-
-
-def _hold_blas_to_one_thread() -> None:
-    """For this process and for good: how BLAS rounds depends on how many threads share a sum.
-
-    The mel filterbank would otherwise differ in its last bit between processes.
-    """
-    threadpoolctl.threadpool_limits(1, "blas")
