@@ -46,7 +46,8 @@ def sentences() -> tuple[str, ...]:
 
 
 def options(to: Path, **given: int) -> argparse.Namespace:
-    sizes = {"utterances": 30, "dialogues": 12, "dev": 8, "tests": 6, "voices": 30, "seed": 0}
+    sizes = {"utterances": 30, "dialogues": 12, "recombined": 4, "dev": 8, "tests": 6}
+    sizes |= {"voices": 30, "seed": 0}
     return argparse.Namespace(to=to, kokoro=to / "kokoro", workers=1, **sizes | given)
 
 
@@ -224,9 +225,11 @@ def test_a_plan_depends_on_its_seed_and_a_longer_one_begins_alike(
         demo.plan_of(options(tmp_path, **given), sentences())
         for given in ({}, {}, {"seed": 1}, {"utterances": 60, "dialogues": 20, "tests": 9})
     )
+    floors = [talk.floor for talk in one.dialogue["dialogue"]]
+    assert None in floors and all(-85 <= floor <= -65 for floor in floors if floor is not None)
     assert one == again and one.single != other.single and one.dialogue != other.dialogue
     assert longer.single["single"][:30] == one.single["single"]
-    assert longer.dialogue["dialogue"][:12] == one.dialogue["dialogue"]
+    assert longer.dialogue["dialogue"][:12] == one.dialogue["dialogue"][:12]
     assert longer.test_single[:6] == one.test_single
 
 
@@ -278,7 +281,7 @@ def test_a_corpus(make: Callable[[argparse.Namespace], int], tmp_path: Path) -> 
     assert manifest["seed"] == 0 and len(manifest["voices_of_training"]) == args.voices
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert report["single"]["items"] == args.utterances
-    assert sum(report["dialogue"]["turns"].values()) == args.dialogues
+    assert sum(report["dialogue"]["turns"].values()) == args.dialogues + args.recombined
     assert not list(tmp_path.rglob("*.part"))
 
     # What is there is kept; what is missing or damaged is made, and everything is as before.
@@ -313,10 +316,14 @@ def test_turns_that_overlap(demo: ModuleType) -> None:
         (0, 0.05, 0.5, 0.85, 0.9, 0.9, 0.9, 0.9, 1.0, 1.7, 1.8, 2.36, 2.7)
     )
     waves = [np.full(clip.samples, 0.1 * (i + 1), np.float32) for i, clip in enumerate(clips)]
-    mixture = mix(waves, over)
+    mixture = mix(waves, over, None, "x")
     assert mixture.shape == (67_200, 2)
     assert mixture[20_000].tolist() == pytest.approx([0.1, 0.2])
     assert mixture[45_000].tolist() == [0.0, 0.0] and mixture[60_000, 0] == pytest.approx(0.3)
+    noise = mix(waves, over, -70.0, "x") - mixture
+    assert 20 * np.log10(noise.std(axis=0)) == pytest.approx([-70, -70], abs=0.1)
+    np.testing.assert_array_equal(mix(waves, over, -70.0, "x"), mixture + noise)
+    assert abs(np.corrcoef(noise.T)[0, 1]) < 0.02
 
 
 def test_examples_are_plain(demo: ModuleType, tmp_path: Path) -> None:

@@ -21,6 +21,9 @@ GAPS = (0.1, 0.8)  # seconds at least and at most
 OVERLAPS = 0.15  # of the changes of speaker, in two channels
 OVERLAP = (0.08, 0.4)  # seconds
 OVERLAP_SHARE = 0.3  # of the shorter turn at most
+FLOORS = (-85.0, -65.0)  # dB below full scale: the noise of each channel
+CLEAN = 0.35  # of the conversations are silent to the last bit where nobody speaks
+RECOMBINED = (2, 5)  # turns of a conversation of single utterances, the second not included
 _PLAIN = re.compile(r"([A-Z][A-Za-z', ]*[.?] ?)+")
 
 
@@ -45,12 +48,14 @@ class Conversation:
         turns: clips of speaker 1 and speaker 2 in alternation.
         gaps: seconds between turns in one channel.
         overlaps: seconds by which the next turn comes early in two channels; 0 mostly.
+        floor: level of each channel's noise in dB below full scale; None for none.
     """
 
     id: str
     turns: tuple[Speech, ...]
     gaps: tuple[float, ...]
     overlaps: tuple[float, ...]
+    floor: float | None = None
 
     @property
     def text(self) -> str:
@@ -183,22 +188,49 @@ def conversations(
         rest = [n for n in names if n != first and _main(cast[n]) != _main(cast[first])]
         pair = (first, rest[rng.integers(len(rest))])
         turns = write_turns(parts, lists, supply, split, rng)
-        changes = len(turns) - 1
-        gaps = np.clip(GAP[0] * np.exp(GAP[1] * rng.standard_normal(changes)), *GAPS)
-        overlaps = rng.uniform(*OVERLAP, changes) * (rng.random(changes) < OVERLAPS)
         name = f"{kind}_{number:05d}"
-        made.append(
-            Conversation(
-                name,
-                tuple(
-                    Speech(f"{name}_{i}", text, pair[i % 2], speed_of(cast[pair[i % 2]], rng))
-                    for i, text in enumerate(turns)
-                ),
-                tuple(round(float(gap), 3) for gap in gaps),
-                tuple(round(float(overlap), 3) for overlap in overlaps),
-            )
+        gaps, overlaps = _changes(len(turns) - 1, rng)
+        speeches = tuple(
+            Speech(f"{name}_{i}", text, pair[i % 2], speed_of(cast[pair[i % 2]], rng))
+            for i, text in enumerate(turns)
         )
+        made.append(Conversation(name, speeches, gaps, overlaps, _floor(rng)))
     return made
+
+
+def recombined(singles: Sequence[Speech], *, count: int, seed: int) -> list[Conversation]:
+    """Conversations of single utterances that exist: they make little sense and cost no time."""
+    of_voice: dict[str, list[Speech]] = {}
+    for speech in singles:
+        of_voice.setdefault(speech.voice, []).append(speech)
+    names, made = list(of_voice), []
+    for number in range(count if len(names) > 1 else 0):
+        rng = rng_of(seed, "recombined", number)
+        pair = (in_turn(names, seed, number), names[rng.integers(len(names))])
+        while pair[0] == pair[1]:
+            pair = (pair[0], names[rng.integers(len(names))])
+        turns = tuple(
+            of_voice[pair[i % 2]][rng.integers(len(of_voice[pair[i % 2]]))]
+            for i in range(int(rng.integers(*RECOMBINED)))
+        )
+        gaps, overlaps = _changes(len(turns) - 1, rng)
+        made.append(Conversation(f"recombined_{number:05d}", turns, gaps, overlaps, _floor(rng)))
+    return made
+
+
+def _changes(
+    count: int, rng: np.random.Generator
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Gaps and overlaps of the changes of speaker, in seconds."""
+    gaps = np.clip(GAP[0] * np.exp(GAP[1] * rng.standard_normal(count)), *GAPS)
+    overlaps = rng.uniform(*OVERLAP, count) * (rng.random(count) < OVERLAPS)
+    return tuple(np.round(gaps, 3).tolist()), tuple(np.round(overlaps, 3).tolist())
+
+
+def _floor(rng: np.random.Generator) -> float | None:
+    """What no microphone is without; a model of two channels hardly learns digital silence."""
+    floor = round(float(rng.uniform(*FLOORS)), 1)
+    return None if rng.random() < CLEAN else floor
 
 
 def _main(voice: Voice) -> str:
@@ -225,12 +257,24 @@ def places(conversation: Conversation, clips: Sequence[Clip], overlap: bool) -> 
     return begins
 
 
-def mix(waves: Sequence[np.ndarray], begins: Sequence[int]) -> np.ndarray:
-    """The turns at their places as (samples, 2), each speaker in a channel."""
+def mix(
+    waves: Sequence[np.ndarray], begins: Sequence[int], floor: float | None, name: str
+) -> np.ndarray:
+    """The turns at their places as (samples, 2), each speaker in a channel, over faint noise.
+
+    Args:
+        waves: of the turns.
+        begins: where each begins, in samples.
+        floor: level of the noise in dB below full scale; None for none.
+        name: of the conversation; it tells the noise.
+    """
     length = max(b + len(wave) for wave, b in zip(waves, begins, strict=True))
     mixture = np.zeros((length, 2), np.float32)
     for i, (wave, begin) in enumerate(zip(waves, begins, strict=True)):
         mixture[begin : begin + len(wave), i % 2] += wave
+    if floor is not None:
+        rng = np.random.default_rng(list(name.encode()))
+        mixture += 10 ** (floor / 20) * rng.standard_normal(mixture.shape, np.float32)
     return mixture
 
 

@@ -16,7 +16,8 @@ Speech is Kokoro's (kokoro.py), whose own durations give the times of tokens (ti
 examples of WordNet's and written ones (speech_texts.py, conversations.py). Four base voices and 5 %
 of the texts are never trained on: of them are the test lists, prompts included. What was made
 before is kept, so that it can be stopped at any time; more items, with the same seed and voices,
-begin with the same ones. For training:
+begin with the same ones. Beside the written conversations there are recombined ones, of single
+utterances, which tell a model more of turns and voices at no cost. For training:
 
     for name in single dialogue stereo; do
         tokenizer=dialog; if [ $name = single ]; then tokenizer=emilia; fi
@@ -46,7 +47,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import speech_plan
 import speech_texts
-from conversations import Clip, Conversation, mix, places, read_parts, starts_of
+from conversations import Clip, Conversation, mix, places, read_parts, recombined, starts_of
 from conversations import conversations as plan_conversations
 from kokoro import FOLDER, RATE, VOICES, fetch
 from speech_plan import Speech, Voice
@@ -206,7 +207,7 @@ def make_conversations(
                     soundfile.read(clip_paths(args.to, turn.id)[0], dtype="float32")[0]
                     for turn in one.turns
                 ]
-                mixture = mix(waves, begins)
+                mixture = mix(waves, begins, one.floor, one.id)
                 write_wave(path, mixture if channels else mixture.sum(axis=1))
             rows[channels].append(
                 {
@@ -302,6 +303,8 @@ def plan_of(args: argparse.Namespace, examples: Sequence[str]) -> Plan:
     dev = dict(list(cast.items())[:: max(len(cast) // 12, 1)]) | held_out
     single = functools.partial(speech_plan.singles, examples, templates, seed=seed)
     talk = functools.partial(plan_conversations, parts, templates, examples, seed=seed)
+    train = single(cast, count=args.utterances)
+    talks = talk(cast, count=args.dialogues)
     test_single = single(held_out, count=args.tests, split="test", kind="test_single")
     # Prompts say what no test says.
     said = {speech.text for speech in test_single}
@@ -315,11 +318,11 @@ def plan_of(args: argparse.Namespace, examples: Sequence[str]) -> Plan:
         held_out=held_out,
         single={
             "single_dev": single(dev, count=args.dev, split="dev", kind="single_dev"),
-            "single": single(cast, count=args.utterances),
+            "single": train,
         },
         dialogue={
             "dialogue_dev": talk(dev, count=args.dev // 2, split="dev", kind="dialogue_dev"),
-            "dialogue": talk(cast, count=args.dialogues),
+            "dialogue": talks + recombined(train, count=args.recombined, seed=seed),
         },
         test_single=test_single,
         test_dialogue=talk(held_out, count=args.tests, split="test", kind="test_dialogue"),
@@ -356,6 +359,8 @@ def main() -> None:
     add("--to", type=Path, required=True, metavar="DIR")
     add("--utterances", type=int, default=2700, help="single ones to train on (default: 2700)")
     add("--dialogues", type=int, default=550, help="conversations to train on (default: 550)")
+    add("--recombined", type=int, default=600, metavar="N",
+        help="further conversations, of the single utterances (default: 600)")
     add("--dev", type=int, default=80, help="utterances, twice the conversations (default: 80)")
     add("--tests", type=int, default=100, help="items of each test list (default: 100)")
     add("--voices", type=int, default=120, help="to train on (default: 120)")
@@ -365,8 +370,8 @@ def main() -> None:
     args = parser.parse_args()
     if min(args.utterances, args.dialogues, args.tests, args.workers) < 1 or args.dev < 2:
         parser.error("--utterances, --dialogues, --tests and --workers take 1 or more, --dev 2")
-    if args.voices < 2 or args.seed < 0:
-        parser.error("--voices takes 2 or more, --seed 0 or more")
+    if args.voices < 2 or min(args.seed, args.recombined) < 0:
+        parser.error("--voices takes 2 or more, --seed and --recombined 0 or more")
     try:
         make(args)
     except (UserError, OSError) as error:
