@@ -14,20 +14,18 @@ GRADIENT_LIMIT = 1e-4
 class Case:
     """One comparison.
 
-    `detail` rows are printed only when asked for or when they fail. A `doubt` says why the
-    recorded numbers themselves cannot be right; such a row is shown and is no failure of ours.
+    `detail` rows are printed only when asked for or when they fail.
     """
 
     name: str
     error: float
     limit: float = VALUE_LIMIT
     detail: bool = False
-    doubt: str = ""
 
     @property
     def ok(self) -> bool:
-        """Whether the error is a number within the limit, or the recorded one is in doubt."""
-        return bool(self.doubt) or bool(self.error <= self.limit)
+        """Whether the error is a number within the limit."""
+        return bool(self.error <= self.limit)
 
 
 def relative_error(ours: Any, official: Any) -> float:

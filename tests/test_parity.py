@@ -36,23 +36,6 @@ def test_golden(group: str, golden: Path) -> None:
     assert not failed
 
 
-def test_only_recorded_gradients_are_in_doubt(golden: Path) -> None:
-    cases = cases_of("models/zipvoice", golden)
-    assert [case.name for case in cases if case.doubt] == ["grads.npz"]
-    exact = [case for case in cases if case.name.startswith("grads with hooks off fm_decoder")]
-    assert len(exact) > 200
-    assert all(case.error <= 1e-4 for case in exact)
-
-
-@pytest.mark.slow
-def test_training_is_official_training_with_hooks_off(golden: Path) -> None:
-    cases = cases_of("training", golden)
-    assert [case.name for case in cases if case.doubt] == ["training.npz"]
-    followed = [case for case in cases if case.name.endswith("hooks off")]
-    assert len(followed) > 130 + 3 * 180
-    assert all(case.error <= 1e-4 for case in followed)
-
-
 def test_a_missing_file_and_a_wrong_number_fail(golden: Path, tmp_path: Path) -> None:
     shutil.copytree(golden, tmp_path / "golden")
     (tmp_path / "golden" / "eden.npz").unlink()
