@@ -308,6 +308,23 @@ def test_the_ablations_of_the_repository_are_sound(repository: dict[str, Ablatio
     assert one.stages[-1].data.channels == "stereo"
 
 
+def test_the_ablations_of_the_demo_model_are_sound() -> None:
+    path = ROOT / "configs" / "demo_ablations.py"
+    ablations = read_ablations(path)
+    for ablation in ablations.values():
+        runs = [load_config(path, [*row.settings, "seed=3"]) for row in ablation.rows]
+        for run in runs:
+            assert [stage.name for stage in run.stages] == [ablation.stage] and run.seed == 3
+        assert len({json.dumps(run.to_dict()["stages"][0]["valid"]) for run in runs}) == 1
+        assert len({json.dumps(run.to_dict()["stages"][0]["learning_rate"]) for run in runs}) == 1
+        # No two rows are one run, and all but those from scratch start from one model.
+        assert len({json.dumps(run.to_dict()) for run in runs}) == len(runs)
+        assert len({run.init for run in runs} - {None}) <= 1
+    moving = load_config(path, ablations["upsampling"].rows[2].settings)
+    assert moving.is_aligned(moving.stages[0]) and moving.model.upsampling == "average"
+    assert load_config(path, ablations["curriculum"].rows[1].settings).init is None
+
+
 def test_voices_are_held_out_of_both_stages(repository: dict[str, Ablation]) -> None:
     path = ROOT / "configs" / "ablations.py"
     seen, held_out = (
