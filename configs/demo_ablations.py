@@ -1,0 +1,120 @@
+"""Ablations at the size of the demo model, on its corpus: small, and yet understood.
+
+    zipvoice-jax ablate turns --config configs/demo_ablations.py --set data=demo/data \
+        --set single_model=demo/run/single --test-list demo/speech/test_dialogue.tsv \
+        --to demo/ablate/turns --vocoder-path hifigan --seeds 0 1
+
+Data, model and rates are those of demo.py. Rows that do not say otherwise start from one model of
+single speakers (`single_model`), those of `stereo` from one of dialogues (`dialog_model`), so that
+a few hundred steps are enough to be understood; the seed tells order of data, noise and masks. Rows
+of one ablation take as many steps.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import demo
+
+from zipvoice_jax.bench.ablation import Ablation, Row
+from zipvoice_jax.core.schedule import PiecewiseLinear
+from zipvoice_jax.data.config import SourceConfig
+from zipvoice_jax.train.config import TrainConfig
+
+SPEECH = ("wer", "sim", "rate")
+DIALOGUE = ("wer", "cpwer", "cpsim", "voices", "turns")
+
+
+def get_config(
+    data: str = "demo/data",
+    stage: str = "dialog",  # single, dialog or stereo
+    steps: int = 300,
+    start: str = "single",  # single, dialog or nothing: random weights
+    single_model: str = "demo/run/single",
+    dialog_model: str = "demo/run/dialog",
+    upsampling: str = "durations",
+    alignment: str = "",  # blend or items: boundaries from true to average
+    mixture: float = 0.0,  # share of single speakers in the dialogue stage
+    speaker_tokens: str = "tags",
+    speaker_embedding: str = "text_output",
+    exclusive_weight: float = 1.0,
+    one_channel: bool = True,  # alternates one- and two-channel batches of the stereo stage
+    peak: float = 0.02,  # learning rate
+    seed: int = 0,
+) -> TrainConfig:
+    """One row's run."""
+    init = {"single": single_model, "dialog": dialog_model, "": ""}[start]
+    run = demo.get_config(
+        data, single=steps, dialog=steps, stereo=steps, peak=peak, later=peak,
+        upsampling=upsampling, init=init, save_every=10_000, samples=0,
+    )  # fmt: skip
+    only = next(one for one in run.stages if one.name == stage)
+    if alignment:
+        # True boundaries for a tenth, then down for 60 %, then those of the average rule alone.
+        moving = PiecewiseLinear(((0.1 * steps, 1.0), (0.7 * steps, 0.0)))
+        only = dataclasses.replace(only, alignment=moving, alignment_rule=alignment)
+    if mixture > 0:
+        sources = (
+            SourceConfig(f"{data}/dialogue", weight=1.0 - mixture),
+            SourceConfig(f"{data}/single", weight=mixture),
+        )
+        only = dataclasses.replace(only, data=dataclasses.replace(only.data, sources=sources))
+    if stage == "stereo":
+        assert only.valid is not None
+        only = dataclasses.replace(
+            only,
+            data=only.data if one_channel else dataclasses.replace(only.data, channels="stereo"),
+            # Two channels for all rows, however they train.
+            valid=dataclasses.replace(only.valid, channels="stereo"),
+            exclusive_weight=exclusive_weight,
+        )
+    model = dataclasses.replace(
+        run.model,
+        speaker_tokens=speaker_tokens,  # type: ignore[arg-type]
+        speaker_embedding=speaker_embedding,  # type: ignore[arg-type]
+    )
+    return dataclasses.replace(run, model=model, stages=(only,), seed=seed)
+
+
+def get_ablations() -> dict[str, Ablation]:
+    """The ablations by name."""
+    one, average = ("stage=single",), ("stage=single", "upsampling=average")
+    upsampling = (
+        Row("durations", one),
+        Row("average", average),
+        Row("boundaries move to average", (*average, "alignment=blend")),
+        Row("items change to average", (*average, "alignment=items")),
+    )
+    scratch = tuple(
+        dataclasses.replace(row, settings=(*row.settings, "start=")) for row in upsampling
+    )
+    turns = (
+        Row("tokens and embedding"),
+        Row("| separator", ("speaker_tokens=separator", "speaker_embedding=none")),
+        Row("[S1] [S2] tokens", ("speaker_embedding=none",)),
+        Row("embedding before the text encoder", ("speaker_embedding=text_input",)),
+    )
+    curriculum = (
+        Row("from single speakers"),
+        Row("from scratch", ("start=",)),
+        Row("mixture from scratch", ("start=", "mixture=0.3")),
+    )
+    full = ("stage=stereo", "start=dialog")
+    stereo = (
+        Row("full", full),
+        Row("without exclusive loss", (*full, "exclusive_weight=0")),
+        Row("without one-channel regularisation", (*full, "one_channel=false")),
+        Row("without one-channel initialisation", ("stage=stereo", "start=")),
+    )
+    return {
+        "upsampling": Ablation("Can an average model learn from boundaries?", "single", upsampling,
+                               SPEECH),
+        "upsampling_scratch": Ablation("What do boundaries tell a model with random weights?",
+                                       "single", scratch, SPEECH),
+        "turns": Ablation("How does the model know whose turn it is?", "dialog", turns, DIALOGUE),
+        "curriculum": Ablation("Does single speech first help dialogues?", "dialog", curriculum,
+                               DIALOGUE),
+        "stereo": Ablation("What keeps the channels of a stereo dialogue apart?", "stereo", stereo,
+                           ("wer", "cpwer", "cpsim", "voices", "leakage")),
+    }  # fmt: skip
