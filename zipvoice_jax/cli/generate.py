@@ -17,6 +17,8 @@ from zipvoice_jax.cli.options import (
 )
 from zipvoice_jax.core.compiling import Compilation
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.numbers import check_number
+from zipvoice_jax.data.requests import DURATIONS
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -26,7 +28,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="speak a text or a list of texts",
         description="Speaks a text with the voices of one or two prompts, or a list of texts: TSV "
         "lines `name, transcript, wav, text` or `name, transcript 1, transcript 2, wav 1, wav 2, "
-        "text`, or JSONL objects with id, text, prompt_text and prompt_wav.",
+        "text`, or JSONL objects with id, text, prompt_text and prompt_wav, and perhaps speed "
+        "or duration.",
     )
     add_model(parser)
     add = parser.add_argument
@@ -42,6 +45,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         type=float,
         help="seconds that a text gets at least, at speed 1 (default: 1.0, or 0.2 where the model "
         "predicts durations)",
+    )
+    add(
+        "--duration",
+        type=float,
+        metavar="SECONDS",
+        help="of the speech as a whole, to the sample; takes the place of --speed and "
+        "--min-duration, and no silence is cut",
     )
     add_flag(parser, "--remove-long-sil", "shorten long silences within the speech")
     add_flag(parser, "--raw-evaluation", "feed prompts and texts to the model as they are")
@@ -73,6 +83,10 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("--num-processes shares out a list; give --test-list.")
     if args.subtitles is not None and args.remove_long_sil:
         raise UserError("--subtitles needs the times of turns, which --remove-long-sil changes.")
+    if args.duration is not None:
+        check_number("--duration", args.duration, *DURATIONS)
+        if args.remove_long_sil:
+            raise UserError("--duration sets the length, which --remove-long-sil changes.")
     if args.model_dir is None and args.model_name is None:
         raise UserError("give --model-dir, or --model-name to take a model from the hub.")
 
@@ -140,6 +154,7 @@ def run(args: argparse.Namespace) -> int:
         prepare = synthesizer.preparation(
             sampling,
             min_duration=args.min_duration,
+            duration=args.duration,
             raw_evaluation=args.raw_evaluation,
             text_repair=args.text_repair,
         )
@@ -167,6 +182,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     options = RunOptions(
         min_duration=args.min_duration,
+        duration=args.duration,
         raw_evaluation=args.raw_evaluation,
         text_repair=args.text_repair,
         remove_long_sil=args.remove_long_sil,

@@ -25,9 +25,11 @@ from zipvoice_jax.audio.ops import (
 )
 from zipvoice_jax.config import FeatureConfig, ModelConfig, SamplingConfig
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.numbers import check_number
 from zipvoice_jax.data.checks import Limits, count_words
-from zipvoice_jax.data.requests import Request
+from zipvoice_jax.data.requests import DURATIONS, Request
 from zipvoice_jax.flow.sampling import frames_at_rate_of, predicted_frames
+from zipvoice_jax.infer.lengths import shared_frames
 from zipvoice_jax.text.chunking import (
     add_punctuation,
     chunk_tokens_dialog,
@@ -83,12 +85,18 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """A request made ready: its jobs in order, and what the listener must be told."""
+    """A request made ready: its jobs in order, and what the listener must be told.
+
+    Attributes:
+        samples: of the wave, where its length was given; None: what the jobs make, with silence at
+            the edges cut.
+    """
 
     request: Request
     jobs: tuple[Job, ...]
     prompt_rms: float
     notes: tuple[str, ...]
+    samples: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,6 +107,8 @@ class Preparation:
         min_duration: seconds that a text gets at least; None: 1, or 0.2 with predicted
             durations. The prompt's frames per token are a poor guide for a word or two, which
             then come out clipped.
+        duration: seconds of each item's speech as a whole, in place of what speed and
+            min_duration make of the prompt's rate; an item's own comes first.
         raw_evaluation: feed prompt and text as they are: no chunks, no punctuation added, no
             silence removed.
         durations: of models that predict them, the frames of each token of a text; tokens in,
@@ -110,12 +120,15 @@ class Preparation:
     sampling: SamplingConfig
     tokenizer: Tokenizer
     min_duration: float | None = None
+    duration: float | int | None = None
     raw_evaluation: bool = False
     durations: Callable[[tuple[int, ...]], Float[np.ndarray, " tokens"]] | None = None
 
     def __post_init__(self) -> None:
         if self.min_duration is not None and not 0.0 <= self.min_duration <= 60.0:
             raise UserError(f"min_duration is {self.min_duration}; give 0 to 60 seconds.")
+        if self.duration is not None:
+            check_number("duration", self.duration, *DURATIONS)
 
     def __call__(self, request: Request) -> Item:
         """Prepares a request.
@@ -146,9 +159,14 @@ class Preparation:
         ):
             _check_rate(said, path, lasting, notes)
         speed = request.speed or self.sampling.speed
+        told = self.duration if request.duration is None else request.duration
+        if told is not None and speed != 1.0:
+            notes.append(f"the duration of {told:g} s takes the place of the speed {speed:g}")
+        speed, floor = (speed, self.min_duration) if told is None else (1.0, None)
         chunks = [list(tokens)]
         if not self.raw_evaluation:
-            chunks = self._chunk(tokens, seconds, seconds / (len(prompt_tokens) * speed))
+            lasting = seconds / (len(prompt_tokens) * speed) if told is None else told / len(tokens)
+            chunks = self._chunk(tokens, seconds, lasting)
         jobs = []
         for chunk in chunks:
             ids, unknown = self.tokenizer.ids(chunk)
@@ -157,9 +175,15 @@ class Preparation:
             known = chunk if whole else [token for token in chunk if token not in unknown]
             if ids:
                 jobs.append(
-                    self._job(request.item_id, len(jobs), prompt_ids, ids, known, mel, speed)
+                    self._job(request.item_id, len(jobs), prompt_ids, ids, known, mel, speed, floor)
                 )
-        return Item(request, tuple(jobs), rms, tuple(dict.fromkeys(notes)))
+        samples = None
+        if told is not None:
+            samples = round(told * self.features.sampling_rate)
+            jobs = self._fitted(jobs, samples)
+        for job in jobs:
+            self._check_size(job)
+        return Item(request, tuple(jobs), rms, tuple(dict.fromkeys(notes)), samples)
 
     def _prompt_wave(
         self, request: Request, notes: list[str]
@@ -261,6 +285,7 @@ class Preparation:
         tokens: list[str],
         mel: Float[np.ndarray, "frames channels_feat"],
         speed: float,
+        least: float | None,
     ) -> Job:
         predicted = None
         if self.durations is None:
@@ -273,32 +298,50 @@ class Preparation:
             )
         if not self.raw_evaluation:
             rate = self.features.sampling_rate / self.features.hop_length
-            least = self.min_duration
             if least is None:
                 least = _MIN_DURATION if predicted is None else _MIN_PREDICTED
             new = max(new, math.ceil(least * rate / speed))
-        total = mel.shape[0] + max(new, 1)
-        if len(prompt_ids) + len(ids) >= MAX_FRAMES:
-            raise UserError(
-                f"a piece of {item_id} has {len(ids):,} tokens; add punctuation or speaker turns "
-                "to the text, so that it can be split."
-            )
-        if total > MAX_FRAMES:
-            seconds = total * self.features.hop_length / self.features.sampling_rate
-            raise UserError(
-                f"a piece of {item_id} would be {seconds:.0f} s long with its prompt; shorten the "
-                "prompt, raise the speed, or add punctuation or speaker turns to the text."
-            )
         return Job(
             item_id,
             chunk,
             (*prompt_ids, *ids),
             tuple(tokens),
             mel,
-            total,
+            mel.shape[0] + max(new, 1),
             prompt_tokens=len(prompt_ids),
             durations=predicted,
         )
+
+    def _fitted(self, jobs: list[Job], samples: int) -> list[Job]:
+        """The jobs with the frames that make them last as long as they are told to."""
+        if not jobs:
+            return jobs
+        new = shared_frames(
+            [job.new_frames for job in jobs],
+            samples,
+            self.features,
+            joints=len(jobs) - 1,
+            name=jobs[0].item_id,
+        )
+        return [
+            dataclasses.replace(job, features_len=job.prompt_features.shape[0] + frames)
+            for job, frames in zip(jobs, new, strict=True)
+        ]
+
+    def _check_size(self, job: Job) -> None:
+        """Refuses a job that no bucket holds."""
+        text_tokens = len(job.token_ids) - job.prompt_tokens
+        if len(job.token_ids) >= MAX_FRAMES:
+            raise UserError(
+                f"a piece of {job.item_id} has {text_tokens:,} tokens; add punctuation or speaker "
+                "turns to the text, so that it can be split."
+            )
+        if job.features_len > MAX_FRAMES:
+            seconds = job.features_len * self.features.hop_length / self.features.sampling_rate
+            raise UserError(
+                f"a piece of {job.item_id} would be {seconds:.0f} s long with its prompt; shorten "
+                "the prompt, raise the speed, or add punctuation or speaker turns to the text."
+            )
 
 
 def _check_rate(transcript: str, path: Path, seconds: float, notes: list[str]) -> None:

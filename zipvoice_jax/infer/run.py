@@ -39,6 +39,7 @@ class RunOptions:
     """What a run does beside sampling."""
 
     min_duration: float | None = None
+    duration: float | int | None = None
     raw_evaluation: bool = False
     text_repair: bool = True
     remove_long_sil: bool = False
@@ -191,9 +192,9 @@ def run_list(
     on_lead("report before", begin)
     records = report.read()
     common = fingerprint(
-        model_id, dataclasses.asdict(sampling), options.min_duration, options.raw_evaluation,
-        options.text_repair, options.remove_long_sil, synthesizer.vocoder.name,
-        synthesizer.config.to_dict(),
+        model_id, dataclasses.asdict(sampling), options.min_duration, options.duration,
+        options.raw_evaluation, options.text_repair, options.remove_long_sil,
+        synthesizer.vocoder.name, synthesizer.config.to_dict(),
     )  # fmt: skip
     keys = {}
     for request in requests:
@@ -220,6 +221,7 @@ def run_list(
     prepare = synthesizer.preparation(
         sampling,
         min_duration=options.min_duration,
+        duration=options.duration,
         raw_evaluation=options.raw_evaluation,
         text_repair=options.text_repair,
     )

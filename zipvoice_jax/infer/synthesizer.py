@@ -20,13 +20,12 @@ from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.requests import Request
 from zipvoice_jax.infer.buckets import Bucket
 from zipvoice_jax.infer.engine import Engine
+from zipvoice_jax.infer.lengths import FADE_SECONDS, with_length
 from zipvoice_jax.infer.prepare import Item, Job, Preparation
 from zipvoice_jax.infer.turns import Turn, turns_of
 from zipvoice_jax.text.tokenizer import make_tokenizer
 from zipvoice_jax.vocoder.base import Vocoder
 from zipvoice_jax.vocoder.find import find as find_vocoder
-
-FADE_SECONDS = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +108,7 @@ class Synthesizer:
         sampling: SamplingConfig,
         *,
         min_duration: float | None = None,
+        duration: float | int | None = None,
         raw_evaluation: bool = False,
         text_repair: bool = True,
     ) -> Preparation:
@@ -120,6 +120,7 @@ class Synthesizer:
             sampling=sampling,
             tokenizer=dataclasses.replace(self.tokenizer, repair=repair),
             min_duration=min_duration,
+            duration=duration,
             raw_evaluation=raw_evaluation,
             durations=self.engine.durations if self.config.has_durations else None,
         )
@@ -132,6 +133,7 @@ class Synthesizer:
         prompt_text: str | Sequence[str],
         item_id: str = "result",
         min_duration: float | None = None,
+        duration: float | int | None = None,
         raw_evaluation: bool = False,
         text_repair: bool = True,
         remove_long_sil: bool = False,
@@ -146,6 +148,8 @@ class Synthesizer:
             item_id: names the speech in messages and pictures.
             min_duration: seconds that a text gets at least; None: 1, or 0.2 where the model
                 predicts durations.
+            duration: seconds of the speech as a whole, to the sample; takes the place of speed and
+                min_duration, and no silence is cut.
             raw_evaluation: no chunking, punctuation, repair or removal of silence.
             text_repair: read texts as people would (docs/text.md); False gives the tokens of the
                 official code.
@@ -166,9 +170,12 @@ class Synthesizer:
         prepare = self.preparation(
             config,
             min_duration=min_duration,
+            duration=duration,
             raw_evaluation=raw_evaluation,
             text_repair=text_repair,
         )
+        if duration is not None and remove_long_sil:
+            raise UserError("duration sets the length, which remove_long_sil changes; give one.")
         (speech,) = self.speak([prepare(request)], config, prepare, remove_long_sil=remove_long_sil)
         return speech
 
@@ -279,8 +286,11 @@ class Synthesizer:
         wave, trimmed, timed = waves[0], 0.0, True
         if not prepare.raw_evaluation:
             wave = cross_fade_concat(waves, fade_duration=FADE_SECONDS, sampling_rate=rate)
-            trimmed, timed = leading_silence(wave, rate), not remove_long_sil
-            wave = remove_silence(wave, rate, only_edge=not remove_long_sil)
+            if item.samples is None:
+                trimmed, timed = leading_silence(wave, rate), not remove_long_sil
+                wave = remove_silence(wave, rate, only_edge=not remove_long_sil)
+        if item.samples is not None:
+            wave = with_length(wave, item.samples)
         duration = wave.shape[1] / rate
         turns = turns_of(item.jobs, self.features, FADE_SECONDS, trimmed, duration) if timed else ()
         return wave, turns
