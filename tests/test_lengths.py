@@ -134,5 +134,6 @@ def test_lists_take_a_length_for_all_and_for_each(
 
 def test_the_command_refuses_impossible_lengths_before_loading(tmp_path: Path) -> None:
     run = command(tmp_path / "none", *prompt_flags("zipvoice"), "--text", "Yes.")
-    one_line(*run_main(*run, "--duration", "nan")[::2], "--duration is nan")
-    one_line(*run_main(*run, "--duration", "2", "--remove-long-sil")[::2], "--remove-long-sil")
+    for value, said in (("nan", "--duration is nan"), ("2", "--remove-long-sil")):
+        status, _, err = run_main(*run, "--duration", value, "--remove-long-sil")
+        one_line(status, err, said)

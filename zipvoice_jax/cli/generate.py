@@ -33,7 +33,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     add_model(parser)
     add = parser.add_argument
-    add("--text", help="what to say; a dialogue has [S1] and [S2] before its turns")
+    add(
+        "--text",
+        help="what to say; a dialogue has [S1] and [S2] before its turns, "
+        "and [pause 0.5s] is silence",
+    )
     add("--prompt-wav", nargs="+", type=Path, metavar="WAV", help="one, or one per speaker")
     add("--prompt-text", nargs="+", metavar="TEXT", help="what each recording says")
     add("--res-wav-path", type=Path, default=Path("result.wav"), help="default: result.wav")

@@ -8,6 +8,7 @@ from typing import Any
 
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.numbers import check_number
+from zipvoice_jax.text.pauses import check_no_pause, split_pauses
 from zipvoice_jax.text.tokens import quote
 
 _JSON_KEYS = ("id", "text", "prompt_text", "prompt_wav", "speed", "duration")
@@ -22,7 +23,7 @@ class Request:
 
     Attributes:
         item_id: names the output.
-        text: what to say.
+        text: what to say, with or without pauses (`zipvoice_jax.text.pauses`).
         prompt_texts: transcripts of the prompts; two for a dialogue with one per speaker.
         prompt_wavs: the recordings, one per transcript.
         speed: above 1 is faster; None takes that of the run.
@@ -50,7 +51,7 @@ class Request:
                 f"the item name {quote(self.item_id[:60])} holds control characters or broken "
                 "Unicode, or is longer than 200 bytes; choose a plain name."
             )
-        if not self.text.strip():
+        if not self.text.strip() or not split_pauses(self.text)[0]:
             raise UserError(f"the text of {self.item_id} is empty; give some words to say.")
         if len(self.text) > MAX_TEXT:
             raise UserError(
@@ -69,6 +70,7 @@ class Request:
                     f"a prompt transcript of {self.item_id} is empty; write what the recording "
                     "says."
                 )
+            check_no_pause(text, f"a prompt transcript of {self.item_id}")
         if self.speed is not None and not 0.05 <= self.speed <= 20:
             raise UserError(f"the speed of {self.item_id} is {self.speed}; give 0.05 to 20.")
         if self.duration is not None:

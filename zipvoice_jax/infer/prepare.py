@@ -37,6 +37,7 @@ from zipvoice_jax.text.chunking import (
     validate_dialog,
 )
 from zipvoice_jax.text.normalizer import single_line
+from zipvoice_jax.text.pauses import Passage, split_pauses, without_pauses
 from zipvoice_jax.text.tags import language_of, turns_without_words
 from zipvoice_jax.text.tokenizer import Tokenizer
 from zipvoice_jax.text.tokens import SPEAKER_A, SPEAKER_B, quote
@@ -66,6 +67,7 @@ class Job:
         prompt_tokens: how many of the ids are the prompt's.
         durations: predicted frames of each of the text's tokens, before they are scaled to the
             speech; None where all tokens last alike.
+        pause: seconds of silence before the chunk; 0 where it follows the one before.
     """
 
     item_id: str
@@ -76,6 +78,7 @@ class Job:
     features_len: int
     prompt_tokens: int = 0
     durations: Float[np.ndarray, " text_tokens"] | None = None
+    pause: float = 0.0
 
     @property
     def new_frames(self) -> int:
@@ -90,6 +93,7 @@ class Item:
     Attributes:
         samples: of the wave, where its length was given; None: what the jobs make, with silence at
             the edges cut.
+        ending: seconds of silence after the last job.
     """
 
     request: Request
@@ -97,6 +101,7 @@ class Item:
     prompt_rms: float
     notes: tuple[str, ...]
     samples: int | None = None
+    ending: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,12 +153,16 @@ class Preparation:
         mel = (mel * self.sampling.feat_scale).astype(np.float32)
 
         transcript = self._prompt_text(request)
-        text = self._line(request.text)
+        text = self._line(without_pauses(request.text))
         if self.model.is_dialog:
             validate_dialog(text)
-        text = text if self.raw_evaluation else add_punctuation(text)
         prompt_ids, prompt_tokens = self._encode(transcript, text, "transcript", notes)
-        _, tokens = self._encode(text, transcript, "text", notes)
+        passages, ending = self._passages(request.text)
+        tokens = []
+        for number, passage in enumerate(passages, 1):
+            what = "text" if len(passages) == 1 else f"text's part {number}"
+            other = text if language_of(text) else transcript
+            tokens.append(self._encode(passage.text, other, what, notes)[1])
         for said, path, lasting in zip(
             request.prompt_texts, request.prompt_wavs, spoken, strict=True
         ):
@@ -163,27 +172,52 @@ class Preparation:
         if told is not None and speed != 1.0:
             notes.append(f"the duration of {told:g} s takes the place of the speed {speed:g}")
         speed, floor = (speed, self.min_duration) if told is None else (1.0, None)
-        chunks = [list(tokens)]
-        if not self.raw_evaluation:
-            lasting = seconds / (len(prompt_tokens) * speed) if told is None else told / len(tokens)
-            chunks = self._chunk(tokens, seconds, lasting)
-        jobs = []
-        for chunk in chunks:
-            ids, unknown = self.tokenizer.ids(chunk)
-            # SentencePiece keeps an id for what is unknown; other tokenizers leave it out.
-            whole = len(ids) == len(chunk)
-            known = chunk if whole else [token for token in chunk if token not in unknown]
-            if ids:
-                jobs.append(
-                    self._job(request.item_id, len(jobs), prompt_ids, ids, known, mel, speed, floor)
+        count = sum(map(len, tokens))
+        lasting = seconds / (len(prompt_tokens) * speed) if told is None else told / count
+        jobs: list[Job] = []
+        for passage, said in zip(passages, tokens, strict=True):
+            chunks = [list(said)] if self.raw_evaluation else self._chunk(said, seconds, lasting)
+            pause = passage.pause
+            for chunk in chunks:
+                ids, unknown = self.tokenizer.ids(chunk)
+                # SentencePiece keeps an id for what is unknown; other tokenizers leave it out.
+                whole = len(ids) == len(chunk)
+                known = chunk if whole else [token for token in chunk if token not in unknown]
+                if not ids:
+                    continue
+                job = self._job(
+                    request.item_id, len(jobs), prompt_ids, ids, known, mel, speed, floor
                 )
+                jobs.append(dataclasses.replace(job, pause=pause))
+                pause = 0.0
         samples = None
         if told is not None:
             samples = round(told * self.features.sampling_rate)
-            jobs = self._fitted(jobs, samples)
+            jobs = self._fitted(jobs, samples, ending)
         for job in jobs:
             self._check_size(job)
-        return Item(request, tuple(jobs), rms, tuple(dict.fromkeys(notes)), samples)
+        return Item(request, tuple(jobs), rms, tuple(dict.fromkeys(notes)), samples, ending)
+
+    def _passages(self, text: str) -> tuple[list[Passage], float]:
+        """What is said between pauses, and the seconds of silence at the end."""
+        found, ending = split_pauses(text)
+        passages = []
+        for place, passage in enumerate(found):
+            said = self._line(passage.text)
+            if self.raw_evaluation and (len(found) > 1 or passage.pause or ending):
+                raise UserError(
+                    "raw evaluation takes a text as it is, so it has no [pause]; leave one out."
+                )
+            if place and said.startswith(SPEAKER_B) and self.model.speaker_turns == "official":
+                raise UserError(
+                    f"no {SPEAKER_B} can follow a pause where speaker_turns is 'official'; load "
+                    "the model with speaker_turns='tag', or leave the pause out."
+                )
+            if not self.raw_evaluation:
+                goes_on = place + 1 < len(found) and found[place + 1].goes_on
+                said = add_punctuation(said, "," if goes_on else ".")
+            passages.append(dataclasses.replace(passage, text=said))
+        return passages, ending
 
     def _prompt_wave(
         self, request: Request, notes: list[str]
@@ -312,15 +346,23 @@ class Preparation:
             durations=predicted,
         )
 
-    def _fitted(self, jobs: list[Job], samples: int) -> list[Job]:
-        """The jobs with the frames that make them last as long as they are told to."""
+    def _fitted(self, jobs: list[Job], samples: int, ending: float) -> list[Job]:
+        """The jobs with the frames that, with all pauses, make the samples that they are to."""
         if not jobs:
             return jobs
+        rate = self.features.sampling_rate
+        pauses = [job.pause for job in jobs if job.pause > 0.0]
+        silence = sum(round(rate * pause) for pause in (*pauses, ending))
+        if silence >= samples:
+            raise UserError(
+                f"the pauses of {jobs[0].item_id} last {silence / rate:g} s, which leaves nothing "
+                f"of its {samples / rate:g} s for words; give it a longer duration."
+            )
         new = shared_frames(
             [job.new_frames for job in jobs],
-            samples,
+            samples - silence,
             self.features,
-            joints=len(jobs) - 1,
+            joints=sum(job.pause == 0.0 for job in jobs[1:]),
             name=jobs[0].item_id,
         )
         return [

@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Float
 
 from zipvoice_jax.audio.io import write_audio
-from zipvoice_jax.audio.ops import cross_fade_concat, leading_silence, remove_silence
 from zipvoice_jax.checkpoint.hub import load_model
 from zipvoice_jax.checkpoint.loaded import Loaded
 from zipvoice_jax.config import FeatureConfig, ModelConfig, SamplingConfig
@@ -20,9 +19,9 @@ from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.requests import Request
 from zipvoice_jax.infer.buckets import Bucket
 from zipvoice_jax.infer.engine import Engine
-from zipvoice_jax.infer.lengths import FADE_SECONDS, with_length
+from zipvoice_jax.infer.joining import join
 from zipvoice_jax.infer.prepare import Item, Job, Preparation
-from zipvoice_jax.infer.turns import Turn, turns_of
+from zipvoice_jax.infer.turns import Turn
 from zipvoice_jax.text.tokenizer import make_tokenizer
 from zipvoice_jax.vocoder.base import Vocoder
 from zipvoice_jax.vocoder.find import find as find_vocoder
@@ -142,7 +141,8 @@ class Synthesizer:
         """Speaks one text.
 
         Args:
-            text: what to say; a dialogue has [S1] and [S2] before its turns.
+            text: what to say; a dialogue has [S1] and [S2] before its turns, and [pause 0.5s] is
+                silence.
             prompt_wav: a recording, or one per speaker of a dialogue.
             prompt_text: what is said there, likewise.
             item_id: names the speech in messages and pictures.
@@ -275,25 +275,21 @@ class Synthesizer:
         prepare: Preparation,
         remove_long_sil: bool,
     ) -> tuple[np.ndarray, tuple[Turn, ...]]:
-        """Volume, cross-fade and silence of an item's chunks (the end of generate_sentence)."""
-        channels, rate = self.config.channels, self.features.sampling_rate
+        """The waves of an item's channels, chunk by chunk, at the prompt's volume and joined."""
+        channels = self.config.channels
         waves = [
             np.stack(rows[i : i + channels]).clip(-1.0, 1.0).astype(np.float32)
             for i in range(0, len(rows), channels)
         ]
         if item.prompt_rms < sampling.target_rms:
             waves = [wave * np.float32(item.prompt_rms / sampling.target_rms) for wave in waves]
-        wave, trimmed, timed = waves[0], 0.0, True
-        if not prepare.raw_evaluation:
-            wave = cross_fade_concat(waves, fade_duration=FADE_SECONDS, sampling_rate=rate)
-            if item.samples is None:
-                trimmed, timed = leading_silence(wave, rate), not remove_long_sil
-                wave = remove_silence(wave, rate, only_edge=not remove_long_sil)
-        if item.samples is not None:
-            wave = with_length(wave, item.samples)
-        duration = wave.shape[1] / rate
-        turns = turns_of(item.jobs, self.features, FADE_SECONDS, trimmed, duration) if timed else ()
-        return wave, turns
+        return join(
+            item,
+            waves,
+            self.features,
+            raw=prepare.raw_evaluation,
+            remove_long_sil=remove_long_sil,
+        )
 
 
 def _involved(
