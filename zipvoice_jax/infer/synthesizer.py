@@ -21,6 +21,7 @@ from zipvoice_jax.infer.buckets import Bucket
 from zipvoice_jax.infer.engine import Engine
 from zipvoice_jax.infer.joining import join
 from zipvoice_jax.infer.prepare import Item, Job, Preparation
+from zipvoice_jax.infer.tracks import Track, tracks_of
 from zipvoice_jax.infer.turns import Turn
 from zipvoice_jax.text.tokenizer import make_tokenizer
 from zipvoice_jax.vocoder.base import Vocoder
@@ -72,6 +73,14 @@ class Speech:
     def rtf_no_vocoder(self) -> float:
         """Real-time factor of the model alone."""
         return self.seconds_model / max(self.duration, 1e-9)
+
+    def tracks(self) -> tuple[Track, Track]:
+        """Each speaker of a dialogue alone, as long as the wave (see `tracks_of`).
+
+        Raises:
+            UserError: there is one speaker, or turns have no times.
+        """
+        return tracks_of(self.wave, self.turns, self.sampling_rate)
 
     def save(self, path: str | Path) -> None:
         """Writes the wave; the extension tells the format."""
