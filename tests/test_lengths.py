@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jaxtyping
 import numpy as np
@@ -30,7 +31,7 @@ from zipvoice_jax.infer import prepare as preparing
 from zipvoice_jax.infer.lengths import shared_frames
 from zipvoice_jax.infer.synthesizer import Synthesizer
 
-SINGLE = dict(prompt_wav=WAV1, prompt_text=TEXT1)
+SINGLE: dict[str, Any] = dict(prompt_wav=WAV1, prompt_text=TEXT1)
 SENTENCE = "It is late, so let us go home. "
 
 

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,8 +29,8 @@ from zipvoice_jax.infer.synthesizer import Synthesizer
 from zipvoice_jax.infer.turns import turns_of
 from zipvoice_jax.text.pauses import split_pauses, without_pauses
 
-SINGLE = dict(prompt_wav=WAV1, prompt_text=TEXT1)
-TWO = dict(prompt_wav=[WAV1, WAV2], prompt_text=[TEXT1, TEXT2])
+SINGLE: dict[str, Any] = dict(prompt_wav=WAV1, prompt_text=TEXT1)
+TWO: dict[str, Any] = dict(prompt_wav=[WAV1, WAV2], prompt_text=[TEXT1, TEXT2])
 SENTENCE = "It is late, so let us go home."
 FEATURES = FeatureConfig()
 RATE = 24_000
@@ -127,18 +128,16 @@ def test_turns_without_words_are_told_by_their_part(models: dict[str, Synthesize
 
 
 @pytest.mark.parametrize("kind", ["zipvoice", "zipvoice_dialog", "zipvoice_dialog_stereo"])
-@pytest.mark.parametrize("options", [{}, {"remove_long_sil": True}])
-def test_pauses_are_exact_silence(
-    models: dict[str, Synthesizer], kind: str, options: dict[str, bool]
-) -> None:
+@pytest.mark.parametrize("long", [False, True])
+def test_pauses_are_exact_silence(models: dict[str, Synthesizer], kind: str, long: bool) -> None:
     one, two, prompts = ("[S1] ", "[S2] ", TWO) if "dialog" in kind else ("", "", SINGLE)
     text = f"[pause 0.3s] {one}{SENTENCE} [pause 2.5s] {two}{SENTENCE} [pause 500ms]"
-    speech = models[kind].generate(text, **prompts, **options)
+    speech = models[kind].generate(text, **prompts, remove_long_sil=long)
     found = silences(speech.wave)
     assert [length for _, length in found] == [7_200, 60_000, 12_000]
     assert speech.wave.shape[0] == len(LEVELS if "stereo" in kind else LEVELS[:1])
     (_, _), (first, _), (last, _) = found
-    if options:
+    if long:
         assert speech.turns == ()
         return
     times = [round(RATE * time) for turn in speech.turns for time in (turn.start, turn.end)]

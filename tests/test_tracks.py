@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from zipvoice_jax.infer.synthesizer import Synthesizer
 from zipvoice_jax.infer.tracks import track_paths, tracks_of
 from zipvoice_jax.infer.turns import Turn
 
-TWO = dict(prompt_wav=[WAV1, WAV2], prompt_text=[TEXT1, TEXT2])
+TWO: dict[str, Any] = dict(prompt_wav=[WAV1, WAV2], prompt_text=[TEXT1, TEXT2])
 RATE = 24_000
 
 

@@ -1,5 +1,6 @@
 """How long speech lasts where its user says so: frames of its chunks for a length of the whole."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -8,6 +9,7 @@ from jaxtyping import Float
 
 from zipvoice_jax.config import FeatureConfig
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.infer.jobs import Job
 
 FADE_SECONDS = 0.1  # by which a chunk overlaps the one before
 # Times faster or slower than the prompt, beyond which no speech can come of a text.
@@ -44,6 +46,36 @@ def shared_frames(
     total = math.ceil((samples + overlap) / hop) + len(estimates)
     ends = np.round(np.cumsum(estimates) * (total / sum(estimates))).astype(int)
     return np.maximum(np.diff(ends, prepend=0), _LEAST_FRAMES).tolist()
+
+
+def fitted(jobs: Sequence[Job], samples: int, ending: float, features: FeatureConfig) -> list[Job]:
+    """The jobs of an item with the frames that, with its pauses, make a number of samples.
+
+    Args:
+        jobs: with the frames that they would have otherwise.
+        samples: of the whole.
+        ending: seconds of silence after the last job.
+        features: for hop length and rate.
+
+    Raises:
+        UserError: pauses leave nothing for words, or as `shared_frames`.
+    """
+    if not jobs:
+        return []
+    rate, name = features.sampling_rate, jobs[0].item_id
+    silence = sum(round(rate * pause) for pause in (*(job.pause for job in jobs), ending))
+    if silence >= samples:
+        raise UserError(
+            f"the pauses of {name} last {silence / rate:g} s, which leaves nothing of its "
+            f"{samples / rate:g} s for words; give it a longer duration."
+        )
+    joints = sum(job.pause == 0.0 for job in jobs[1:])
+    estimates = [job.new_frames for job in jobs]
+    new = shared_frames(estimates, samples - silence, features, joints=joints, name=name)
+    return [
+        dataclasses.replace(job, features_len=job.prompt_features.shape[0] + frames)
+        for job, frames in zip(jobs, new, strict=True)
+    ]
 
 
 def with_length(

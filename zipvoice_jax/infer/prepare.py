@@ -29,7 +29,8 @@ from zipvoice_jax.core.numbers import check_number
 from zipvoice_jax.data.checks import Limits, count_words
 from zipvoice_jax.data.requests import DURATIONS, Request
 from zipvoice_jax.flow.sampling import frames_at_rate_of, predicted_frames
-from zipvoice_jax.infer.lengths import shared_frames
+from zipvoice_jax.infer.jobs import Item, Job
+from zipvoice_jax.infer.lengths import fitted
 from zipvoice_jax.text.chunking import (
     add_punctuation,
     chunk_tokens_dialog,
@@ -51,57 +52,6 @@ _MIN_DURATION, _MIN_PREDICTED = 1.0, 0.2  # seconds
 # slow, since it gets the prompt's rate.
 _ABSURD = 2.5
 MAX_FRAMES = 8192  # of one chunk: 87 s
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One chunk to sample.
-
-    Attributes:
-        item_id: of the request.
-        chunk: position in the item.
-        token_ids: of prompt and text.
-        tokens: of the text alone, as strings.
-        prompt_features: scaled log-mel, (frames, channels * n_mels).
-        features_len: frames of prompt and speech.
-        prompt_tokens: how many of the ids are the prompt's.
-        durations: predicted frames of each of the text's tokens, before they are scaled to the
-            speech; None where all tokens last alike.
-        pause: seconds of silence before the chunk; 0 where it follows the one before.
-    """
-
-    item_id: str
-    chunk: int
-    token_ids: tuple[int, ...]
-    tokens: tuple[str, ...]
-    prompt_features: Float[np.ndarray, "frames channels_feat"]
-    features_len: int
-    prompt_tokens: int = 0
-    durations: Float[np.ndarray, " text_tokens"] | None = None
-    pause: float = 0.0
-
-    @property
-    def new_frames(self) -> int:
-        """Frames of the speech without the prompt."""
-        return self.features_len - self.prompt_features.shape[0]
-
-
-@dataclasses.dataclass(frozen=True)
-class Item:
-    """A request made ready: its jobs in order, and what the listener must be told.
-
-    Attributes:
-        samples: of the wave, where its length was given; None: what the jobs make, with silence at
-            the edges cut.
-        ending: seconds of silence after the last job.
-    """
-
-    request: Request
-    jobs: tuple[Job, ...]
-    prompt_rms: float
-    notes: tuple[str, ...]
-    samples: int | None = None
-    ending: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -193,7 +143,7 @@ class Preparation:
         samples = None
         if told is not None:
             samples = round(told * self.features.sampling_rate)
-            jobs = self._fitted(jobs, samples, ending)
+            jobs = fitted(jobs, samples, ending, self.features)
         for job in jobs:
             self._check_size(job)
         return Item(request, tuple(jobs), rms, tuple(dict.fromkeys(notes)), samples, ending)
@@ -345,30 +295,6 @@ class Preparation:
             prompt_tokens=len(prompt_ids),
             durations=predicted,
         )
-
-    def _fitted(self, jobs: list[Job], samples: int, ending: float) -> list[Job]:
-        """The jobs with the frames that, with all pauses, make the samples that they are to."""
-        if not jobs:
-            return jobs
-        rate = self.features.sampling_rate
-        pauses = [job.pause for job in jobs if job.pause > 0.0]
-        silence = sum(round(rate * pause) for pause in (*pauses, ending))
-        if silence >= samples:
-            raise UserError(
-                f"the pauses of {jobs[0].item_id} last {silence / rate:g} s, which leaves nothing "
-                f"of its {samples / rate:g} s for words; give it a longer duration."
-            )
-        new = shared_frames(
-            [job.new_frames for job in jobs],
-            samples - silence,
-            self.features,
-            joints=sum(job.pause == 0.0 for job in jobs[1:]),
-            name=jobs[0].item_id,
-        )
-        return [
-            dataclasses.replace(job, features_len=job.prompt_features.shape[0] + frames)
-            for job, frames in zip(jobs, new, strict=True)
-        ]
 
     def _check_size(self, job: Job) -> None:
         """Refuses a job that no bucket holds."""
