@@ -19,6 +19,7 @@ _FULL_SCALE = 32768
 _SILENT_RMS = int(10 ** (SILENCE_DBFS / 20) * _FULL_SCALE)
 _EDGE_CHUNK = 10  # ms: resolution at which speech is looked for from the edges
 _EDGE_KEPT = 100  # ms of silence left at each edge
+_PAUSE_KEPT, _PAUSE_FADE = 30, 10  # ms left, and faded, at an edge where a pause is put
 _WINDOW = 1000  # ms: a shorter silence is not found inside
 _WINDOW_STEP = 10  # ms
 _KEPT = 1000  # ms of a long silence left on either side of it
@@ -73,6 +74,48 @@ def remove_silence(
 def leading_silence(wave: Float[np.ndarray, "channels samples"], sampling_rate: int) -> float:
     """Seconds that `remove_silence` cuts from the beginning of a wave."""
     return max(0, _leading_silence(_to_pcm(wave), sampling_rate) - _EDGE_KEPT) / 1000.0
+
+
+def close_cut(
+    wave: Float[np.ndarray, "channels samples"],
+    sampling_rate: int,
+    *,
+    start: bool,
+    end: bool,
+    only_fade: bool = False,
+) -> tuple[Float[np.ndarray, "channels _"], float]:
+    """Leaves 30 ms of silence, but no zeros, at edges at which a pause will be; fades them.
+
+    Args:
+        wave: of what is said up to a pause, or from one on.
+        sampling_rate: Hz.
+        start: a pause comes before.
+        end: a pause comes after.
+        only_fade: cut nothing.
+
+    Returns:
+        The wave, which fades to no zeros either, and the seconds cut from its beginning.
+    """
+    pcm = _to_pcm(wave)
+    first, last = 0, wave.shape[1]
+    if start and not only_fade:
+        quiet = max(0, _leading_silence(pcm, sampling_rate) - _PAUSE_KEPT)
+        first = int(quiet * sampling_rate / 1000)
+    if end and not only_fade:
+        quiet = max(0, _leading_silence(pcm[:, ::-1], sampling_rate) - _PAUSE_KEPT)
+        last = max(last - int(quiet * sampling_rate / 1000), first)
+    if not only_fade:
+        sounding = np.flatnonzero(wave[:, first:last].any(axis=0))
+        begin, stop = (first + sounding[0], first + sounding[-1] + 1) if sounding.size else (0, 0)
+        first, last = int(begin) if start else first, int(stop) if end else last
+    wave = wave[:, first:last].copy()
+    size = min(_PAUSE_FADE * sampling_rate // 1000, wave.shape[1] // 2)
+    ramp = np.linspace(0.0, 1.0, size + 2, dtype=np.float32)[None, 1:-1]
+    if start and size:
+        wave[:, :size] *= ramp
+    if end and size:
+        wave[:, -size:] *= ramp[:, ::-1]
+    return wave, first / sampling_rate
 
 
 def check_prompt(

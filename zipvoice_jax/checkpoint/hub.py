@@ -14,11 +14,12 @@ from zipvoice_jax.checkpoint.loaded import (
     TOKENS_TXT,
     Loaded,
 )
-from zipvoice_jax.checkpoint.native import is_native, read_native
+from zipvoice_jax.checkpoint.native import is_native, native_kind, read_native
 from zipvoice_jax.checkpoint.official import read_official
 from zipvoice_jax.config import BUNDLED, MODEL_NAMES
 from zipvoice_jax.core.assets import DEMO
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.text.tokens import TokenTable
 
 MODEL_REPO = "k2-fsa/ZipVoice"
 VOCODER_REPO = "charactr/vocos-mel-24khz"
@@ -121,6 +122,26 @@ def find_model(model_name: str | None = None, model_dir: str | Path | None = Non
     return path
 
 
+def may_be_dialog(model_name: str | None, model_dir: Path | None) -> bool:
+    """Whether a model may have two speakers, as far as can be told without its weights.
+
+    Args:
+        model_name: as of `find_model`; a kind of one speaker is told by it alone.
+        model_dir: from `find_model`; None: not yet found. A token table without speaker tags
+            belongs to a model of one speaker; one with them may do so.
+
+    Raises:
+        UserError: the model's description or token table cannot be read.
+    """
+    kind = BUNDLED.get(model_name or "", model_name)
+    if kind is None and model_dir is not None:
+        if not is_native(model_dir):
+            table = TokenTable.load(model_dir / TOKENS_TXT)
+            return None not in (table.spk_a_id, table.spk_b_id)
+        kind = native_kind(model_dir)
+    return kind is None or kind.startswith("zipvoice_dialog")
+
+
 def _bundled(model_name: str, model_dir: str | Path | None) -> Path:
     if model_dir is not None and Path(model_dir) != BUNDLED_DIR:
         raise UserError(
@@ -204,4 +225,4 @@ def load_model(
     return loaded
 
 
-__all__ = ["BUNDLED_DIR", "find_model", "find_vocoder", "load_model"]
+__all__ = ["BUNDLED_DIR", "find_model", "find_vocoder", "load_model", "may_be_dialog"]

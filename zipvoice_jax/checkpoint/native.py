@@ -42,6 +42,20 @@ def is_native(model_dir: Path) -> bool:
     return (Path(model_dir) / NATIVE_JSON).is_file()
 
 
+def native_kind(model_dir: Path) -> str:
+    """The kind of a model in our format, without its arrays.
+
+    Raises:
+        UserError: its JSON file is damaged.
+    """
+    path = Path(model_dir) / NATIVE_JSON
+    config = _read_meta(path)["config"]
+    kind = config.get("kind") if isinstance(config, dict) else None
+    if not isinstance(kind, str):
+        raise UserError(f"{path} is damaged (it has no kind); convert the model again.")
+    return kind
+
+
 def save_native(
     model_dir: Path,
     config: ModelConfig,

@@ -17,6 +17,8 @@ from zipvoice_jax.cli.options import (
 )
 from zipvoice_jax.core.compiling import Compilation
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.numbers import check_number
+from zipvoice_jax.data.requests import DURATIONS
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -26,11 +28,16 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="speak a text or a list of texts",
         description="Speaks a text with the voices of one or two prompts, or a list of texts: TSV "
         "lines `name, transcript, wav, text` or `name, transcript 1, transcript 2, wav 1, wav 2, "
-        "text`, or JSONL objects with id, text, prompt_text and prompt_wav.",
+        "text`, or JSONL objects with id, text, prompt_text and prompt_wav, and perhaps speed "
+        "or duration.",
     )
     add_model(parser)
     add = parser.add_argument
-    add("--text", help="what to say; a dialogue has [S1] and [S2] before its turns")
+    add(
+        "--text",
+        help="what to say; a dialogue has [S1] and [S2] before its turns, "
+        "and [pause 0.5s] is silence",
+    )
     add("--prompt-wav", nargs="+", type=Path, metavar="WAV", help="one, or one per speaker")
     add("--prompt-text", nargs="+", metavar="TEXT", help="what each recording says")
     add("--res-wav-path", type=Path, default=Path("result.wav"), help="default: result.wav")
@@ -43,6 +50,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="seconds that a text gets at least, at speed 1 (default: 1.0, or 0.2 where the model "
         "predicts durations)",
     )
+    add(
+        "--duration",
+        type=float,
+        metavar="SECONDS",
+        help="of the speech as a whole, to the sample; takes the place of --speed and "
+        "--min-duration, and no silence is cut",
+    )
     add_flag(parser, "--remove-long-sil", "shorten long silences within the speech")
     add_flag(parser, "--raw-evaluation", "feed prompts and texts to the model as they are")
     add(
@@ -53,6 +67,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "are read as it does (docs/text.md); --raw-evaluation implies it",
     )
     add("--subtitles", choices=("srt", "vtt"), help="write who says what, and when, beside waves")
+    add(
+        "--tracks",
+        action="store_true",
+        help="for dialogues, each speaker alone too, as name.s1.wav and name.s2.wav",
+    )
     add_flag(parser, "--plot", "draw mel, wave and turns beside each wave")
     add_flag(parser, "--overwrite", "generate finished items of a list again")
     add_idle(parser, "--num-thread", "--silence-wav", "--trt-engine-path")
@@ -73,6 +92,12 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("--num-processes shares out a list; give --test-list.")
     if args.subtitles is not None and args.remove_long_sil:
         raise UserError("--subtitles needs the times of turns, which --remove-long-sil changes.")
+    if args.tracks and args.remove_long_sil:
+        raise UserError("--tracks needs the times of turns, which --remove-long-sil changes.")
+    if args.duration is not None:
+        check_number("--duration", args.duration, *DURATIONS)
+        if args.remove_long_sil:
+            raise UserError("--duration sets the length, which --remove-long-sil changes.")
     if args.model_dir is None and args.model_name is None:
         raise UserError("give --model-dir, or --model-name to take a model from the hub.")
 
@@ -87,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
     import jax
 
     from zipvoice_jax.audio.io import EXTENSIONS
-    from zipvoice_jax.checkpoint.hub import find_model, load_model
+    from zipvoice_jax.checkpoint.hub import find_model, load_model, may_be_dialog
     from zipvoice_jax.config import SamplingConfig
     from zipvoice_jax.core.outputs import check_file, check_folder
     from zipvoice_jax.core.processes import is_lead
@@ -101,8 +126,10 @@ def run(args: argparse.Namespace) -> int:
         stamps_of,
         write_speech,
         write_subtitles,
+        write_tracks,
     )
     from zipvoice_jax.infer.synthesizer import Synthesizer
+    from zipvoice_jax.infer.tracks import track_paths
     from zipvoice_jax.vocoder.find import find as find_vocoder
 
     # What costs nothing to check comes before what takes time to load.
@@ -117,11 +144,19 @@ def run(args: argparse.Namespace) -> int:
             check_file(args.res_wav_path.with_suffix(".png"))
         if args.subtitles is not None:
             check_file(args.res_wav_path.with_suffix(f".{args.subtitles}"))
+        for track in track_paths(args.res_wav_path) if args.tracks else ():
+            check_file(track)
     tell_idle(args)
+    if args.tracks:
+        _check_dialog(may_be_dialog(args.model_name, None))
     model_dir = find_model(args.model_name, args.model_dir)
+    if args.tracks:
+        _check_dialog(may_be_dialog(args.model_name, model_dir))
     loaded = load_model(
         args.model_name, model_dir, checkpoint_name=args.checkpoint_name, dtype=args.dtype
     )
+    if args.tracks:
+        _check_dialog(loaded.config.is_dialog)
     sampling = SamplingConfig.for_kind(loaded.config.kind, **sampling_values(args))
     vocoder, told = find_vocoder(args.vocoder_path, loaded.features)
     if told:
@@ -140,6 +175,7 @@ def run(args: argparse.Namespace) -> int:
         prepare = synthesizer.preparation(
             sampling,
             min_duration=args.min_duration,
+            duration=args.duration,
             raw_evaluation=args.raw_evaluation,
             text_repair=args.text_repair,
         )
@@ -160,6 +196,9 @@ def run(args: argparse.Namespace) -> int:
         write_subtitles(speech, args.text, args.res_wav_path, args.subtitles)
         if args.subtitles is not None:
             print(f"{args.res_wav_path.with_suffix(f'.{args.subtitles}')}: its subtitles")
+        if args.tracks:
+            write_tracks(speech, args.res_wav_path)
+            print(f"{', '.join(map(str, track_paths(args.res_wav_path)))}: its speakers")
         if args.plot:
             plot(speech, args.res_wav_path.with_suffix(".png"))
             print(f"{args.res_wav_path.with_suffix('.png')}: its picture")
@@ -167,11 +206,13 @@ def run(args: argparse.Namespace) -> int:
         return 0
     options = RunOptions(
         min_duration=args.min_duration,
+        duration=args.duration,
         raw_evaluation=args.raw_evaluation,
         text_repair=args.text_repair,
         remove_long_sil=args.remove_long_sil,
         plot=args.plot,
         subtitles=args.subtitles,
+        tracks=args.tracks,
         overwrite=args.overwrite,
     )
     model_id = fingerprint(
@@ -195,6 +236,15 @@ def run(args: argparse.Namespace) -> int:
         )
     _tell_compilations(synthesizer.compilations)
     return 1 if totals.failed else 0
+
+
+def _check_dialog(is_dialog: bool) -> None:
+    """Refuses tracks of a model of one speaker."""
+    if not is_dialog:
+        raise UserError(
+            "--tracks has a file for each speaker of a dialogue, and this model has one speaker; "
+            "leave it out, or give a zipvoice_dialog or zipvoice_dialog_stereo model."
+        )
 
 
 def _tell_compilations(compilations: Sequence[Compilation]) -> None:

@@ -7,10 +7,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.numbers import check_number
+from zipvoice_jax.text.pauses import check_no_pause, split_pauses
 from zipvoice_jax.text.tokens import quote
 
-_JSON_KEYS = ("id", "text", "prompt_text", "prompt_wav", "speed")
+_JSON_KEYS = ("id", "text", "prompt_text", "prompt_wav", "speed", "duration")
 MAX_TEXT = 100_000  # characters
+DURATIONS = (0.1, 3600.0)  # seconds that speech may be told to last
 MAX_LIST = 1 << 28  # bytes
 
 
@@ -20,10 +23,12 @@ class Request:
 
     Attributes:
         item_id: names the output.
-        text: what to say.
+        text: what to say, with or without pauses (`zipvoice_jax.text.pauses`).
         prompt_texts: transcripts of the prompts; two for a dialogue with one per speaker.
         prompt_wavs: the recordings, one per transcript.
         speed: above 1 is faster; None takes that of the run.
+        duration: seconds of the speech as a whole, whatever the speed; None takes that of the
+            run, if it has one.
     """
 
     item_id: str
@@ -31,6 +36,7 @@ class Request:
     prompt_texts: tuple[str, ...]
     prompt_wavs: tuple[Path, ...]
     speed: float | None = None
+    duration: float | int | None = None
 
     def __post_init__(self) -> None:
         path = PurePosixPath(self.item_id)
@@ -45,7 +51,7 @@ class Request:
                 f"the item name {quote(self.item_id[:60])} holds control characters or broken "
                 "Unicode, or is longer than 200 bytes; choose a plain name."
             )
-        if not self.text.strip():
+        if not self.text.strip() or not split_pauses(self.text)[0]:
             raise UserError(f"the text of {self.item_id} is empty; give some words to say.")
         if len(self.text) > MAX_TEXT:
             raise UserError(
@@ -64,8 +70,11 @@ class Request:
                     f"a prompt transcript of {self.item_id} is empty; write what the recording "
                     "says."
                 )
+            check_no_pause(text, f"a prompt transcript of {self.item_id}")
         if self.speed is not None and not 0.05 <= self.speed <= 20:
             raise UserError(f"the speed of {self.item_id} is {self.speed}; give 0.05 to 20.")
+        if self.duration is not None:
+            check_number(f"the duration of {self.item_id}", self.duration, *DURATIONS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +101,8 @@ def read_requests(path: Path) -> list[Request | BadLine]:
     TSV lines are `name, prompt transcript, prompt wav, text` (one speaker, or a dialogue with
     a merged prompt) or `name, transcript 1, transcript 2, wav 1, wav 2, text` (a dialogue with
     a prompt per speaker). JSONL objects have id, text, prompt_text and prompt_wav (a string, or
-    a list of two), and may have speed. Recordings are looked for from the working directory,
-    then from the list's own folder.
+    a list of two), and may have speed or duration. Recordings are looked for from the working
+    directory, then from the list's own folder.
 
     Raises:
         UserError: the list as a whole cannot be read, or holds nothing.
@@ -191,8 +200,9 @@ def _from_json(line: str, folder: Path) -> Request:
     (item, *more), (text, *rest) = _strings(values, "id"), _strings(values, "text")
     if more or rest:
         raise UserError("id and text must be single strings.")
-    speed = values.get("speed")
-    if speed is not None and (isinstance(speed, bool) or not isinstance(speed, int | float)):
-        raise UserError(f"speed is {quote(str(speed))}; give a number.")
+    speed, duration = values.get("speed"), values.get("duration")
+    for name, value in (("speed", speed), ("duration", duration)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise UserError(f"{name} is {quote(str(value))}; give a number.")
     wavs = tuple(_wav(wav, folder) for wav in _strings(values, "prompt_wav"))
-    return Request(item, text, _strings(values, "prompt_text"), wavs, speed)
+    return Request(item, text, _strings(values, "prompt_text"), wavs, speed, duration)

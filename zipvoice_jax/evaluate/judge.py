@@ -35,6 +35,7 @@ from zipvoice_jax.evaluate.words import (
     normaliser,
     without_tags,
 )
+from zipvoice_jax.text.pauses import without_pauses
 
 # A metric of an item: what is summed over items, and what that is divided by.
 Ratios = dict[str, tuple[float, float]]
@@ -309,7 +310,8 @@ class Judge:
 
 
 def _count_turns(request: Request, voices: Voices, ratios: Ratios) -> None:
-    written = [part for part in request.text.replace("[S2]", "[S1]").split("[S1]") if part.strip()]
+    said = without_pauses(request.text).replace("[S2]", "[S1]")
+    written = [part for part in said.split("[S1]") if part.strip()]
     found = changes(voices.turns)
     overlaps = [-change for change in found if change < 0]
     gaps = [change for change in found if change >= 0]

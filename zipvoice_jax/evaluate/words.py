@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 from zipvoice_jax.core.errors import require
+from zipvoice_jax.text.pauses import without_pauses
 
 Normaliser = Literal["whisper", "official"]
 NORMALISERS: tuple[str, ...] = get_args(Normaliser)
@@ -128,7 +129,7 @@ def by_speaker(text: str) -> dict[str, str]:
 
     S1 and S2 are always there; a recogniser may write of more.
     """
-    before, *parts = _TAG.split(text)
+    before, *parts = _TAG.split(without_pauses(text))
     said = {"S1": before, "S2": ""}
     for number, words in zip(parts[::2], parts[1::2], strict=True):
         said[f"S{number}"] = f"{said.get(f'S{number}', '')} {words}"
@@ -137,7 +138,7 @@ def by_speaker(text: str) -> dict[str, str]:
 
 def without_tags(text: str) -> str:
     """The words alone."""
-    return " ".join(_TAG.sub(" ", text).split())
+    return " ".join(_TAG.sub(" ", without_pauses(text)).split())
 
 
 def count_errors(reference: str, hypothesis: str) -> Errors:

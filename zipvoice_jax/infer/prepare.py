@@ -25,9 +25,12 @@ from zipvoice_jax.audio.ops import (
 )
 from zipvoice_jax.config import FeatureConfig, ModelConfig, SamplingConfig
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.numbers import check_number
 from zipvoice_jax.data.checks import Limits, count_words
-from zipvoice_jax.data.requests import Request
+from zipvoice_jax.data.requests import DURATIONS, Request
 from zipvoice_jax.flow.sampling import frames_at_rate_of, predicted_frames
+from zipvoice_jax.infer.jobs import Item, Job
+from zipvoice_jax.infer.lengths import fitted
 from zipvoice_jax.text.chunking import (
     add_punctuation,
     chunk_tokens_dialog,
@@ -35,6 +38,7 @@ from zipvoice_jax.text.chunking import (
     validate_dialog,
 )
 from zipvoice_jax.text.normalizer import single_line
+from zipvoice_jax.text.pauses import Passage, split_pauses, without_pauses
 from zipvoice_jax.text.tags import language_of, turns_without_words
 from zipvoice_jax.text.tokenizer import Tokenizer
 from zipvoice_jax.text.tokens import SPEAKER_A, SPEAKER_B, quote
@@ -50,47 +54,6 @@ _ABSURD = 2.5
 MAX_FRAMES = 8192  # of one chunk: 87 s
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One chunk to sample.
-
-    Attributes:
-        item_id: of the request.
-        chunk: position in the item.
-        token_ids: of prompt and text.
-        tokens: of the text alone, as strings.
-        prompt_features: scaled log-mel, (frames, channels * n_mels).
-        features_len: frames of prompt and speech.
-        prompt_tokens: how many of the ids are the prompt's.
-        durations: predicted frames of each of the text's tokens, before they are scaled to the
-            speech; None where all tokens last alike.
-    """
-
-    item_id: str
-    chunk: int
-    token_ids: tuple[int, ...]
-    tokens: tuple[str, ...]
-    prompt_features: Float[np.ndarray, "frames channels_feat"]
-    features_len: int
-    prompt_tokens: int = 0
-    durations: Float[np.ndarray, " text_tokens"] | None = None
-
-    @property
-    def new_frames(self) -> int:
-        """Frames of the speech without the prompt."""
-        return self.features_len - self.prompt_features.shape[0]
-
-
-@dataclasses.dataclass(frozen=True)
-class Item:
-    """A request made ready: its jobs in order, and what the listener must be told."""
-
-    request: Request
-    jobs: tuple[Job, ...]
-    prompt_rms: float
-    notes: tuple[str, ...]
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preparation:
     """How requests are made ready; the same for all of a run.
@@ -99,6 +62,8 @@ class Preparation:
         min_duration: seconds that a text gets at least; None: 1, or 0.2 with predicted
             durations. The prompt's frames per token are a poor guide for a word or two, which
             then come out clipped.
+        duration: seconds of each item's speech as a whole, in place of what speed and
+            min_duration make of the prompt's rate; an item's own comes first.
         raw_evaluation: feed prompt and text as they are: no chunks, no punctuation added, no
             silence removed.
         durations: of models that predict them, the frames of each token of a text; tokens in,
@@ -110,12 +75,15 @@ class Preparation:
     sampling: SamplingConfig
     tokenizer: Tokenizer
     min_duration: float | None = None
+    duration: float | int | None = None
     raw_evaluation: bool = False
     durations: Callable[[tuple[int, ...]], Float[np.ndarray, " tokens"]] | None = None
 
     def __post_init__(self) -> None:
         if self.min_duration is not None and not 0.0 <= self.min_duration <= 60.0:
             raise UserError(f"min_duration is {self.min_duration}; give 0 to 60 seconds.")
+        if self.duration is not None:
+            check_number("duration", self.duration, *DURATIONS)
 
     def __call__(self, request: Request) -> Item:
         """Prepares a request.
@@ -135,31 +103,71 @@ class Preparation:
         mel = (mel * self.sampling.feat_scale).astype(np.float32)
 
         transcript = self._prompt_text(request)
-        text = self._line(request.text)
+        text = self._line(without_pauses(request.text))
         if self.model.is_dialog:
             validate_dialog(text)
-        text = text if self.raw_evaluation else add_punctuation(text)
         prompt_ids, prompt_tokens = self._encode(transcript, text, "transcript", notes)
-        _, tokens = self._encode(text, transcript, "text", notes)
+        passages, ending = self._passages(request.text)
+        tokens = []
+        for number, passage in enumerate(passages, 1):
+            what = "text" if len(passages) == 1 else f"text's part {number}"
+            other = text if language_of(text) else transcript
+            tokens.append(self._encode(passage.text, other, what, notes)[1])
         for said, path, lasting in zip(
             request.prompt_texts, request.prompt_wavs, spoken, strict=True
         ):
             _check_rate(said, path, lasting, notes)
         speed = request.speed or self.sampling.speed
-        chunks = [list(tokens)]
-        if not self.raw_evaluation:
-            chunks = self._chunk(tokens, seconds, seconds / (len(prompt_tokens) * speed))
-        jobs = []
-        for chunk in chunks:
-            ids, unknown = self.tokenizer.ids(chunk)
-            # SentencePiece keeps an id for what is unknown; other tokenizers leave it out.
-            whole = len(ids) == len(chunk)
-            known = chunk if whole else [token for token in chunk if token not in unknown]
-            if ids:
-                jobs.append(
-                    self._job(request.item_id, len(jobs), prompt_ids, ids, known, mel, speed)
+        told = self.duration if request.duration is None else request.duration
+        if told is not None and speed != 1.0:
+            notes.append(f"the duration of {told:g} s takes the place of the speed {speed:g}")
+        speed, floor = (speed, self.min_duration) if told is None else (1.0, None)
+        count = sum(map(len, tokens))
+        lasting = seconds / (len(prompt_tokens) * speed) if told is None else told / count
+        jobs: list[Job] = []
+        for passage, said in zip(passages, tokens, strict=True):
+            chunks = [list(said)] if self.raw_evaluation else self._chunk(said, seconds, lasting)
+            pause = passage.pause
+            for chunk in chunks:
+                ids, unknown = self.tokenizer.ids(chunk)
+                # SentencePiece keeps an id for what is unknown; other tokenizers leave it out.
+                whole = len(ids) == len(chunk)
+                known = chunk if whole else [token for token in chunk if token not in unknown]
+                if not ids:
+                    continue
+                job = self._job(
+                    request.item_id, len(jobs), prompt_ids, ids, known, mel, speed, floor
                 )
-        return Item(request, tuple(jobs), rms, tuple(dict.fromkeys(notes)))
+                jobs.append(dataclasses.replace(job, pause=pause))
+                pause = 0.0
+        samples = None
+        if told is not None:
+            samples = round(told * self.features.sampling_rate)
+            jobs = fitted(jobs, samples, ending, self.features)
+        for job in jobs:
+            self._check_size(job)
+        return Item(request, tuple(jobs), rms, tuple(dict.fromkeys(notes)), samples, ending)
+
+    def _passages(self, text: str) -> tuple[list[Passage], float]:
+        """What is said between pauses, and the seconds of silence at the end."""
+        found, ending = split_pauses(text)
+        passages = []
+        for place, passage in enumerate(found):
+            said = self._line(passage.text)
+            if self.raw_evaluation and (len(found) > 1 or passage.pause or ending):
+                raise UserError(
+                    "raw evaluation takes a text as it is, so it has no [pause]; leave one out."
+                )
+            if place and said.startswith(SPEAKER_B) and self.model.speaker_turns == "official":
+                raise UserError(
+                    f"no {SPEAKER_B} can follow a pause where speaker_turns is 'official'; load "
+                    "the model with speaker_turns='tag', or leave the pause out."
+                )
+            if not self.raw_evaluation:
+                goes_on = place + 1 < len(found) and found[place + 1].goes_on
+                said = add_punctuation(said, "," if goes_on else ".")
+            passages.append(dataclasses.replace(passage, text=said))
+        return passages, ending
 
     def _prompt_wave(
         self, request: Request, notes: list[str]
@@ -261,6 +269,7 @@ class Preparation:
         tokens: list[str],
         mel: Float[np.ndarray, "frames channels_feat"],
         speed: float,
+        least: float | None,
     ) -> Job:
         predicted = None
         if self.durations is None:
@@ -273,32 +282,34 @@ class Preparation:
             )
         if not self.raw_evaluation:
             rate = self.features.sampling_rate / self.features.hop_length
-            least = self.min_duration
             if least is None:
                 least = _MIN_DURATION if predicted is None else _MIN_PREDICTED
             new = max(new, math.ceil(least * rate / speed))
-        total = mel.shape[0] + max(new, 1)
-        if len(prompt_ids) + len(ids) >= MAX_FRAMES:
-            raise UserError(
-                f"a piece of {item_id} has {len(ids):,} tokens; add punctuation or speaker turns "
-                "to the text, so that it can be split."
-            )
-        if total > MAX_FRAMES:
-            seconds = total * self.features.hop_length / self.features.sampling_rate
-            raise UserError(
-                f"a piece of {item_id} would be {seconds:.0f} s long with its prompt; shorten the "
-                "prompt, raise the speed, or add punctuation or speaker turns to the text."
-            )
         return Job(
             item_id,
             chunk,
             (*prompt_ids, *ids),
             tuple(tokens),
             mel,
-            total,
+            mel.shape[0] + max(new, 1),
             prompt_tokens=len(prompt_ids),
             durations=predicted,
         )
+
+    def _check_size(self, job: Job) -> None:
+        """Refuses a job that no bucket holds."""
+        text_tokens = len(job.token_ids) - job.prompt_tokens
+        if len(job.token_ids) >= MAX_FRAMES:
+            raise UserError(
+                f"a piece of {job.item_id} has {text_tokens:,} tokens; add punctuation or speaker "
+                "turns to the text, so that it can be split."
+            )
+        if job.features_len > MAX_FRAMES:
+            seconds = job.features_len * self.features.hop_length / self.features.sampling_rate
+            raise UserError(
+                f"a piece of {job.item_id} would be {seconds:.0f} s long with its prompt; shorten "
+                "the prompt, raise the speed, or add punctuation or speaker turns to the text."
+            )
 
 
 def _check_rate(transcript: str, path: Path, seconds: float, notes: list[str]) -> None:

@@ -27,6 +27,8 @@ from zipvoice_jax.infer.prepare import Item
 from zipvoice_jax.infer.report import Report
 from zipvoice_jax.infer.subtitles import subtitles
 from zipvoice_jax.infer.synthesizer import Speech, Synthesizer
+from zipvoice_jax.infer.tracks import track_paths
+from zipvoice_jax.text.tokens import quote
 
 # Requests that are prepared and packed together, by one process: enough to fill batches, few
 # enough that finished waves appear early. Windows are those of the whole list, so that neither
@@ -39,11 +41,13 @@ class RunOptions:
     """What a run does beside sampling."""
 
     min_duration: float | None = None
+    duration: float | int | None = None
     raw_evaluation: bool = False
     text_repair: bool = True
     remove_long_sil: bool = False
     plot: bool = False
     subtitles: str | None = None
+    tracks: bool = False
     overwrite: bool = False
 
 
@@ -110,6 +114,12 @@ def write_subtitles(speech: Speech, text: str, path: Path, form: str | None) -> 
     """Writes the subtitles of a wave beside it, if there is a form for them."""
     if form is not None:
         write_text(path.with_suffix(f".{form}"), subtitles(text, speech.turns, form))
+
+
+def write_tracks(speech: Speech, path: Path) -> None:
+    """Writes each speaker's wave beside that of both."""
+    for track, place in zip(speech.tracks(), track_paths(path), strict=True):
+        write_audio(place, track, speech.sampling_rate)
 
 
 def write_speech(speech: Speech, path: Path, *, with_plot: bool) -> None:
@@ -180,20 +190,26 @@ def run_list(
     index, count = jax.process_index(), jax.process_count()
     report = Report(res_dir, [request.item_id for request in requests], index, count)
     paths = {r.item_id: wave_path(res_dir, r.item_id) for r in requests if isinstance(r, Request)}
-
     texts = {r.item_id: r.text for r in requests if isinstance(r, Request)}
+    tracks = {t: i for i, path in paths.items() for t in track_paths(path) if options.tracks}
+    for name, path in paths.items():
+        if path in tracks:
+            raise UserError(
+                f"the item {quote(name)} would be where a track of {quote(tracks[path])} goes; "
+                "rename one of them."
+            )
 
     def begin() -> None:
         _make(res_dir)
         report.gather()  # a kill may have left parts, or half a line at the end
-        _remove_strays(set(paths.values()))
+        _remove_strays({*paths.values(), *tracks})
 
     on_lead("report before", begin)
     records = report.read()
     common = fingerprint(
-        model_id, dataclasses.asdict(sampling), options.min_duration, options.raw_evaluation,
-        options.text_repair, options.remove_long_sil, synthesizer.vocoder.name,
-        synthesizer.config.to_dict(),
+        model_id, dataclasses.asdict(sampling), options.min_duration, options.duration,
+        options.raw_evaluation, options.text_repair, options.remove_long_sil,
+        synthesizer.vocoder.name, synthesizer.config.to_dict(),
     )  # fmt: skip
     keys = {}
     for request in requests:
@@ -208,6 +224,8 @@ def run_list(
         path, form = paths[request.item_id], options.subtitles
         if form is not None and not path.with_suffix(f".{form}").is_file():
             return False
+        if options.tracks and not all(track.is_file() for track in track_paths(path)):
+            return False
         return old.get("key") == keys[request.item_id] and path.is_file()
 
     # Before any process writes, so that all see the same.
@@ -220,6 +238,7 @@ def run_list(
     prepare = synthesizer.preparation(
         sampling,
         min_duration=options.min_duration,
+        duration=options.duration,
         raw_evaluation=options.raw_evaluation,
         text_repair=options.text_repair,
     )
@@ -243,6 +262,8 @@ def run_list(
         try:
             write_speech(speech, path, with_plot=options.plot)
             write_subtitles(speech, texts[speech.item_id], path, options.subtitles)
+            if options.tracks:
+                write_tracks(speech, path)
             record = record_of(speech, path, sampling, synthesizer.vocoder.name)
             report.add({**record, "key": keys[speech.item_id]})
         except UserError as error:

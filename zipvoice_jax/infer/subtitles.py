@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from zipvoice_jax.infer.turns import Turn
 from zipvoice_jax.text.normalizer import single_line
+from zipvoice_jax.text.pauses import split_pauses
 
 FORMS = ("srt", "vtt")
 _MOST = 84  # characters of a cue: two lines of 42
@@ -17,10 +18,10 @@ _ENDS = (
 
 
 def subtitles(text: str, turns: Sequence[Turn], form: str) -> str:
-    """Cues of at most two lines; within a turn each lasts by its share of the characters.
+    """Cues of at most two lines; within a stretch each lasts by its share of the characters.
 
     Args:
-        text: what is said, with [S1] and [S2] before its turns in a dialogue.
+        text: what is said, with [S1] and [S2] before its turns in a dialogue, and with pauses.
         turns: of the speech, in seconds.
         form: "srt" or "vtt".
     """
@@ -46,8 +47,13 @@ def subtitles(text: str, turns: Sequence[Turn], form: str) -> str:
 
 
 def _said(text: str) -> list[tuple[str, str]]:
+    """Speaker and words of each stretch, which a pause or another speaker ends."""
+    return [one for passage in split_pauses(text)[0] for one in _turns(passage.text)]
+
+
+def _turns(passage: str) -> list[tuple[str, str]]:
     """Speaker and words of each turn; turns of one speaker in a row are one, as in `turns_of`."""
-    first, *rest = _TURN.split(single_line(text))
+    first, *rest = _TURN.split(single_line(passage))
     said = [("", first.strip())] if first.strip() else []
     for speaker, words in zip(rest[::2], rest[1::2], strict=True):
         if said and said[-1][0] == speaker:

@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Float
 
 from zipvoice_jax.audio.io import write_audio
-from zipvoice_jax.audio.ops import cross_fade_concat, leading_silence, remove_silence
 from zipvoice_jax.checkpoint.hub import load_model
 from zipvoice_jax.checkpoint.loaded import Loaded
 from zipvoice_jax.config import FeatureConfig, ModelConfig, SamplingConfig
@@ -20,13 +19,13 @@ from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.requests import Request
 from zipvoice_jax.infer.buckets import Bucket
 from zipvoice_jax.infer.engine import Engine
+from zipvoice_jax.infer.joining import join
 from zipvoice_jax.infer.prepare import Item, Job, Preparation
-from zipvoice_jax.infer.turns import Turn, turns_of
+from zipvoice_jax.infer.tracks import Track, tracks_of
+from zipvoice_jax.infer.turns import Turn
 from zipvoice_jax.text.tokenizer import make_tokenizer
 from zipvoice_jax.vocoder.base import Vocoder
 from zipvoice_jax.vocoder.find import find as find_vocoder
-
-FADE_SECONDS = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +74,14 @@ class Speech:
         """Real-time factor of the model alone."""
         return self.seconds_model / max(self.duration, 1e-9)
 
+    def tracks(self) -> tuple[Track, Track]:
+        """Each speaker of a dialogue alone, as long as the wave (see `tracks_of`).
+
+        Raises:
+            UserError: there is one speaker, or turns have no times.
+        """
+        return tracks_of(self.wave, self.turns, self.sampling_rate)
+
     def save(self, path: str | Path) -> None:
         """Writes the wave; the extension tells the format."""
         write_audio(Path(path), self.wave, self.sampling_rate)
@@ -109,6 +116,7 @@ class Synthesizer:
         sampling: SamplingConfig,
         *,
         min_duration: float | None = None,
+        duration: float | int | None = None,
         raw_evaluation: bool = False,
         text_repair: bool = True,
     ) -> Preparation:
@@ -120,6 +128,7 @@ class Synthesizer:
             sampling=sampling,
             tokenizer=dataclasses.replace(self.tokenizer, repair=repair),
             min_duration=min_duration,
+            duration=duration,
             raw_evaluation=raw_evaluation,
             durations=self.engine.durations if self.config.has_durations else None,
         )
@@ -132,6 +141,7 @@ class Synthesizer:
         prompt_text: str | Sequence[str],
         item_id: str = "result",
         min_duration: float | None = None,
+        duration: float | int | None = None,
         raw_evaluation: bool = False,
         text_repair: bool = True,
         remove_long_sil: bool = False,
@@ -140,12 +150,15 @@ class Synthesizer:
         """Speaks one text.
 
         Args:
-            text: what to say; a dialogue has [S1] and [S2] before its turns.
+            text: what to say; a dialogue has [S1] and [S2] before its turns, and [pause 0.5s] is
+                silence.
             prompt_wav: a recording, or one per speaker of a dialogue.
             prompt_text: what is said there, likewise.
             item_id: names the speech in messages and pictures.
             min_duration: seconds that a text gets at least; None: 1, or 0.2 where the model
                 predicts durations.
+            duration: seconds of the speech as a whole, to the sample; takes the place of speed and
+                min_duration, and no silence is cut.
             raw_evaluation: no chunking, punctuation, repair or removal of silence.
             text_repair: read texts as people would (docs/text.md); False gives the tokens of the
                 official code.
@@ -166,9 +179,12 @@ class Synthesizer:
         prepare = self.preparation(
             config,
             min_duration=min_duration,
+            duration=duration,
             raw_evaluation=raw_evaluation,
             text_repair=text_repair,
         )
+        if duration is not None and remove_long_sil:
+            raise UserError("duration sets the length, which remove_long_sil changes; give one.")
         (speech,) = self.speak([prepare(request)], config, prepare, remove_long_sil=remove_long_sil)
         return speech
 
@@ -268,22 +284,21 @@ class Synthesizer:
         prepare: Preparation,
         remove_long_sil: bool,
     ) -> tuple[np.ndarray, tuple[Turn, ...]]:
-        """Volume, cross-fade and silence of an item's chunks (the end of generate_sentence)."""
-        channels, rate = self.config.channels, self.features.sampling_rate
+        """The waves of an item's channels, chunk by chunk, at the prompt's volume and joined."""
+        channels = self.config.channels
         waves = [
             np.stack(rows[i : i + channels]).clip(-1.0, 1.0).astype(np.float32)
             for i in range(0, len(rows), channels)
         ]
         if item.prompt_rms < sampling.target_rms:
             waves = [wave * np.float32(item.prompt_rms / sampling.target_rms) for wave in waves]
-        wave, trimmed, timed = waves[0], 0.0, True
-        if not prepare.raw_evaluation:
-            wave = cross_fade_concat(waves, fade_duration=FADE_SECONDS, sampling_rate=rate)
-            trimmed, timed = leading_silence(wave, rate), not remove_long_sil
-            wave = remove_silence(wave, rate, only_edge=not remove_long_sil)
-        duration = wave.shape[1] / rate
-        turns = turns_of(item.jobs, self.features, FADE_SECONDS, trimmed, duration) if timed else ()
-        return wave, turns
+        return join(
+            item,
+            waves,
+            self.features,
+            raw=prepare.raw_evaluation,
+            remove_long_sil=remove_long_sil,
+        )
 
 
 def _involved(

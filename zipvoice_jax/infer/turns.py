@@ -13,7 +13,7 @@ from zipvoice_jax.text.tokens import SPEAKER_A, SPEAKER_B
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """A stretch of one speaker; `speaker` is "S1", "S2", or "" where no tag stands."""
+    """A stretch of one speaker without a pause; `speaker` is "S1", "S2", or "" without tags."""
 
     speaker: str
     start: float  # seconds
@@ -27,7 +27,7 @@ def turns_of(
     trimmed: float,
     duration: float,
 ) -> tuple[Turn, ...]:
-    """Turns of an item in seconds of its final wave.
+    """Turns of an item, or of what it says between two pauses, in seconds of its final wave.
 
     Args:
         jobs: its chunks in order.

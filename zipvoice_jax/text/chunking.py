@@ -108,8 +108,8 @@ def batchify_tokens(
     return batches, index
 
 
-def add_punctuation(text: str) -> str:
-    """Strips the text, and ends it with a full stop if it has no punctuation there.
+def add_punctuation(text: str, mark: str = ".") -> str:
+    """Strips the text, and ends it with a mark, a full stop, if it has no punctuation there.
 
     Raises:
         UserError: the text is blank.
@@ -117,7 +117,7 @@ def add_punctuation(text: str) -> str:
     stripped = text.strip()
     if not stripped:
         raise UserError(f"the text {quote(text)} is empty; write some words.")
-    return stripped if stripped[-1] in PUNCTUATION else stripped + "."
+    return stripped if stripped[-1] in PUNCTUATION else stripped + mark
 
 
 def validate_dialog(text: str) -> None:

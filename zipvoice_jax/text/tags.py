@@ -12,7 +12,7 @@ _BRACKETED = re.compile(r"[<\[].*?[>\]]")
 _HAN = re.compile(r"[\u4e00-\u9fa5]")
 _LATIN_WORD = re.compile(r"[A-Za-z]+")
 SPEAKER_TAG = re.compile(r"\s*(\[S[12]\])\s*")
-_BARE_TAG = re.compile(r"(\[S[12]\])")
+BARE_TAG = re.compile(r"(\[S[12]\])")
 # What was probably meant to be [S1] or [S2]: any spelling of it, or one bracket missing.
 _ALMOST_SPEAKER_TAG = re.compile(
     r"[\[［【]\s*(?:s|spk|speaker)[\s_-]*\d*\s*[\]］】]|[\[［【]\s*s\s*\d+|\bs[12]\s*\]",
@@ -72,6 +72,6 @@ def between_tags(
         return split(text)
     check_speaker_tags(text)
     tokens: list[str] = []
-    for part in (_BARE_TAG if keep_blanks else SPEAKER_TAG).split(text):
+    for part in (BARE_TAG if keep_blanks else SPEAKER_TAG).split(text):
         tokens += [part] if part in (SPEAKER_A, SPEAKER_B) else split(part) if part else []
     return tokens

@@ -1,0 +1,59 @@
+"""What there is to sample: the chunks of an item."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float
+
+from zipvoice_jax.data.requests import Request
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One chunk to sample.
+
+    Attributes:
+        item_id: of the request.
+        chunk: position in the item.
+        token_ids: of prompt and text.
+        tokens: of the text alone, as strings.
+        prompt_features: scaled log-mel, (frames, channels * n_mels).
+        features_len: frames of prompt and speech.
+        prompt_tokens: how many of the ids are the prompt's.
+        durations: predicted frames of each of the text's tokens, before they are scaled to the
+            speech; None where all tokens last alike.
+        pause: seconds of silence before the chunk; 0 where it follows the one before.
+    """
+
+    item_id: str
+    chunk: int
+    token_ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+    prompt_features: Float[np.ndarray, "frames channels_feat"]
+    features_len: int
+    prompt_tokens: int = 0
+    durations: Float[np.ndarray, " text_tokens"] | None = None
+    pause: float = 0.0
+
+    @property
+    def new_frames(self) -> int:
+        """Frames of the speech without the prompt."""
+        return self.features_len - self.prompt_features.shape[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """A request made ready: its jobs in order, and what the listener must be told.
+
+    Attributes:
+        samples: of the wave, where its length was given; None: what the jobs make, with silence at
+            the edges cut.
+        ending: seconds of silence after the last job.
+    """
+
+    request: Request
+    jobs: tuple[Job, ...]
+    prompt_rms: float
+    notes: tuple[str, ...]
+    samples: int | None = None
+    ending: float = 0.0
