@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from zipvoice_jax.audio.recording import Recording
 from zipvoice_jax.core.errors import UserError
 
 _SLACK = 0.5  # seconds that a container's duration may be off
@@ -36,7 +37,7 @@ class Decoded:
         return self.wave.shape[1]
 
 
-def container_of(path: Path) -> str | None:
+def container_of(path: Path | Recording) -> str | None:
     """The name of a format that only PyAV decodes, by the first bytes; None for all others.
 
     Raises:
@@ -57,11 +58,11 @@ def container_of(path: Path) -> str | None:
     return None
 
 
-def decode(path: Path, name: str, *, limit: float | None = None) -> Decoded:
+def decode(path: Path | Recording, name: str, *, limit: float | None = None) -> Decoded:
     """Decodes the first audio stream of a container.
 
     Args:
-        path: the file.
+        path: the file, or its content.
         name: of its format, from `container_of`.
         limit: seconds after which nothing more is needed; None: all.
 
@@ -77,7 +78,7 @@ def decode(path: Path, name: str, *, limit: float | None = None) -> Decoded:
     from av.error import FFmpegError
 
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path) if isinstance(path, Path) else path.open(), "r") as container:
             if not container.streams.audio:
                 raise UserError(f"{path} is {name} without sound; give a recording of speech.")
             stream = container.streams.audio[0]

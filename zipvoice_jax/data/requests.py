@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from zipvoice_jax.audio.recording import Recording
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.text.tokens import quote
 
@@ -24,6 +25,8 @@ class Request:
         prompt_texts: transcripts of the prompts; two for a dialogue with one per speaker.
         prompt_wavs: the recordings, one per transcript.
         speed: above 1 is faster; None takes that of the run.
+        contents: of callers who have recordings in memory, what to read in place of `prompt_wavs`,
+            which are then what messages call them; empty: the files.
     """
 
     item_id: str
@@ -31,6 +34,7 @@ class Request:
     prompt_texts: tuple[str, ...]
     prompt_wavs: tuple[Path, ...]
     speed: float | None = None
+    contents: tuple[Path | Recording, ...] = ()
 
     def __post_init__(self) -> None:
         path = PurePosixPath(self.item_id)

@@ -167,7 +167,7 @@ class Preparation:
         """The prompt as the model gets it, and the seconds of each recording in it."""
         rate = self.features.sampling_rate
         waves = []
-        for path in request.prompt_wavs:
+        for path in request.contents or request.prompt_wavs:
             wave = read_audio(path, rate, max_duration=MAX_PROMPT_SECONDS)
             check_prompt(wave, str(path), rate)
             notes += prompt_doubts(wave, str(path), mixed=not self.model.is_stereo)

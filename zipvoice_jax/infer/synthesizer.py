@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from zipvoice_jax.audio.io import write_audio
 from zipvoice_jax.audio.ops import cross_fade_concat, leading_silence, remove_silence
+from zipvoice_jax.audio.recording import Given, recordings
 from zipvoice_jax.checkpoint.hub import load_model
 from zipvoice_jax.checkpoint.loaded import Loaded
 from zipvoice_jax.config import FeatureConfig, ModelConfig, SamplingConfig
@@ -128,7 +129,7 @@ class Synthesizer:
         self,
         text: str,
         *,
-        prompt_wav: str | Path | Sequence[str | Path],
+        prompt_wav: Given | Sequence[Given],
         prompt_text: str | Sequence[str],
         item_id: str = "result",
         min_duration: float | None = None,
@@ -141,7 +142,9 @@ class Synthesizer:
 
         Args:
             text: what to say; a dialogue has [S1] and [S2] before its turns.
-            prompt_wav: a recording, or one per speaker of a dialogue.
+            prompt_wav: a recording, or one per speaker of a dialogue; each is a path, a file open
+                for reading, or (array, rate) with samples (samples,) or (channels, samples),
+                floating-point with full scale 1 or int16.
             prompt_text: what is said there, likewise.
             item_id: names the speech in messages and pictures.
             min_duration: seconds that a text gets at least; None: 1, or 0.2 where the model
@@ -156,9 +159,10 @@ class Synthesizer:
         Raises:
             UserError: something in the input cannot be used.
         """
-        wavs = (prompt_wav,) if isinstance(prompt_wav, str | Path) else tuple(prompt_wav)
         texts = (prompt_text,) if isinstance(prompt_text, str) else tuple(prompt_text)
-        request = Request(item_id, text, texts, tuple(map(Path, wavs)))
+        found = recordings(prompt_wav)
+        names = tuple(Path(str(one)) for one in found)
+        request = Request(item_id, text, texts, names, contents=found)
         unknown = set(sampling) - {field.name for field in dataclasses.fields(SamplingConfig)}
         if unknown:
             raise UserError(f"generate has no option {', '.join(sorted(unknown))}.")
