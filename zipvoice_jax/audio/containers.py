@@ -1,4 +1,4 @@
-"""Audio that libsndfile does not decode (M4A, MP4, AAC, WebM, WMA), where PyAV is installed."""
+"""What libsndfile does not decode: voices, and M4A, MP4, AAC, WebM, WMA where PyAV is installed."""
 
 import dataclasses
 import importlib.util
@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from zipvoice_jax.audio.recording import Recording
+from zipvoice_jax.audio.voice import MAGIC, SUFFIX, Voice
 from zipvoice_jax.core.errors import UserError
 
 _SLACK = 0.5  # seconds that a container's duration may be off
@@ -38,13 +39,15 @@ class Decoded:
 
 
 def container_of(path: Path | Recording) -> str | None:
-    """The name of a format that only PyAV decodes, by the first bytes; None for all others.
+    """The name of a format that libsndfile does not decode, by the first bytes; else None.
 
     Raises:
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:
         head = file.read(16)
+    if head.startswith(MAGIC) and path.suffix.lower() == SUFFIX:
+        return "voice"
     if head[4:8] == b"ftyp":
         return "MP4"
     if head.startswith(b"\x1a\x45\xdf\xa3"):
@@ -69,6 +72,10 @@ def decode(path: Path | Recording, name: str, *, limit: float | None = None) -> 
     Raises:
         UserError: PyAV is missing, the file holds no sound, is corrupt or truncated.
     """
+    if name == "voice":
+        with path.open("rb") as file:
+            voice = Voice.parse(file.read(), str(path))
+        return Decoded(np.ascontiguousarray(voice.wave.T), voice.sampling_rate)
     if importlib.util.find_spec("av") is None:
         raise UserError(
             f"{path} is {name} audio, which is not supported without PyAV; install it "

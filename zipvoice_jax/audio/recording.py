@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import soundfile
 
+from zipvoice_jax.audio.voice import MAGIC, Voice
 from zipvoice_jax.core.errors import UserError
 
 MAX_BYTES = 1 << 28  # of an open file; a prompt of 60 s has a tenth of it at the highest rates
@@ -26,8 +27,9 @@ class Readable(Protocol):
         ...
 
 
-# What a caller may give for a recording: a path, (array, rate in Hz), or a file open for reading.
-Given = str | PathLike[str] | tuple[Any, Any] | Readable
+# What a caller may give for a recording: a path, (array, rate in Hz), a file open for reading, or a
+# voice, which has its transcript with it.
+Given = str | PathLike[str] | tuple[Any, Any] | Readable | Voice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Recording:
         return io.BytesIO(self.content)
 
 
-def recordings(given: Any) -> tuple[Path | Recording, ...]:
+def recordings(given: Any) -> tuple[Path | Recording | Voice, ...]:
     """The recordings that a caller gives: one, or several in a sequence.
 
     Args:
@@ -67,7 +69,7 @@ def recordings(given: Any) -> tuple[Path | Recording, ...]:
     Raises:
         UserError: an array, a rate or a file cannot be that of a recording.
     """
-    if isinstance(given, str | PathLike | Readable) or _is_array(given):
+    if isinstance(given, str | PathLike | Readable | Voice) or _is_array(given):
         parts = [given]
     else:
         try:
@@ -89,7 +91,9 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real)
 
 
-def _recording(given: Any, name: str) -> Path | Recording:
+def _recording(given: Any, name: str) -> Path | Recording | Voice:
+    if isinstance(given, Voice):
+        return given
     if isinstance(given, str | PathLike):
         return Path(given)
     if isinstance(given, Readable):
@@ -134,7 +138,7 @@ def _from_array(given: Any, rate: int, name: str) -> Recording:
     return Recording(name, file.getvalue())
 
 
-def _from_file(file: Any, name: str) -> Recording:
+def _from_file(file: Any, name: str) -> Recording | Voice:
     """All that an open file holds."""
     parts: list[bytes] = []
     try:
@@ -151,4 +155,5 @@ def _from_file(file: Any, name: str) -> Recording:
     except (OSError, ValueError) as error:
         reason = str(getattr(error, "strerror", None) or error).rstrip(".")
         raise UserError(f"{name} cannot be read ({reason}).") from None
-    return Recording(name, b"".join(parts))
+    content = b"".join(parts)
+    return Voice.parse(content, name) if content.startswith(MAGIC) else Recording(name, content)

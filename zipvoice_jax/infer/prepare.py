@@ -23,10 +23,12 @@ from zipvoice_jax.audio.ops import (
     rms_norm,
     stereo_prompt,
 )
+from zipvoice_jax.audio.voice import Voice
 from zipvoice_jax.config import FeatureConfig, ModelConfig, SamplingConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.checks import Limits, count_words
 from zipvoice_jax.data.requests import Request
+from zipvoice_jax.data.voices import with_voices
 from zipvoice_jax.flow.sampling import frames_at_rate_of, predicted_frames
 from zipvoice_jax.text.chunking import (
     add_punctuation,
@@ -124,6 +126,7 @@ class Preparation:
             UserError: a recording or a text cannot be used.
         """
         notes: list[str] = []
+        given, request = request, with_voices(request, self.features.sampling_rate)
         wave, spoken = self._prompt_wave(request, notes)
         wave, rms = rms_norm(wave, self.sampling.target_rms)
         seconds = wave.shape[1] / self.features.sampling_rate
@@ -144,7 +147,7 @@ class Preparation:
         for said, path, lasting in zip(
             request.prompt_texts, request.prompt_wavs, spoken, strict=True
         ):
-            _check_rate(said, path, lasting, notes)
+            check_rate(said, path, lasting, notes)
         speed = request.speed or self.sampling.speed
         chunks = [list(tokens)]
         if not self.raw_evaluation:
@@ -159,7 +162,7 @@ class Preparation:
                 jobs.append(
                     self._job(request.item_id, len(jobs), prompt_ids, ids, known, mel, speed)
                 )
-        return Item(request, tuple(jobs), rms, tuple(dict.fromkeys(notes)))
+        return Item(given, tuple(jobs), rms, tuple(dict.fromkeys(notes)))
 
     def _prompt_wave(
         self, request: Request, notes: list[str]
@@ -168,7 +171,10 @@ class Preparation:
         rate = self.features.sampling_rate
         waves = []
         for path in request.contents or request.prompt_wavs:
-            wave = read_audio(path, rate, max_duration=MAX_PROMPT_SECONDS)
+            if isinstance(path, Voice):
+                wave = path.wave
+            else:
+                wave = read_audio(path, rate, max_duration=MAX_PROMPT_SECONDS)
             check_prompt(wave, str(path), rate)
             notes += prompt_doubts(wave, str(path), mixed=not self.model.is_stereo)
             if not self.model.is_stereo:
@@ -301,8 +307,14 @@ class Preparation:
         )
 
 
-def _check_rate(transcript: str, path: Path, seconds: float, notes: list[str]) -> None:
-    """Checks a transcript against the length of its recording.
+def check_rate(transcript: str, path: Path, seconds: float, notes: list[str]) -> None:
+    """Checks a transcript against the length of its recording; adds a note where it is doubtful.
+
+    Args:
+        transcript: what it should say.
+        path: what messages call the recording.
+        seconds: of the recording, without long silences.
+        notes: are added to.
 
     Raises:
         UserError: nobody speaks that fast or that slowly.

@@ -13,16 +13,19 @@ from jaxtyping import Float
 from zipvoice_jax.audio.io import write_audio
 from zipvoice_jax.audio.ops import cross_fade_concat, leading_silence, remove_silence
 from zipvoice_jax.audio.recording import Given, recordings
+from zipvoice_jax.audio.voice import Voice
 from zipvoice_jax.checkpoint.hub import load_model
 from zipvoice_jax.checkpoint.loaded import Loaded
 from zipvoice_jax.config import FeatureConfig, ModelConfig, SamplingConfig
 from zipvoice_jax.core.compiling import Compilation
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.requests import Request
+from zipvoice_jax.data.voices import transcripts_for
 from zipvoice_jax.infer.buckets import Bucket
 from zipvoice_jax.infer.engine import Engine
 from zipvoice_jax.infer.prepare import Item, Job, Preparation
 from zipvoice_jax.infer.turns import Turn, turns_of
+from zipvoice_jax.infer.voices import make_voice
 from zipvoice_jax.text.tokenizer import make_tokenizer
 from zipvoice_jax.vocoder.base import Vocoder
 from zipvoice_jax.vocoder.find import find as find_vocoder
@@ -130,7 +133,7 @@ class Synthesizer:
         text: str,
         *,
         prompt_wav: Given | Sequence[Given],
-        prompt_text: str | Sequence[str],
+        prompt_text: str | Sequence[str] = (),
         item_id: str = "result",
         min_duration: float | None = None,
         raw_evaluation: bool = False,
@@ -144,8 +147,8 @@ class Synthesizer:
             text: what to say; a dialogue has [S1] and [S2] before its turns.
             prompt_wav: a recording, or one per speaker of a dialogue; each is a path, a file open
                 for reading, or (array, rate) with samples (samples,) or (channels, samples),
-                floating-point with full scale 1 or int16.
-            prompt_text: what is said there, likewise.
+                floating-point with full scale 1 or int16; or a voice.
+            prompt_text: what is said there, likewise; not needed for voices.
             item_id: names the speech in messages and pictures.
             min_duration: seconds that a text gets at least; None: 1, or 0.2 where the model
                 predicts durations.
@@ -161,6 +164,7 @@ class Synthesizer:
         """
         texts = (prompt_text,) if isinstance(prompt_text, str) else tuple(prompt_text)
         found = recordings(prompt_wav)
+        texts = transcripts_for(found, texts)
         names = tuple(Path(str(one)) for one in found)
         request = Request(item_id, text, texts, names, contents=found)
         unknown = set(sampling) - {field.name for field in dataclasses.fields(SamplingConfig)}
@@ -175,6 +179,19 @@ class Synthesizer:
         )
         (speech,) = self.speak([prepare(request)], config, prepare, remove_long_sil=remove_long_sil)
         return speech
+
+    def voice(self, prompt_wav: Given, prompt_text: str) -> Voice:
+        """A voice, which stands for a recording and its transcript, and can be saved.
+
+        Args:
+            prompt_wav: the recording, as of `generate`.
+            prompt_text: what it says.
+
+        Raises:
+            UserError: the recording or its transcript cannot be used as a prompt.
+        """
+        voice, _ = make_voice(prompt_wav, prompt_text, self.features.sampling_rate)
+        return voice
 
     def speak(
         self,
