@@ -47,6 +47,7 @@ FIELDS = {
     "buckets": list,
     "seed": int,
     "num_step": int,
+    "schedule": str,
     "guidance_scale": float,
     "turns": list,
     "notes": list,

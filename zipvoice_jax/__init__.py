@@ -7,10 +7,14 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["UserError", "__version__", "load"]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = ["UserError", "Voice", "__version__", "load"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 # Loaded on first use, so that importing the package stays quick.
-_LAZY = {"load": "zipvoice_jax.infer.synthesizer", "UserError": "zipvoice_jax.core.errors"}
+_LAZY = {
+    "load": "zipvoice_jax.infer.synthesizer",
+    "UserError": "zipvoice_jax.core.errors",
+    "Voice": "zipvoice_jax.audio.voice",
+}
 
 
 def __getattr__(name: str) -> Any:

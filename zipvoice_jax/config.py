@@ -26,11 +26,23 @@ SpeakerTurns = Literal["tag", "official"]
 SpeakerTokens = Literal["tags", "separator"]
 SpeakerEmbedding = Literal["text_output", "text_input", "none"]
 Upsampling = Literal["average", "durations"]
+Schedule = Literal["uniform", "epss"]
 
 # Inputs of a distilled model's guidance embedding: officially a default that no model.json holds
 # and that ZipVoiceDistill never sets (TTSZipformer.__init__).
 GUIDANCE_SCALE_EMBED_DIM = 192
 DURATION_HEAD_DIM = 128  # hidden channels
+# Times of EPSS (empirically pruned step sampling, arXiv 2505.19931) in 32nds, by number of steps:
+# those of 32 equal steps that are left when the redundant ones, most of them late, are dropped. As
+# published with F5-TTS (get_epss_timesteps), which has no others.
+EPSS_TIMES: dict[int, tuple[int, ...]] = {
+    5: (0, 2, 4, 8, 16, 32),
+    6: (0, 2, 4, 6, 8, 16, 32),
+    7: (0, 2, 4, 6, 8, 16, 24, 32),
+    10: (0, 2, 4, 6, 8, 12, 16, 20, 24, 28, 32),
+    12: (0, 2, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32),
+    16: (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32),
+}
 
 # What comes from the token table or is ours, hence is absent from an official model.json.
 _NOT_IN_MODEL_JSON = (
@@ -272,9 +284,15 @@ class FeatureConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """How to solve the ODE; `SamplingConfig.for_kind` gives the official defaults."""
+    """How to solve the ODE; `SamplingConfig.for_kind` gives the official defaults.
+
+    `schedule` says where the steps lie before `t_shift` moves them towards noise: equally spaced
+    ("uniform", the official rule), or by the tables of EPSS ("epss"), which are for some numbers
+    of steps only. With `t_shift=1` the times of either are taken as they stand.
+    """
 
     num_step: int = 16
+    schedule: Schedule = "uniform"
     guidance_scale: float = 1.5
     t_shift: float = 0.5
     speed: float = 1.0
@@ -295,6 +313,18 @@ class SamplingConfig:
         ):
             check_number(name, getattr(self, name), low, high)
         check_number("seed", self.seed, 0, 2**32 - 1, whole=True)
+        _check_choice("schedule", self.schedule, get_args(Schedule))
+        *most, last = EPSS_TIMES
+        require(
+            self.schedule != "epss" or self.num_step in EPSS_TIMES,
+            f"num_step is {self.num_step}, for which the schedule epss has no table; give "
+            f"{', '.join(map(str, most))} or {last} steps, or take the schedule uniform.",
+        )
+
+    @property
+    def steps_told(self) -> str:
+        """How many steps, and by which schedule, in words."""
+        return f"{self.num_step} {'' if self.schedule == 'uniform' else f'{self.schedule} '}steps"
 
     @classmethod
     def for_kind(cls, kind: str, **given: Any) -> "SamplingConfig":

@@ -1,4 +1,4 @@
-"""Audio that libsndfile does not decode (M4A, MP4, AAC, WebM, WMA), where PyAV is installed."""
+"""What libsndfile does not decode: voices, and M4A, MP4, AAC, WebM, WMA where PyAV is installed."""
 
 import dataclasses
 import importlib.util
@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from zipvoice_jax.audio.recording import Recording
+from zipvoice_jax.audio.voice import MAGIC, SUFFIX, Voice
 from zipvoice_jax.core.errors import UserError
 
 _SLACK = 0.5  # seconds that a container's duration may be off
@@ -36,14 +38,16 @@ class Decoded:
         return self.wave.shape[1]
 
 
-def container_of(path: Path) -> str | None:
-    """The name of a format that only PyAV decodes, by the first bytes; None for all others.
+def container_of(path: Path | Recording) -> str | None:
+    """The name of a format that libsndfile does not decode, by the first bytes; else None.
 
     Raises:
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:
         head = file.read(16)
+    if head.startswith(MAGIC) and path.suffix.lower() == SUFFIX:
+        return "voice"
     if head[4:8] == b"ftyp":
         return "MP4"
     if head.startswith(b"\x1a\x45\xdf\xa3"):
@@ -57,17 +61,21 @@ def container_of(path: Path) -> str | None:
     return None
 
 
-def decode(path: Path, name: str, *, limit: float | None = None) -> Decoded:
+def decode(path: Path | Recording, name: str, *, limit: float | None = None) -> Decoded:
     """Decodes the first audio stream of a container.
 
     Args:
-        path: the file.
+        path: the file, or its content.
         name: of its format, from `container_of`.
         limit: seconds after which nothing more is needed; None: all.
 
     Raises:
         UserError: PyAV is missing, the file holds no sound, is corrupt or truncated.
     """
+    if name == "voice":
+        with path.open("rb") as file:
+            voice = Voice.parse(file.read(), str(path))
+        return Decoded(np.ascontiguousarray(voice.wave.T), voice.sampling_rate)
     if importlib.util.find_spec("av") is None:
         raise UserError(
             f"{path} is {name} audio, which is not supported without PyAV; install it "
@@ -77,7 +85,7 @@ def decode(path: Path, name: str, *, limit: float | None = None) -> Decoded:
     from av.error import FFmpegError
 
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path) if isinstance(path, Path) else path.open(), "r") as container:
             if not container.streams.audio:
                 raise UserError(f"{path} is {name} without sound; give a recording of speech.")
             stream = container.streams.audio[0]

@@ -13,6 +13,7 @@ import soundfile
 from jaxtyping import Float
 
 from zipvoice_jax.audio.containers import Decoded, container_of, decode
+from zipvoice_jax.audio.recording import Recording
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.files import write_bytes
 
@@ -27,7 +28,7 @@ _STREAMED_SIZE = 0x7FFFF000
 
 
 def read_audio(
-    path: str | Path,
+    path: str | Path | Recording,
     sampling_rate: int,
     *,
     offset: float | int | None = None,
@@ -37,7 +38,8 @@ def read_audio(
     """Reads an audio file and resamples it (soxr, very high quality) if need be.
 
     Args:
-        path: the file; any format of libsndfile, or of `containers`, 1 or 2 channels.
+        path: the file, or its content; any format of libsndfile, or of `containers`, 1 or 2
+            channels.
         sampling_rate: of the result, Hz.
         offset: start of the wanted part in seconds; None: the beginning.
         duration: length of the wanted part in seconds; None: to the end.
@@ -51,7 +53,7 @@ def read_audio(
             too long, of an unlikely rate or of more than 2 channels, holds NaN, infinity or
             samples in the scale of integers, or does not hold the wanted part.
     """
-    path = Path(path)
+    path = Path(path) if isinstance(path, str) else path
     _check_file(path)
     try:
         name = container_of(path)
@@ -63,7 +65,8 @@ def read_audio(
             start, count = _wanted_part(file, path, offset, duration, max_duration)
             wave = file.wave[start : start + count]
         else:
-            with soundfile.SoundFile(str(path)) as file:
+            source = str(path) if isinstance(path, Path) else path.open()
+            with soundfile.SoundFile(source) as file:
                 rate = file.samplerate
                 start, count = _wanted_part(file, path, offset, duration, max_duration)
                 if start:
@@ -114,8 +117,12 @@ def sampling_rate_of(path: Path) -> int:
         raise UserError(f"{path} is no audio file") from None
 
 
-def _check_file(path: Path) -> None:
+def _check_file(path: Path | Recording) -> None:
     """Raises a UserError if the path is not a readable file with something in it."""
+    if isinstance(path, Recording):
+        if not path.content:
+            raise UserError(f"{path} is an empty file; give an audio file.")
+        return
     try:
         if path.is_dir():
             raise UserError(f"{path} is a directory; give an audio file.")
@@ -133,7 +140,7 @@ def _check_file(path: Path) -> None:
 
 def _wanted_part(
     file: soundfile.SoundFile | Decoded,
-    path: Path,
+    path: Path | Recording,
     offset: float | int | None,
     duration: float | int | None,
     max_duration: float | int | None,

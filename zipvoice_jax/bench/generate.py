@@ -140,6 +140,7 @@ def bench_generate(
             "vocoder": vocoder.name,
             "dtype": loaded.config.dtype,
             "num_step": sampling.num_step,
+            "schedule": sampling.schedule,
             "guided": guided,
         }
 

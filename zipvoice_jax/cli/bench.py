@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from zipvoice_jax.cli import bench_vocoder
+from zipvoice_jax.cli import bench_schedules, bench_vocoder
 from zipvoice_jax.cli.options import add_model, add_sampling, sampling_values
 from zipvoice_jax.config import MODEL_KINDS
 from zipvoice_jax.core.errors import UserError
@@ -43,6 +43,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     _add_train(kinds)
     _add_compare(kinds)
     bench_vocoder.add_parser(kinds)
+    bench_schedules.add_parser(kinds)
 
 
 def _add_data(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -212,7 +213,7 @@ def run(args: argparse.Namespace) -> int:
     sampling = SamplingConfig.for_kind(loaded.config.kind, **sampling_values(args))
     vocoder, told = find_vocoder(args.vocoder_path, loaded.features)
     about = machine()
-    print(f"{about}; {loaded.config.kind}, {args.dtype}, {sampling.num_step} steps")
+    print(f"{about}; {loaded.config.kind}, {args.dtype}, {sampling.steps_told}")
     if told:
         print(f"note: {told}")
     rows = []

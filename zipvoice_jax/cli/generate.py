@@ -38,7 +38,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="what to say; a dialogue has [S1] and [S2] before its turns, "
         "and [pause 0.5s] is silence",
     )
-    add("--prompt-wav", nargs="+", type=Path, metavar="WAV", help="one, or one per speaker")
+    add(
+        "--prompt-wav", nargs="+", type=Path, metavar="WAV",
+        help="one, or one per speaker; or what `zipvoice-jax voice` makes of it",
+    )  # fmt: skip
     add("--prompt-text", nargs="+", metavar="TEXT", help="what each recording says")
     add("--res-wav-path", type=Path, default=Path("result.wav"), help="default: result.wav")
     add("--test-list", type=Path, metavar="FILE", help="list of texts, instead of --text")
@@ -82,6 +85,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _check(args: argparse.Namespace) -> None:
+    from zipvoice_jax.audio.voice import is_voice
+
+    if args.prompt_text is None and args.prompt_wav and all(map(is_voice, args.prompt_wav)):
+        args.prompt_text = []
     single = [args.text, args.prompt_wav, args.prompt_text]
     if args.test_list is not None:
         if any(value is not None for value in single):
@@ -117,6 +124,7 @@ def run(args: argparse.Namespace) -> int:
     from zipvoice_jax.core.outputs import check_file, check_folder
     from zipvoice_jax.core.processes import is_lead
     from zipvoice_jax.data.requests import Request, read_requests
+    from zipvoice_jax.data.voices import transcripts_for
     from zipvoice_jax.infer.plot import plot
     from zipvoice_jax.infer.run import (
         RunOptions,
@@ -138,7 +146,8 @@ def run(args: argparse.Namespace) -> int:
         requests = read_requests(args.test_list)
     else:
         item = args.res_wav_path.stem
-        requests = [Request(item, args.text, tuple(args.prompt_text), tuple(args.prompt_wav))]
+        said = transcripts_for(args.prompt_wav, args.prompt_text)
+        requests = [Request(item, args.text, said, tuple(args.prompt_wav))]
         check_file(args.res_wav_path, EXTENSIONS)
         if args.plot:
             check_file(args.res_wav_path.with_suffix(".png"))
@@ -168,7 +177,7 @@ def run(args: argparse.Namespace) -> int:
         say = functools.partial(print, f"process {jax.process_index()}:", file=sys.stderr)
     say(
         f"{loaded.config.kind} on {len(devices)} {devices[0].platform} device(s), "
-        f"{loaded.config.dtype}, {sampling.num_step} steps, guidance "
+        f"{loaded.config.dtype}, {sampling.steps_told}, guidance "
         f"{sampling.guidance_scale:g}, vocoder {vocoder.name}"
     )
     if args.test_list is None:

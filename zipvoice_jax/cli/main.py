@@ -23,6 +23,7 @@ from zipvoice_jax.core.supervise import (
 
 COMMANDS = (
     "generate",
+    "voice",
     "convert",
     "init",
     "bench",

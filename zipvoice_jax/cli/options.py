@@ -3,8 +3,9 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import get_args
 
-from zipvoice_jax.config import MODEL_NAMES
+from zipvoice_jax.config import EPSS_TIMES, MODEL_NAMES, Schedule
 from zipvoice_jax.text.tokenizer import TOKENIZERS
 
 
@@ -22,8 +23,8 @@ def add_flag(parser: argparse.ArgumentParser, name: str, text: str) -> None:
     parser.add_argument(name, type=boolean, nargs="?", const=True, default=False, help=text)
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """The options that choose a model and how it runs."""
+def add_model(parser: argparse.ArgumentParser, *, vocoder: bool = True) -> None:
+    """The options that choose a model and how it runs, and its vocoder where one is needed."""
     parser.add_argument(
         "--model-name",
         choices=MODEL_NAMES,
@@ -31,12 +32,13 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model-dir", metavar="DIR", help="official or converted directory")
     parser.add_argument("--checkpoint-name", metavar="FILE", help="weights' file in --model-dir")
-    parser.add_argument(
-        "--vocoder-path",
-        metavar="PATH",
-        help="hifigan (fetched by pip), griffin-lim, or a directory of Vocos or HiFi-GAN "
-        "(default: Vocos from the hub, else hifigan if it was fetched, else griffin-lim)",
-    )
+    if vocoder:
+        parser.add_argument(
+            "--vocoder-path",
+            metavar="PATH",
+            help="hifigan (fetched by pip), griffin-lim, or a directory of Vocos or HiFi-GAN "
+            "(default: Vocos from the hub, else hifigan if it was fetched, else griffin-lim)",
+        )
     parser.add_argument("--tokenizer", choices=TOKENIZERS, help="default: what the model has")
     parser.add_argument("--lang", default="en-us", help="of --tokenizer espeak (default: en-us)")
     parser.add_argument(
@@ -51,6 +53,11 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     """The options of the ODE; None takes the model's official default."""
     add = parser.add_argument
     add("--num-step", type=int, help="Euler steps (default: 16; zipvoice_distill 8)")
+    add(
+        "--schedule", choices=get_args(Schedule),
+        help="where the steps lie before --t-shift moves them: uniform, or epss, which needs fewer "
+        f"and has tables for {', '.join(map(str, EPSS_TIMES))} steps (default: uniform)",
+    )  # fmt: skip
     add("--guidance-scale", type=float, help="default: zipvoice 1.0, distill 3.0, dialog 1.5")
     add("--t-shift", type=float, help="below 1 moves times towards noise (default: 0.5)")
     add("--speed", type=float, help="above 1 is faster (default: 1.0)")
@@ -62,6 +69,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 
 SAMPLING = (
     "num_step",
+    "schedule",
     "guidance_scale",
     "t_shift",
     "speed",

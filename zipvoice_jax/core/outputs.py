@@ -30,9 +30,10 @@ def check_file(path: Path | None, extensions: Sequence[str] = ()) -> None:
         return
     if extensions and path.suffix.lower() not in extensions:
         told = f"{path.suffix} is no known one" if path.suffix else "it has none"
+        *others, last = extensions
         raise UserError(
             f"{path} needs the extension of its format, and {told}; let it end in "
-            f"{', '.join(extensions[:-1])} or {extensions[-1]}."
+            f"{', '.join(others)}{' or ' if others else ''}{last}."
         )
     try:
         if path.is_dir():

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from zipvoice_jax.audio.recording import Recording
+from zipvoice_jax.audio.voice import Voice, is_voice
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.numbers import check_number
 from zipvoice_jax.text.pauses import check_no_pause, split_pauses
@@ -24,11 +26,14 @@ class Request:
     Attributes:
         item_id: names the output.
         text: what to say, with or without pauses (`zipvoice_jax.text.pauses`).
-        prompt_texts: transcripts of the prompts; two for a dialogue with one per speaker.
-        prompt_wavs: the recordings, one per transcript.
+        prompt_texts: transcripts of the prompts; two for a dialogue with one per speaker. May be
+            empty for voices (`audio/voice.py`), which have their own.
+        prompt_wavs: the recordings or voices, one per transcript.
         speed: above 1 is faster; None takes that of the run.
         duration: seconds of the speech as a whole, whatever the speed; None takes that of the
             run, if it has one.
+        contents: of callers who have recordings in memory, what to read in place of `prompt_wavs`,
+            which are then what messages call them; empty: the files.
     """
 
     item_id: str
@@ -37,6 +42,7 @@ class Request:
     prompt_wavs: tuple[Path, ...]
     speed: float | None = None
     duration: float | int | None = None
+    contents: tuple[Path | Recording | Voice, ...] = ()
 
     def __post_init__(self) -> None:
         path = PurePosixPath(self.item_id)
@@ -64,8 +70,8 @@ class Request:
                 f"{len(self.prompt_texts)} transcripts; give one of each, or two of each for a "
                 "dialogue."
             )
-        for text in self.prompt_texts:
-            if not text.strip():
+        for text, source in zip(self.prompt_texts, self.contents or self.prompt_wavs, strict=True):
+            if not text.strip() and not is_voice(source):
                 raise UserError(
                     f"a prompt transcript of {self.item_id} is empty; write what the recording "
                     "says."
@@ -102,7 +108,8 @@ def read_requests(path: Path) -> list[Request | BadLine]:
     a merged prompt) or `name, transcript 1, transcript 2, wav 1, wav 2, text` (a dialogue with
     a prompt per speaker). JSONL objects have id, text, prompt_text and prompt_wav (a string, or
     a list of two), and may have speed or duration. Recordings are looked for from the working
-    directory, then from the list's own folder.
+    directory, then from the list's own folder. Where a voice stands for one, its transcript may be
+    empty, and of JSONL objects with voices alone prompt_text may be missing.
 
     Raises:
         UserError: the list as a whole cannot be read, or holds nothing.
@@ -193,6 +200,11 @@ def _from_json(line: str, folder: Path) -> Request:
         raise UserError("it is not a JSON object; write one object per line.")
     unknown = sorted(set(values) - set(_JSON_KEYS))
     missing = [key for key in _JSON_KEYS[:4] if key not in values]
+    if missing == ["prompt_text"] and all(
+        is_voice(Path(wav)) for wav in _strings(values, "prompt_wav")
+    ):
+        values["prompt_text"] = ["" for _ in _strings(values, "prompt_wav")]
+        missing = []
     if unknown or missing:
         told = [f"unknown keys {', '.join(map(quote, unknown))}"] if unknown else []
         told += [f"no {', '.join(missing)}"] if missing else []

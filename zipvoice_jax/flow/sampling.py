@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from zipvoice_jax.config import ModelConfig
+from zipvoice_jax.config import EPSS_TIMES, ModelConfig
 from zipvoice_jax.core.masks import padding_mask
 from zipvoice_jax.core.rng import named_key
 from zipvoice_jax.core.upsampling import shared_starts
@@ -45,18 +45,25 @@ class SampleInputs:
     prompt_tokens_lens: Int[Array, " batch"] | None = None
 
 
-def time_steps(num_step: int, t_shift: float) -> Float[np.ndarray, " steps_and_end"]:
+def time_steps(
+    num_step: int, t_shift: float, schedule: str = "uniform"
+) -> Float[np.ndarray, " steps_and_end"]:
     """Times from 0 to 1 at which the ODE is evaluated, and its end (get_time_steps).
 
     Args:
         num_step: number of Euler steps.
         t_shift: below 1, moves times towards noise.
+        schedule: "uniform" begins with equal steps, "epss" with those of `EPSS_TIMES`. These are
+            moved as well, as F5-TTS moves them by sway sampling, so that they stay a part of the
+            times of 32 uniform steps.
     """
     # torch.linspace counts from both ends and rounds once. The last bit matters: guidance
     # changes where t passes 0.5, which 6 steps with t_shift 0.5 meet exactly.
     index, step = np.arange(num_step + 1), float(np.float32(1.0) / np.float32(num_step))
     from_end = 1.0 - step * (num_step - index)
     t = np.where(index < (num_step + 1) // 2, step * index, from_end).astype(np.float32)
+    if schedule == "epss":
+        t = np.asarray(EPSS_TIMES[num_step], np.float32) / np.float32(32)
     shift, less = np.float32(t_shift), np.float32(t_shift - 1.0)
     return (shift * t / (np.float32(1.0) + less * t)).astype(np.float32)
 

@@ -183,5 +183,6 @@ class Engine:
         key_data = np.stack([np.asarray(jax.random.key_data(key)) for key in keys])
         scale = np.full((bucket.batch,), sampling.guidance_scale, np.float32)
         batched = jax.device_put((inputs, key_data, scale), self._over_batch)
-        times = jax.device_put(time_steps(sampling.num_step, sampling.t_shift), self._everywhere)
+        times = time_steps(sampling.num_step, sampling.t_shift, sampling.schedule)
+        times = jax.device_put(times, self._everywhere)
         return self.params, batched[0], batched[1], times, batched[2]

@@ -23,11 +23,13 @@ from zipvoice_jax.audio.ops import (
     rms_norm,
     stereo_prompt,
 )
+from zipvoice_jax.audio.voice import Voice
 from zipvoice_jax.config import FeatureConfig, ModelConfig, SamplingConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.numbers import check_number
 from zipvoice_jax.data.checks import Limits, count_words
 from zipvoice_jax.data.requests import DURATIONS, Request
+from zipvoice_jax.data.voices import with_voices
 from zipvoice_jax.flow.sampling import frames_at_rate_of, predicted_frames
 from zipvoice_jax.infer.jobs import Item, Job
 from zipvoice_jax.infer.lengths import fitted
@@ -92,6 +94,7 @@ class Preparation:
             UserError: a recording or a text cannot be used.
         """
         notes: list[str] = []
+        given, request = request, with_voices(request, self.features.sampling_rate)
         wave, spoken = self._prompt_wave(request, notes)
         wave, rms = rms_norm(wave, self.sampling.target_rms)
         seconds = wave.shape[1] / self.features.sampling_rate
@@ -116,7 +119,7 @@ class Preparation:
         for said, path, lasting in zip(
             request.prompt_texts, request.prompt_wavs, spoken, strict=True
         ):
-            _check_rate(said, path, lasting, notes)
+            check_rate(said, path, lasting, notes)
         speed = request.speed or self.sampling.speed
         told = self.duration if request.duration is None else request.duration
         if told is not None and speed != 1.0:
@@ -146,7 +149,7 @@ class Preparation:
             jobs = fitted(jobs, samples, ending, self.features)
         for job in jobs:
             self._check_size(job)
-        return Item(request, tuple(jobs), rms, tuple(dict.fromkeys(notes)), samples, ending)
+        return Item(given, tuple(jobs), rms, tuple(dict.fromkeys(notes)), samples, ending)
 
     def _passages(self, text: str) -> tuple[list[Passage], float]:
         """What is said between pauses, and the seconds of silence at the end."""
@@ -175,8 +178,11 @@ class Preparation:
         """The prompt as the model gets it, and the seconds of each recording in it."""
         rate = self.features.sampling_rate
         waves = []
-        for path in request.prompt_wavs:
-            wave = read_audio(path, rate, max_duration=MAX_PROMPT_SECONDS)
+        for path in request.contents or request.prompt_wavs:
+            if isinstance(path, Voice):
+                wave = path.wave
+            else:
+                wave = read_audio(path, rate, max_duration=MAX_PROMPT_SECONDS)
             check_prompt(wave, str(path), rate)
             notes += prompt_doubts(wave, str(path), mixed=not self.model.is_stereo)
             if not self.model.is_stereo:
@@ -312,8 +318,14 @@ class Preparation:
             )
 
 
-def _check_rate(transcript: str, path: Path, seconds: float, notes: list[str]) -> None:
-    """Checks a transcript against the length of its recording.
+def check_rate(transcript: str, path: Path, seconds: float, notes: list[str]) -> None:
+    """Checks a transcript against the length of its recording; adds a note where it is doubtful.
+
+    Args:
+        transcript: what it should say.
+        path: what messages call the recording.
+        seconds: of the recording, without long silences.
+        notes: are added to.
 
     Raises:
         UserError: nobody speaks that fast or that slowly.

@@ -153,6 +153,7 @@ def record_of(speech: Speech, path: Path, sampling: SamplingConfig, vocoder: str
         "buckets": [dataclasses.asdict(bucket) for bucket in speech.buckets],
         "seed": sampling.seed,
         "num_step": sampling.num_step,
+        "schedule": sampling.schedule,
         "guidance_scale": sampling.guidance_scale,
         "turns": [dataclasses.asdict(turn) for turn in speech.turns],
         "notes": list(speech.notes),

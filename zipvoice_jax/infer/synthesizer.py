@@ -11,18 +11,22 @@ import numpy as np
 from jaxtyping import Float
 
 from zipvoice_jax.audio.io import write_audio
+from zipvoice_jax.audio.recording import Given, recordings
+from zipvoice_jax.audio.voice import Voice
 from zipvoice_jax.checkpoint.hub import load_model
 from zipvoice_jax.checkpoint.loaded import Loaded
 from zipvoice_jax.config import FeatureConfig, ModelConfig, SamplingConfig
 from zipvoice_jax.core.compiling import Compilation
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.requests import Request
+from zipvoice_jax.data.voices import transcripts_for
 from zipvoice_jax.infer.buckets import Bucket
 from zipvoice_jax.infer.engine import Engine
 from zipvoice_jax.infer.joining import join
 from zipvoice_jax.infer.prepare import Item, Job, Preparation
 from zipvoice_jax.infer.tracks import Track, tracks_of
 from zipvoice_jax.infer.turns import Turn
+from zipvoice_jax.infer.voices import make_voice
 from zipvoice_jax.text.tokenizer import make_tokenizer
 from zipvoice_jax.vocoder.base import Vocoder
 from zipvoice_jax.vocoder.find import find as find_vocoder
@@ -137,8 +141,8 @@ class Synthesizer:
         self,
         text: str,
         *,
-        prompt_wav: str | Path | Sequence[str | Path],
-        prompt_text: str | Sequence[str],
+        prompt_wav: Given | Sequence[Given],
+        prompt_text: str | Sequence[str] = (),
         item_id: str = "result",
         min_duration: float | None = None,
         duration: float | int | None = None,
@@ -152,8 +156,10 @@ class Synthesizer:
         Args:
             text: what to say; a dialogue has [S1] and [S2] before its turns, and [pause 0.5s] is
                 silence.
-            prompt_wav: a recording, or one per speaker of a dialogue.
-            prompt_text: what is said there, likewise.
+            prompt_wav: a recording, or one per speaker of a dialogue; each is a path, a file open
+                for reading, or (array, rate) with samples (samples,) or (channels, samples),
+                floating-point with full scale 1 or int16; or a voice.
+            prompt_text: what is said there, likewise; not needed for voices.
             item_id: names the speech in messages and pictures.
             min_duration: seconds that a text gets at least; None: 1, or 0.2 where the model
                 predicts durations.
@@ -169,9 +175,11 @@ class Synthesizer:
         Raises:
             UserError: something in the input cannot be used.
         """
-        wavs = (prompt_wav,) if isinstance(prompt_wav, str | Path) else tuple(prompt_wav)
         texts = (prompt_text,) if isinstance(prompt_text, str) else tuple(prompt_text)
-        request = Request(item_id, text, texts, tuple(map(Path, wavs)))
+        found = recordings(prompt_wav)
+        texts = transcripts_for(found, texts)
+        names = tuple(Path(str(one)) for one in found)
+        request = Request(item_id, text, texts, names, contents=found)
         unknown = set(sampling) - {field.name for field in dataclasses.fields(SamplingConfig)}
         if unknown:
             raise UserError(f"generate has no option {', '.join(sorted(unknown))}.")
@@ -187,6 +195,19 @@ class Synthesizer:
             raise UserError("duration sets the length, which remove_long_sil changes; give one.")
         (speech,) = self.speak([prepare(request)], config, prepare, remove_long_sil=remove_long_sil)
         return speech
+
+    def voice(self, prompt_wav: Given, prompt_text: str) -> Voice:
+        """A voice, which stands for a recording and its transcript, and can be saved.
+
+        Args:
+            prompt_wav: the recording, as of `generate`.
+            prompt_text: what it says.
+
+        Raises:
+            UserError: the recording or its transcript cannot be used as a prompt.
+        """
+        voice, _ = make_voice(prompt_wav, prompt_text, self.features.sampling_rate)
+        return voice
 
     def speak(
         self,

@@ -172,7 +172,7 @@ def _continue(
         features_lens=jnp.asarray(one["features_lens"]),
         noise=item_noise(key, size[1], size[2])[None],
     )
-    times = time_steps(sampling.num_step, sampling.t_shift)
+    times = time_steps(sampling.num_step, sampling.t_shift, sampling.schedule)
     scale = jnp.full((1,), sampling.guidance_scale)
     out = programs.sample(recipe, batch.bucket, state.average, inputs, jnp.asarray(times), scale)
     # What sampling makes of the prompt itself is of no use.
