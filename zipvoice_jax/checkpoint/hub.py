@@ -14,11 +14,12 @@ from zipvoice_jax.checkpoint.loaded import (
     TOKENS_TXT,
     Loaded,
 )
-from zipvoice_jax.checkpoint.native import is_native, read_native
+from zipvoice_jax.checkpoint.native import is_native, read_native, read_native_table
 from zipvoice_jax.checkpoint.official import read_official
 from zipvoice_jax.config import BUNDLED, MODEL_NAMES
 from zipvoice_jax.core.assets import DEMO
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.text.tokens import TokenTable
 
 MODEL_REPO = "k2-fsa/ZipVoice"
 VOCODER_REPO = "charactr/vocos-mel-24khz"
@@ -162,6 +163,16 @@ def find_vocoder(vocoder_path: str | Path | None = None) -> tuple[Path | None, s
         return None, str(error)
 
 
+def stored_table(model_dir: str | Path) -> TokenTable:
+    """The token table of a model directory of either format.
+
+    Raises:
+        UserError: it holds none.
+    """
+    path = Path(model_dir)
+    return read_native_table(path) if is_native(path) else TokenTable.load(path / TOKENS_TXT)
+
+
 def load_model(
     model_name: str | None = None,
     model_dir: str | Path | None = None,
@@ -204,4 +215,4 @@ def load_model(
     return loaded
 
 
-__all__ = ["BUNDLED_DIR", "find_model", "find_vocoder", "load_model"]
+__all__ = ["BUNDLED_DIR", "find_model", "find_vocoder", "load_model", "stored_table"]

@@ -63,7 +63,7 @@ class Job:
         features_len: frames of prompt and speech.
         prompt_tokens: how many of the ids are the prompt's.
         durations: predicted frames of each of the text's tokens, before they are scaled to the
-            speech; None where all tokens last alike.
+            speech; None where tokens are looked up by the average rule.
     """
 
     item_id: str
@@ -297,7 +297,7 @@ class Preparation:
             mel,
             total,
             prompt_tokens=len(prompt_ids),
-            durations=predicted,
+            durations=predicted if self.model.looks_up_durations else None,
         )
 
 

@@ -370,7 +370,8 @@ def _run_stage(
     step, pending = int(state.step), None
     if owed:
         review(state)
-    watch = Watch(run, stage.name, place.end, model.config, log)
+    head_alone = stage.objective == "durations"
+    watch = Watch(run, stage.name, place.end, model.config, log, head_alone=head_alone)
     with loader.iterate(step - place.begin) as batches:
         if known is not None:
             batches.set_state(known)

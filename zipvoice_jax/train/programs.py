@@ -16,7 +16,7 @@ from zipvoice_jax.data.batches import Batch
 from zipvoice_jax.data.plan import Bucket
 from zipvoice_jax.flow.sampling import SampleInputs, sample
 from zipvoice_jax.models.zipvoice import abstract_params
-from zipvoice_jax.train.config import Objective, OptimizerConfig, TrainConfig
+from zipvoice_jax.train.config import DISTILLATION, Objective, OptimizerConfig, TrainConfig
 from zipvoice_jax.train.curriculum import schedules_of
 from zipvoice_jax.train.objectives import SpeechBatch, teacher_of
 from zipvoice_jax.train.scaled_adam import adamw, scaled_adam
@@ -91,8 +91,8 @@ class Programs:
     def abstract_state(self, config: ModelConfig, objective: Objective) -> TrainState:
         """Shapes and shardings of a stage's state."""
         start = functools.partial(new_state, optimizer=self.optimizer, seed=self.run.seed)
-        flow = objective == "flow"
-        teacher = {} if flow else abstract_params(teacher_of(config, objective))
+        distills = objective in DISTILLATION
+        teacher = abstract_params(teacher_of(config, objective)) if distills else {}
         shapes = jax.eval_shape(start, abstract_params(config), teacher=teacher)
         return jax.tree.map(_with_sharding, shapes, self.layout.of_state(shapes))
 
@@ -185,7 +185,7 @@ class Programs:
             prompt_lens=given.features_lens,
             features_lens=given.features_lens,
             noise=shape((size, frames, config.channels * config.feat_dim), jnp.float32),
-            prompt_tokens_lens=given.tokens_lens if config.has_durations else None,
+            prompt_tokens_lens=given.tokens_lens if config.looks_up_durations else None,
         )
         state = self.abstract_state(config, "flow")
         times = _with_sharding(shape((num_step + 1,), jnp.float32), self.layout.everywhere)
