@@ -64,6 +64,13 @@ def test_stages_refuse_what_cannot_work(given: dict[str, Any], told: str) -> Non
             "needs scaled_adam",
         ),
         ({"ema_decay": 1.0}, "ema_decay is 1.0"),
+        (
+            {
+                "model": ModelConfig(duration_head=True),
+                "stages": (stage(objective="durations"), stage(name="b", keep_optimizer=True)),
+            },
+            "nothing to carry",
+        ),
         ({"stages": (stage(objective="durations"),)}, "set duration_head=True"),
         ({"model": ModelConfig(feat_dim=80)}, "make n_mels and feat_dim equal"),
     ],

@@ -263,6 +263,12 @@ class TrainConfig:
             f"stage {stage.name}: keep_optimizer needs scaled_adam; choose that, or leave it out.",
         )
         head_alone = stage.objective == "durations"
+        alone_before = number > 0 and self.stages[number - 1].objective == "durations"
+        require(
+            not (stage.keep_optimizer and (head_alone or alone_before)),
+            f"stage {stage.name}: keep_optimizer has nothing to carry between the duration head "
+            "alone and a whole model; leave it out.",
+        )
         require(
             not head_alone or self.model.has_durations,
             f"stage {stage.name}: objective durations trains a duration head, which the model "

@@ -299,6 +299,7 @@ def _begin(programs: Programs, place: _Stage, before: TrainState | None) -> Trai
         opt_state = grow_state(programs.fetch(before.opt_state), params, source_rows=rows)
     return programs.begin(
         params,
+        objective=run.stages[index].objective,
         step=place.begin,
         teacher=dict(teacher),
         opt_state=opt_state,

@@ -212,5 +212,7 @@ def entered(run: TrainConfig, index: int, before: Loaded) -> tuple[Params, Mappi
     _check_teacher(stage, before.config.kind)
     if stage.objective == "distill_second":
         return params, params
-    bare = {name: part for name, part in before.params.items() if name != "duration_head"}
-    return params, bare | {n: part for n, part in params.items() if n == "duration_head"}
+    teacher = before.params
+    if teacher.keys() != params.keys():  # a duration head was added or left out
+        teacher = {name: teacher.get(name, part) for name, part in params.items()}
+    return params, teacher
