@@ -8,20 +8,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from complaints import user_error
 from conftest import RunCli
+from generation import run_main
 from training import CONFIG, command, entries, make_data, weights
 
+from zipvoice_jax.checkpoint.mapping import flatten, param_shapes, unflatten
+from zipvoice_jax.checkpoint.native import read_native
+from zipvoice_jax.checkpoint.official import read_official, write_official
 from zipvoice_jax.cli.train import load_config
+from zipvoice_jax.core.assets import ASSETS
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.schedule import PiecewiseLinear
+from zipvoice_jax.data.config import SourceConfig
 from zipvoice_jax.data.loader import Loader
 from zipvoice_jax.data.records import open_split, write_dataset
 from zipvoice_jax.train.config import TrainConfig
 from zipvoice_jax.train.curriculum import schedules_of, values_at
 from zipvoice_jax.train.loop import train
 from zipvoice_jax.train.objectives import SpeechBatch, flow_batch
-from zipvoice_jax.train.stages import stage_model
+from zipvoice_jax.train.stages import first_params, stage_model
 
+TABLE = ASSETS / "tokens_emilia.txt"  # another one than that of these tests
 PROMPT = Path(__file__).parent / "data" / "prompt_s1.flac"
 
 
@@ -77,6 +85,49 @@ def test_a_model_of_durations_trains_resumes_and_speaks(place: Path, run_cli: Ru
     )
     assert refused.returncode == 1 and "native format" in refused.stderr
     assert "Traceback" not in refused.stderr and not (place / "no").exists()
+
+
+def test_a_head_is_trained_beside_a_model_that_stays_as_it_is(place: Path, tmp_path: Path) -> None:
+    # Weight decay, averages and a window between two of them would all show in what is frozen.
+    run = run_of(place, "upsampling=average", "stages=one", "steps=6", "optimizer=adamw")
+    model, rng = stage_model(run, 0), np.random.default_rng(0)
+    leaves = {
+        path: (0.3 * rng.standard_normal(shape)).astype(np.float32)
+        for path, shape in param_shapes(model.config).items()
+    }
+    init = tmp_path / "official"
+    write_official(init, model.config, run.features, model.table, unflatten(leaves))
+    data = run.stages[0].data
+    valid = dataclasses.replace(data, sources=(SourceConfig(f"{place}/mono", "dev"),))
+    stage = dataclasses.replace(run.stages[0], objective="durations", valid=valid)
+    run = dataclasses.replace(
+        run, model=dataclasses.replace(run.model, duration_head=True), stages=(stage,),
+        init=str(init), tokens=str(init),
+    )  # fmt: skip
+    assert train(run, tmp_path / "run").done
+    made = read_native(tmp_path / "run" / "one")
+    assert made.config.has_durations and not made.config.looks_up_durations
+    ours = flatten(made.params)
+    head = {path for path in ours if path[0] == "duration_head"}
+    assert ours.keys() - head == leaves.keys()
+    assert all(ours[path].tobytes() == leaf.tobytes() for path, leaf in leaves.items())
+    logged = entries(tmp_path / "run")
+    assert all(one["loss"] == one["duration"] for one in logged if one["kind"] == "train")
+    (checked, *_) = [one for one in logged if one["kind"] == "valid"]
+    assert checked["loss"] == checked["duration"] > 0 and "flow_without_text" not in checked
+    # The biases of a new head are zeros.
+    assert all(np.abs(ours[path]).max() > 0 for path in head)
+
+    status, _, err = run_main(
+        "convert", "--from", tmp_path / "run" / "one", "--to", tmp_path / "pt", "--format", "pt"
+    )
+    assert status == 0 and "no duration head; it is left out" in err
+    again = flatten(read_official(tmp_path / "pt").params)
+    assert all(again[path].tobytes() == leaf.tobytes() for path, leaf in leaves.items())
+    with user_error("stage one trains the duration head", "token table is not that of the model"):
+        first_params(dataclasses.replace(run, tokens=str(TABLE)))
+    with user_error("there is none to start from", "set init"):
+        first_params(dataclasses.replace(run, init=None))
 
 
 def run_of(place: Path, *settings: str) -> TrainConfig:
@@ -153,6 +204,7 @@ def test_an_alignment_schedule_is_of_the_stage_and_its_end_is_validated(place: P
         ({"alignment": 1.5}, "alignment is 1.5"),
         ({"duration_weight": -1.0}, "duration_weight is -1.0"),
         ({"alignment": 0.0}, "leave alignment out"),
+        ({"alignment": 0.5, "objective": "durations"}, "leave alignment out"),
     ],
 )
 def test_what_cannot_be_an_alignment_is_refused(

@@ -64,6 +64,14 @@ def test_stages_refuse_what_cannot_work(given: dict[str, Any], told: str) -> Non
             "needs scaled_adam",
         ),
         ({"ema_decay": 1.0}, "ema_decay is 1.0"),
+        (
+            {
+                "model": ModelConfig(duration_head=True),
+                "stages": (stage(objective="durations"), stage(name="b", keep_optimizer=True)),
+            },
+            "nothing to carry",
+        ),
+        ({"stages": (stage(objective="durations"),)}, "set duration_head=True"),
         ({"model": ModelConfig(feat_dim=80)}, "make n_mels and feat_dim equal"),
     ],
 )
@@ -120,6 +128,11 @@ def test_differences_name_what_changed_and_pass_over_what_cannot_matter() -> Non
         "stages.0.learning_rate: 0.0001 -> 0.5",
         "seed: 42 -> 1",
     ]
+    # A run of a version that did not know a switch yet goes on with it off.
+    switch = old["model"].pop("duration_head")
+    assert switch is False and differences(old, run_of(stage()).to_dict()) == []
+    on = dataclasses.replace(run_of(stage()), model=ModelConfig(duration_head=True)).to_dict()
+    assert differences(old, on) == ["model.duration_head: null -> true"]
 
 
 def at(config: TrainConfig, name: str, step: int) -> float:

@@ -172,6 +172,22 @@ def test_speech_by_predicted_durations_does_not_depend_on_padding() -> None:
     assert (np.asarray(durations)[0, 3:] == 0).all() and (durations >= 0).all()
 
 
+def test_a_head_beside_the_average_rule_changes_nothing_in_sampling() -> None:
+    config, params = make("zipvoice", duration_head=True)
+    plain = dataclasses.replace(config, duration_head=False)
+    bare = {name: part for name, part in params.items() if name != "duration_head"}
+    assert config.has_durations and bare.keys() < params.keys()
+    given = dataclasses.replace(inputs(config, 24, 7), prompt_tokens_lens=None)
+    times, scale = jnp.asarray(time_steps(2, 0.5)), jnp.ones(1)
+
+    def program(params: Any, config: Any) -> Any:
+        return jax.make_jaxpr(lambda given: sample(params, config, given, times, scale))(given)
+
+    ours, official = program(params, config), program(bare, plain)
+    assert str(ours) == str(official)
+    assert all(np.array_equal(a, b) for a, b in zip(ours.consts, official.consts, strict=True))
+
+
 def test_the_length_follows_the_durations_and_the_prompts_speed() -> None:
     assert frames_at_rate_of(100, 50.0, 30.0, 1.0) == 60
     assert frames_at_rate_of(100, 50.0, 30.0, 2.0) == 30

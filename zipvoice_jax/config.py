@@ -58,6 +58,7 @@ _NOT_IN_MODEL_JSON = (
     "speaker_tokens",
     "speaker_embedding",
     "upsampling",
+    "duration_head",
 )
 
 
@@ -126,6 +127,9 @@ class ModelConfig:
     # proportion to durations that a small head on the text encoder predicts, prompt and text each
     # within its own frames; such a model is trained on alignments.
     upsampling: Upsampling = "average"
+    # The same head beside a model of average upsampling, for the length of the speech alone. One of
+    # upsampling "durations" has it whatever is set here.
+    duration_head: bool = False
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -144,6 +148,10 @@ class ModelConfig:
         _check_choice("speaker_tokens", self.speaker_tokens, get_args(SpeakerTokens))
         _check_choice("speaker_embedding", self.speaker_embedding, get_args(SpeakerEmbedding))
         _check_choice("upsampling", self.upsampling, get_args(Upsampling))
+        require(
+            isinstance(self.duration_head, bool),
+            f"duration_head is {self.duration_head!r}; give true or false.",
+        )
         factors = self.fm_decoder_downsampling_factor
         half = len(factors) // 2
         # Up to the middle each stack doubles the factor, after it each halves it.
@@ -206,7 +214,12 @@ class ModelConfig:
 
     @property
     def has_durations(self) -> bool:
-        """Whether the model predicts its tokens' durations."""
+        """Whether the model predicts its tokens' durations, for whatever use."""
+        return self.looks_up_durations or self.duration_head
+
+    @property
+    def looks_up_durations(self) -> bool:
+        """Whether frames look tokens up by these durations; else by the average rule."""
         return self.upsampling == "durations"
 
     @property

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
@@ -223,7 +224,7 @@ def new_duration_head(config: ModelConfig, key: Key[Array, ""]) -> Params:
         key: of the head.
     """
     head = DurationHead(DURATION_HEAD_DIM)
-    given = np.zeros((1, 1, config.feat_dim), np.float32), np.zeros((1, 1), bool)
+    given = jnp.zeros((1, 1, config.feat_dim), jnp.float32), jnp.zeros((1, 1), bool)
     return jax.device_get(head.init(key, *given)["params"])
 
 

@@ -14,7 +14,7 @@ from zipvoice_jax.checkpoint.loaded import (
     TOKENS_TXT,
     Loaded,
 )
-from zipvoice_jax.checkpoint.native import is_native, native_kind, read_native
+from zipvoice_jax.checkpoint.native import is_native, native_kind, read_native, read_native_table
 from zipvoice_jax.checkpoint.official import read_official
 from zipvoice_jax.config import BUNDLED, MODEL_NAMES
 from zipvoice_jax.core.assets import DEMO
@@ -183,6 +183,16 @@ def find_vocoder(vocoder_path: str | Path | None = None) -> tuple[Path | None, s
         return None, str(error)
 
 
+def stored_table(model_dir: str | Path) -> TokenTable:
+    """The token table of a model directory of either format.
+
+    Raises:
+        UserError: it holds none.
+    """
+    path = Path(model_dir)
+    return read_native_table(path) if is_native(path) else TokenTable.load(path / TOKENS_TXT)
+
+
 def load_model(
     model_name: str | None = None,
     model_dir: str | Path | None = None,
@@ -225,4 +235,11 @@ def load_model(
     return loaded
 
 
-__all__ = ["BUNDLED_DIR", "find_model", "find_vocoder", "load_model", "may_be_dialog"]
+__all__ = [
+    "BUNDLED_DIR",
+    "find_model",
+    "find_vocoder",
+    "load_model",
+    "may_be_dialog",
+    "stored_table",
+]

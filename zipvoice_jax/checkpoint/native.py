@@ -182,6 +182,29 @@ def _read_meta(path: Path) -> dict[str, Any]:
     return meta
 
 
+def read_native_table(model_dir: Path) -> TokenTable:
+    """The token table of a model that `save_native` wrote, without its arrays.
+
+    Raises:
+        UserError: its JSON file is missing or damaged.
+    """
+    path = Path(model_dir) / NATIVE_JSON
+    return _stored_table(path, _read_meta(path))
+
+
+def _stored_table(path: Path, meta: Mapping[str, Any]) -> TokenTable:
+    try:
+        stored = TokenTable.loads(meta["tokens"], name=f"tokens in {path}")
+    except (TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({shown(error)}); convert the model again.") from None
+    if stored.fingerprint != meta["fingerprint"]:
+        raise UserError(
+            f"{path} holds tokens of fingerprint {stored.fingerprint} but names "
+            f"{shown(meta['fingerprint'])}; convert the model again."
+        )
+    return stored
+
+
 def read_native(
     model_dir: Path, *, table: TokenTable | None = None, **config_overrides: Any
 ) -> Loaded:
@@ -202,14 +225,9 @@ def read_native(
     try:
         config = ModelConfig.from_dict({**meta["config"], **config_overrides})
         features = FeatureConfig(**meta["features"])
-        stored = TokenTable.loads(meta["tokens"], name=f"tokens in {path}")
     except (TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({shown(error)}); convert the model again.") from None
-    if stored.fingerprint != meta["fingerprint"]:
-        raise UserError(
-            f"{path} holds tokens of fingerprint {stored.fingerprint} but names "
-            f"{shown(meta['fingerprint'])}; convert the model again."
-        )
+    stored = _stored_table(path, meta)
     if table is not None and table.fingerprint != stored.fingerprint:
         raise UserError(
             f"the token table has fingerprint {table.fingerprint} but {model_dir} was made with "

@@ -212,7 +212,7 @@ def write_official(
         config: of the model.
         features: of the model; the official format keeps type and sampling rate.
         table: token table of the model.
-        params: our parameter tree.
+        params: our parameter tree; a head for the length of the speech is left out.
         format: "pt" (torch.save's) or "safetensors".
         overwrite: whether to replace a model directory that is already there.
 
@@ -230,7 +230,7 @@ def write_official(
             f"the official code has no model with speaker_tokens={config.speaker_tokens!r} and "
             f"speaker_embedding={config.speaker_embedding!r}; keep it in the native format."
         )
-    if config.has_durations:
+    if config.looks_up_durations:
         raise UserError(
             "the official code has no model with upsampling='durations'; keep it in the native "
             "format."

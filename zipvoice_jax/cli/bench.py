@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from zipvoice_jax.cli import bench_schedules, bench_vocoder
+from zipvoice_jax.cli import bench_lengths, bench_schedules, bench_vocoder
 from zipvoice_jax.cli.options import add_model, add_sampling, sampling_values
 from zipvoice_jax.config import MODEL_KINDS
 from zipvoice_jax.core.errors import UserError
@@ -15,7 +15,7 @@ from zipvoice_jax.text.tokenizer import TOKENIZERS
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds the `bench` command."""
-    parser = subparsers.add_parser("bench", help="measure speed", description=__doc__)
+    parser = subparsers.add_parser("bench", help="measure speed, and lengths", description=__doc__)
     kinds = parser.add_subparsers(dest="bench", required=True, metavar="WHAT")
     generate = kinds.add_parser(
         "generate",
@@ -44,6 +44,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     _add_compare(kinds)
     bench_vocoder.add_parser(kinds)
     bench_schedules.add_parser(kinds)
+    bench_lengths.add_parser(kinds)
 
 
 def _add_data(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

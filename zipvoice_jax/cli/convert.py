@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
 
 import jax
@@ -111,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.model_name} is a {loaded.config.kind} model, not {args.kind}.")
     before = loaded.config.kind
     loaded = _grow(loaded, args.grow, args.tokens, args.seed)
-    # A model of predicted durations has no official format.
+    # The official format has no predicted durations.
     to_official = from_native and not loaded.config.has_durations
     target_format = args.format or ("pt" if to_official else "native")
     parts = (loaded.config, loaded.features, loaded.table, loaded.params)
@@ -119,6 +120,9 @@ def run(args: argparse.Namespace) -> int:
         save_native(args.target, *parts, format=target_format, overwrite=args.overwrite)
     else:
         write_official(args.target, *parts, format=target_format, overwrite=args.overwrite)
+        if loaded.config.has_durations:
+            print("note: the official format has no duration head; it is left out", file=sys.stderr)
+            loaded.params.pop("duration_head")
     size = sum(path.stat().st_size for path in args.target.rglob("*") if path.is_file())
     grown = "" if before == loaded.config.kind else f" grown from {before}"
     print(

@@ -97,7 +97,7 @@ def flow_matching_loss(
         batch: data and random quantities of the step.
         exclusive_weight: of the stereo model's speaker-exclusive term, which acts on
             two-channel batches only.
-        duration_weight: of the error of predicted durations, for models that predict them.
+        duration_weight: of the error of predicted durations, for models of upsampling "durations".
         ctx: training step, or None for evaluation.
         unconditional: withholds text and speech, to see what they are worth.
 
@@ -105,7 +105,7 @@ def flow_matching_loss(
         The loss, and its parts by name.
 
     Raises:
-        ValueError: the model predicts durations and the batch has no boundaries.
+        ValueError: the model looks tokens up by durations and the batch has no boundaries.
     """
     model = ZipVoice(config)
     frames = batch.features.shape[1]
@@ -133,13 +133,48 @@ def flow_matching_loss(
         penalty = exclusive_penalty(xt + velocity * (1.0 - t), batch.features, batch.features_lens)
         parts["exclusive"] = jnp.sum(penalty * weight) / count
         loss = loss + exclusive_weight * parts["exclusive"]
-    if config.has_durations:
-        if batch.token_starts is None:
-            raise ValueError("a model that predicts durations is trained on alignments")
-        predicted = apply("log_durations", embed, batch.tokens_lens)
-        parts["duration"] = duration_error(predicted, batch.token_starts, batch.tokens_lens)
+    if config.looks_up_durations:
+        parts["duration"] = _duration_error_of(apply, embed, batch)
         loss = loss + duration_weight * parts["duration"]
     return loss, parts
+
+
+def duration_loss(
+    params: dict[str, Any], config: ModelConfig, batch: FlowBatch
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """The error of predicted durations alone, which reaches the head and nothing before it.
+
+    The text encoder runs as it does in generation, without dropout or hooks.
+
+    Args:
+        params: of the model.
+        config: of the model, which has a duration head.
+        batch: only its tokens and their boundaries count.
+
+    Returns:
+        The loss, and its part by name.
+
+    Raises:
+        ValueError: the batch has no boundaries.
+    """
+    model = ZipVoice(config)
+
+    def apply(method: str, *args: Any) -> Array:
+        return cast(Array, model.apply({"params": params}, *args, method=method))
+
+    embed = jax.lax.stop_gradient(apply("text_embed", batch.tokens, batch.tokens_lens))
+    error = _duration_error_of(apply, embed, batch)
+    return error, {"duration": error}
+
+
+def _duration_error_of(
+    apply: Callable[..., Array], text_embed: Float[Array, "batch tokens feat"], batch: FlowBatch
+) -> Float[Array, ""]:
+    """`duration_error` of what a model predicts for a batch."""
+    if batch.token_starts is None:
+        raise ValueError("durations are learnt from alignments")
+    predicted = apply("log_durations", text_embed, batch.tokens_lens)
+    return duration_error(predicted, batch.token_starts, batch.tokens_lens)
 
 
 def duration_error(

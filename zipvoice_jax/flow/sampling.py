@@ -32,7 +32,7 @@ class SampleInputs:
         prompt_lens: frames of the prompt.
         features_lens: frames of prompt and speech.
         noise: the state at t = 0.
-        prompt_tokens_lens: tokens of the prompt, of models that predict durations: prompt and
+        prompt_tokens_lens: tokens of the prompt, of models of upsampling "durations": prompt and
             text are then each spread over their own frames. None spreads all over all frames.
     """
 
@@ -97,7 +97,7 @@ def predicted_durations(
     """Frames of each token by the model's duration head, at the speed of its training data.
 
     Args:
-        params: of a model with upsampling "durations".
+        params: of a model with a duration head.
         config: of that model.
         tokens: ids, with at least one padding id after each item.
         tokens_lens: lengths without padding.
@@ -189,7 +189,7 @@ def sample(
 
     text_embed = apply("text_embed", inputs.tokens, inputs.tokens_lens)
     lens = inputs.tokens_lens, inputs.features_lens
-    starts = _predicted_starts(apply, text_embed, inputs) if config.has_durations else None
+    starts = _predicted_starts(apply, text_embed, inputs) if config.looks_up_durations else None
     text = upsampled(text_embed, *lens, frames, starts)
     from_text = apply("project", text, dim, stream, bias=True)
     from_speech = apply("project", speech, dim + config.feat_dim, stream, bias=False)

@@ -178,7 +178,7 @@ class Engine:
             prompt_lens=lens[1],
             features_lens=lens[2],
         )
-        if self.config.has_durations:
+        if self.config.looks_up_durations:
             inputs["prompt_tokens_lens"] = lens[3]
         key_data = np.stack([np.asarray(jax.random.key_data(key)) for key in keys])
         scale = np.full((bucket.batch,), sampling.guidance_scale, np.float32)

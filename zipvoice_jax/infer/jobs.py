@@ -21,7 +21,7 @@ class Job:
         features_len: frames of prompt and speech.
         prompt_tokens: how many of the ids are the prompt's.
         durations: predicted frames of each of the text's tokens, before they are scaled to the
-            speech; None where all tokens last alike.
+            speech; None where tokens are looked up by the average rule.
         pause: seconds of silence before the chunk; 0 where it follows the one before.
     """
 

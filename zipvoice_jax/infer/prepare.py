@@ -299,7 +299,7 @@ class Preparation:
             mel,
             mel.shape[0] + max(new, 1),
             prompt_tokens=len(prompt_ids),
-            durations=predicted,
+            durations=predicted if self.model.looks_up_durations else None,
         )
 
     def _check_size(self, job: Job) -> None:

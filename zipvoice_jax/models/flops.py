@@ -40,11 +40,16 @@ def sampling_flops(
     return zipformer_flops(text_encoder_config(config), tokens) + num_step * branches * velocity
 
 
-def training_flops(config: ModelConfig, frames: int, tokens: int, *, channels: int = 1) -> int:
+def training_flops(
+    config: ModelConfig, frames: int, tokens: int, *, channels: int = 1, head_alone: bool = False
+) -> int:
     """Operations of one item's training step: forward and, at twice the cost, backward.
 
-    What remat computes again is not counted.
+    What remat computes again is not counted. The duration head alone takes the text encoder
+    forward, and little itself.
     """
+    if head_alone:
+        return zipformer_flops(text_encoder_config(config), tokens)
     stream = 1 if config.is_stereo and channels == 1 else 0
     forward = zipformer_flops(fm_decoder_config(config), frames, stream)
     return 3 * (forward + zipformer_flops(text_encoder_config(config), tokens))

@@ -24,7 +24,8 @@ from zipvoice_jax.train.rates import (
     points,
 )
 
-Objective = Literal["flow", "distill_first", "distill_second"]
+Objective = Literal["flow", "distill_first", "distill_second", "durations"]
+DISTILLATION: tuple[Objective, ...] = ("distill_first", "distill_second")
 MaskKind = Literal["span", "suffix"]
 AlignmentRule = Literal["blend", "items"]
 Average = Literal["running", "ema"]
@@ -42,7 +43,8 @@ class Stage:
         steps: updates.
         data: what it trains on.
         valid: what its validation loss is computed on.
-        objective: flow matching, or the first or second stage of distillation.
+        objective: flow matching, the first or second stage of distillation, or "durations": the
+            duration head alone, beside a model that stays as it is.
         learning_rate: over the stage's steps.
         mask: where speech is to be generated: a span anywhere, or the end of an item.
         mask_low: least share of an item that is to be generated.
@@ -51,10 +53,12 @@ class Stage:
         exclusive_weight: of the stereo model's speaker-exclusive loss.
         alignment: from which boundaries tokens are spread over frames: those of the data's
             alignments (1), of average upsampling (0) or between. None is what the model takes
-            when it speaks: 1 for upsampling by durations, 0 by averages.
+            when it speaks: 1 for upsampling by durations, 0 by averages; the objective
+            "durations" always learns from the aligned ones.
         alignment_rule: for an alignment between 0 and 1, "blend" moves every boundary, "items"
             takes the aligned ones for this share of the items.
-        duration_weight: of the error of predicted durations, for models that predict them.
+        duration_weight: of the error of predicted durations beside the flow's, for upsampling
+            by durations.
         hooks: dropout and the gradient hooks of Zipformer, which keep a large model's long
             training stable; without them a small one learns faster and each step is shorter.
         batch_count_offset: added to the adjusted batch count that drives dropout and hooks;
@@ -104,9 +108,9 @@ class Stage:
             f"stage {self.name}: objective {self.objective!r} or mask {self.mask!r} is unknown; "
             f"objectives are {', '.join(get_args(Objective))}, masks span and suffix.",
         )
-        distills = self.objective != "flow"
+        distills = self.objective in DISTILLATION
         require(
-            distills == (self.kind == "zipvoice_distill"),
+            self.objective == "durations" or distills == (self.kind == "zipvoice_distill"),
             f"stage {self.name}: objective {self.objective} does not fit {self.kind}; "
             "distillation trains zipvoice_distill and flow matching the others.",
         )
@@ -158,7 +162,7 @@ class TrainConfig:
     Attributes:
         model: sizes, dtype and remat; kind and token ids come from the stage.
         stages: in order.
-        tokens: token table of the first stage.
+        tokens: token table of the first stage, or a model directory that has it.
         features: of all recordings.
         init: model directory to start from; None starts from random weights.
         optimizer: of all stages.
@@ -258,8 +262,25 @@ class TrainConfig:
             not stage.keep_optimizer or self.optimizer.name == "scaled_adam",
             f"stage {stage.name}: keep_optimizer needs scaled_adam; choose that, or leave it out.",
         )
+        head_alone = stage.objective == "durations"
+        alone_before = number > 0 and self.stages[number - 1].objective == "durations"
         require(
-            not self.model.has_durations or self.is_aligned(stage),
+            not (stage.keep_optimizer and (head_alone or alone_before)),
+            f"stage {stage.name}: keep_optimizer has nothing to carry between the duration head "
+            "alone and a whole model; leave it out.",
+        )
+        require(
+            not head_alone or self.model.has_durations,
+            f"stage {stage.name}: objective durations trains a duration head, which the model "
+            "lacks; set duration_head=True.",
+        )
+        require(
+            not head_alone or min(points(self.alignment_of(stage))) == 1.0,
+            f"stage {stage.name}: alignment is {stage.alignment!r}, but durations are learnt from "
+            "the data's own alignments; leave alignment out.",
+        )
+        require(
+            not self.model.looks_up_durations or self.is_aligned(stage),
             f"stage {stage.name}: alignment is {stage.alignment!r}, but a model with "
             "upsampling='durations' learns them from alignments; leave alignment out, or use "
             "upsampling='average'.",
@@ -278,7 +299,8 @@ class TrainConfig:
     def alignment_of(self, stage: Stage) -> float | PiecewiseLinear:
         """The share of aligned boundaries that a stage trains on, by the model's rule if unset."""
         if stage.alignment is None:
-            return 1.0 if self.model.has_durations else 0.0
+            aligned = self.model.looks_up_durations or stage.objective == "durations"
+            return 1.0 if aligned else 0.0
         return stage.alignment
 
     def is_aligned(self, stage: Stage) -> bool:
@@ -334,13 +356,17 @@ _FREE = frozenset(
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What changed between two configs, one line each, such as `seed: 1 -> 2`.
 
-    Settings that cannot change a result, such as the number of workers, are left out.
+    Settings that cannot change a result, such as the number of workers, are left out, and so are
+    switches that are off and that the old config does not know: they came after it.
     """
     before, after = dict(_leaves(old)), dict(_leaves(new))
+    newer = {name for name, value in after.items() if value is False and name not in before}
     return [
         f"{name}: {json.dumps(before.get(name))} -> {json.dumps(after.get(name))}"
         for name in dict.fromkeys((*before, *after))
-        if before.get(name) != after.get(name) and name.rpartition(".")[2] not in _FREE
+        if before.get(name) != after.get(name)
+        and name not in newer
+        and name.rpartition(".")[2] not in _FREE
     ]
 
 

@@ -7,6 +7,7 @@ import jax
 
 from zipvoice_jax.train.averaging import between
 from zipvoice_jax.train.config import TrainConfig
+from zipvoice_jax.train.objectives import only_trained
 from zipvoice_jax.train.state import TrainState
 
 
@@ -23,7 +24,7 @@ def exported_params(
     Officially the average of the last n checkpoints is that over the steps since the n-th before
     the end, formed from the running means at both (generate_averaged_model.py). With `average`
     "ema" it is that average; where nothing has been averaged yet, since the stage is shorter
-    than `average_period`, the parameters themselves.
+    than `average_period`, the parameters themselves. What the stage does not train stays as it is.
 
     Args:
         run: the config.
@@ -43,4 +44,6 @@ def exported_params(
     if run.average == "ema" or since <= begin:
         return average
     earlier = fetch(before(since).average)
-    return between(earlier, since - begin, average, end - begin, run.average_period)
+    mean = between(earlier, since - begin, average, end - begin, run.average_period)
+    objective = run.stages[index].objective
+    return only_trained(mean, average, config=run.model, objective=objective)

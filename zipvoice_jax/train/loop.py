@@ -299,6 +299,7 @@ def _begin(programs: Programs, place: _Stage, before: TrainState | None) -> Trai
         opt_state = grow_state(programs.fetch(before.opt_state), params, source_rows=rows)
     return programs.begin(
         params,
+        objective=run.stages[index].objective,
         step=place.begin,
         teacher=dict(teacher),
         opt_state=opt_state,
@@ -370,7 +371,8 @@ def _run_stage(
     step, pending = int(state.step), None
     if owed:
         review(state)
-    watch = Watch(run, stage.name, place.end, model.config, log)
+    head_alone = stage.objective == "durations"
+    watch = Watch(run, stage.name, place.end, model.config, log, head_alone=head_alone)
     with loader.iterate(step - place.begin) as batches:
         if known is not None:
             batches.set_state(known)

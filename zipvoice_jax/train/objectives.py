@@ -5,7 +5,7 @@ in zipvoice/utils/common.py.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
@@ -20,10 +20,11 @@ from zipvoice_jax.flow.losses import (
     DistillBatch,
     FlowBatch,
     distillation_loss,
+    duration_loss,
     flow_matching_loss,
 )
 from zipvoice_jax.nn.training import StepContext
-from zipvoice_jax.train.config import Objective
+from zipvoice_jax.train.config import DISTILLATION, Objective
 
 Values = Mapping[str, Array]
 _LONGEST_STEP = 0.3  # of either teacher step in distillation
@@ -163,7 +164,7 @@ def draw_batch(
         objective: which loss they are for.
         feat_scale: factor on the features.
     """
-    if objective == "flow":
+    if objective not in DISTILLATION:  # of the other draws, the head's training uses none
         return flow_batch(key, batch, values, feat_scale)
     least = 0.0 if objective == "distill_first" else 1.0
     return distill_batch(key, batch, values, feat_scale, least)
@@ -191,6 +192,8 @@ def objective_loss(
         objective: which loss.
     """
     if isinstance(given, FlowBatch):
+        if objective == "durations":
+            return duration_loss(params, config, given)
         return flow_matching_loss(
             params,
             config,
@@ -200,24 +203,35 @@ def objective_loss(
             ctx=ctx,
         )
     teacher_config = teacher_of(config, objective)
-    params = only_trained(params, objective, jax.lax.stop_gradient)
+    held = jax.lax.stop_gradient(params)
+    params = only_trained(params, held, config=config, objective=objective)
     return distillation_loss(params, config, teacher, teacher_config, given, ctx=ctx)
 
 
 def only_trained(
-    tree: dict[str, Any], objective: Objective, freeze: Callable[[Array], Array]
+    after: dict[str, Any], before: dict[str, Any], *, config: ModelConfig, objective: Objective
 ) -> dict[str, Any]:
-    """A tree of parameters, with what the objective does not train passed through `freeze`.
+    """A tree of parameters, with what the objective does not train taken from another such tree.
 
     Distillation trains the decoder alone, as officially ("only update the fm_decoder" in
-    train_zipvoice_distill.py).
+    train_zipvoice_distill.py), the objective "durations" the duration head alone. Flow matching
+    trains all but a head that only tells the length of the speech.
+
+    Args:
+        after: what is trained comes from here.
+        before: the rest.
+        config: of the model.
+        objective: of the stage.
     """
-    if objective == "flow":
-        return tree
-    return {
-        name: part if name == "fm_decoder" else jax.tree.map(freeze, part)
-        for name, part in tree.items()
-    }
+
+    def is_trained(part: str) -> bool:
+        if objective in DISTILLATION:
+            return part == "fm_decoder"
+        if objective == "durations":
+            return part == "duration_head"
+        return part != "duration_head" or config.looks_up_durations
+
+    return {name: part if is_trained(name) else before[name] for name, part in after.items()}
 
 
 def teacher_of(config: ModelConfig, objective: Objective) -> ModelConfig:

@@ -1,7 +1,7 @@
 """Compiled programs of a run: one training and one validation program per recipe and bucket."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from zipvoice_jax.data.batches import Batch
 from zipvoice_jax.data.plan import Bucket
 from zipvoice_jax.flow.sampling import SampleInputs, sample
 from zipvoice_jax.models.zipvoice import abstract_params
-from zipvoice_jax.train.config import Objective, OptimizerConfig, TrainConfig
+from zipvoice_jax.train.config import DISTILLATION, Objective, OptimizerConfig, TrainConfig
 from zipvoice_jax.train.curriculum import schedules_of
 from zipvoice_jax.train.objectives import SpeechBatch, teacher_of
 from zipvoice_jax.train.scaled_adam import adamw, scaled_adam
@@ -25,11 +25,36 @@ from zipvoice_jax.train.state import TrainState, new_state
 from zipvoice_jax.train.step import Metrics, StepRecipe, train_step, valid_step
 
 
-def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformationExtraArgs:
-    """The optimiser that a config names; each update is given its learning rate."""
+def make_optimizer(
+    config: OptimizerConfig, objective: Objective = "flow"
+) -> optax.GradientTransformationExtraArgs:
+    """The optimiser that a config names; each update is given its learning rate.
+
+    Args:
+        config: of the run.
+        objective: of the stage; for "durations" nothing but the head has a state.
+    """
     if config.name == "adamw":
-        return adamw(weight_decay=config.weight_decay, clip_norm=config.clip_norm)
-    return scaled_adam(clipping_scale=config.clipping_scale)
+        made = adamw(weight_decay=config.weight_decay, clip_norm=config.clip_norm)
+    else:
+        made = scaled_adam(clipping_scale=config.clipping_scale)
+    return _of_part(made, "duration_head") if objective == "durations" else made
+
+
+def _of_part(
+    inner: optax.GradientTransformationExtraArgs, part: str
+) -> optax.GradientTransformationExtraArgs:
+    """An optimiser of one part of the parameters; all else gets no update."""
+
+    def init(params: Any) -> Any:
+        return inner.init({part: params[part]})
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        own = None if params is None else {part: params[part]}
+        found: Any = inner.update({part: updates[part]}, state, own, **extra)
+        return {**jax.tree.map(jnp.zeros_like, updates), **found[0]}, found[1]
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 class Programs:
@@ -45,7 +70,6 @@ class Programs:
         compilations: every program compiled, in order.
         schedules: of the run.
         layout: of arrays on the devices.
-        optimizer: of the run.
     """
 
     def __init__(
@@ -53,7 +77,6 @@ class Programs:
     ) -> None:
         self.run = run
         self.devices = list(jax.devices() if devices is None else devices)
-        self.optimizer = make_optimizer(run.optimizer)
         self.compilations: list[Compilation] = []
         self.schedules = schedules_of(run)
         self.layout = Layout.of(self.devices, fsdp)
@@ -80,9 +103,14 @@ class Programs:
             tree = jax.jit(lambda x: x, out_shardings=self.layout.everywhere)(tree)
         return jax.device_get(tree)
 
-    def begin(self, params: Any, **rest: Any) -> TrainState:
+    def _start(self, objective: Objective) -> Callable[..., TrainState]:
+        """`new_state` of a stage with this objective."""
+        optimizer = make_optimizer(self.run.optimizer, objective)
+        return functools.partial(new_state, optimizer=optimizer, seed=self.run.seed)
+
+    def begin(self, params: Any, *, objective: Objective = "flow", **rest: Any) -> TrainState:
         """`new_state`, made where it is to lie."""
-        start = functools.partial(new_state, optimizer=self.optimizer, seed=self.run.seed)
+        start = self._start(objective)
         step = {name: rest.pop(name) for name in ("step", "skipped") if name in rest}
         made = functools.partial(start, **step)
         shardings = self.layout.of_state(jax.eval_shape(made, params, **rest))
@@ -90,9 +118,9 @@ class Programs:
 
     def abstract_state(self, config: ModelConfig, objective: Objective) -> TrainState:
         """Shapes and shardings of a stage's state."""
-        start = functools.partial(new_state, optimizer=self.optimizer, seed=self.run.seed)
-        flow = objective == "flow"
-        teacher = {} if flow else abstract_params(teacher_of(config, objective))
+        start = self._start(objective)
+        distills = objective in DISTILLATION
+        teacher = abstract_params(teacher_of(config, objective)) if distills else {}
         shapes = jax.eval_shape(start, abstract_params(config), teacher=teacher)
         return jax.tree.map(_with_sharding, shapes, self.layout.of_state(shapes))
 
@@ -119,6 +147,7 @@ class Programs:
 
     def _train_step(self, recipe: StepRecipe, state: TrainState) -> Any:
         """The step, and its result's shardings."""
+        optimizer = make_optimizer(self.run.optimizer, recipe.objective)
 
         def step(state: TrainState, batch: SpeechBatch, asked: Any) -> Any:
             after, metrics = train_step(
@@ -126,7 +155,7 @@ class Programs:
                 batch,
                 recipe=recipe,
                 schedules=self.schedules,
-                optimizer=self.optimizer,
+                optimizer=optimizer,
                 layout=self.layout,
             )
             return after, metrics | {"asked": jnp.max(asked)}
@@ -185,7 +214,7 @@ class Programs:
             prompt_lens=given.features_lens,
             features_lens=given.features_lens,
             noise=shape((size, frames, config.channels * config.feat_dim), jnp.float32),
-            prompt_tokens_lens=given.tokens_lens if config.has_durations else None,
+            prompt_tokens_lens=given.tokens_lens if config.looks_up_durations else None,
         )
         state = self.abstract_state(config, "flow")
         times = _with_sharding(shape((num_step + 1,), jnp.float32), self.layout.everywhere)

@@ -15,7 +15,7 @@ from zipvoice_jax.checkpoint.growth import (
     grow_vocabulary,
     new_duration_head,
 )
-from zipvoice_jax.checkpoint.hub import load_model
+from zipvoice_jax.checkpoint.hub import load_model, stored_table
 from zipvoice_jax.checkpoint.loaded import Loaded
 from zipvoice_jax.checkpoint.mapping import Params
 from zipvoice_jax.config import ModelConfig
@@ -25,7 +25,7 @@ from zipvoice_jax.data.plan import make_plan, repetition
 from zipvoice_jax.data.records import open_split
 from zipvoice_jax.models.zipvoice import init_params
 from zipvoice_jax.text.tokens import TokenTable
-from zipvoice_jax.train.config import Stage, TrainConfig
+from zipvoice_jax.train.config import DISTILLATION, Stage, TrainConfig
 
 # How a model becomes another, step by step.
 _ROUTES = {
@@ -57,7 +57,7 @@ def stage_model(run: TrainConfig, index: int) -> StageModel:
     stages = run.stages[: index + 1]
     tokens = [stage.tokens for stage in stages if stage.tokens is not None]
     path = Path(tokens[-1] if tokens else run.tokens)
-    table = TokenTable.load(path)
+    table = stored_table(path) if path.is_dir() else TokenTable.load(path)
     kind = stages[-1].kind
     ids: dict[str, Any] = {"vocab_size": table.vocab_size, "pad_id": table.pad_id}
     if kind.startswith("zipvoice_dialog"):
@@ -90,6 +90,7 @@ def check_stages(run: TrainConfig, first: int = 0) -> list[StageModel]:
             kind = run.stages[source].kind
             _route(kind, stage.kind)
             _check_teacher(stage, kind)
+            _check_unchanged(stage, kind, models[source].table, models[index].table)
             if lost := set(models[source].table.tokens) - set(models[index].table.tokens):
                 raise UserError(
                     f"the token table of stage {stage.name} lacks {len(lost)} tokens of the one "
@@ -121,6 +122,16 @@ def _check_teacher(stage: Stage, kind: str) -> None:
         )
 
 
+def _check_unchanged(stage: Stage, kind: str, old: TokenTable, new: TokenTable) -> None:
+    """Whether a stage that trains the duration head alone leaves the rest as it is."""
+    if stage.objective == "durations" and (kind, old) != (stage.kind, new):
+        raise UserError(
+            f"stage {stage.name} trains the duration head of a model that stays as it is, but its "
+            f"{'kind' if kind != stage.kind else 'token table'} is not that of the model that it "
+            "starts from; give it the same."
+        )
+
+
 def grown(before: Loaded, wanted: StageModel, key: Key[Array, ""]) -> Params:
     """Parameters of one model as those of the next, by its tokens, speakers and projections.
 
@@ -135,9 +146,13 @@ def grown(before: Loaded, wanted: StageModel, key: Key[Array, ""]) -> Params:
     params, config, table = before.params, before.config, before.table
     if not config.is_dialog:  # whose speakers are told apart only from here on
         config = dataclasses.replace(config, **{n: getattr(wanted.config, n) for n in _SPEAKERS})
-    if wanted.config.has_durations and not config.has_durations:
+    if not config.looks_up_durations:
+        config = dataclasses.replace(config, upsampling=wanted.config.upsampling)
+    config = dataclasses.replace(config, duration_head=wanted.config.duration_head)
+    if not config.has_durations:  # a head that was there would soon be wrong
+        params = {name: part for name, part in params.items() if name != "duration_head"}
+    elif "duration_head" not in params:
         params = {**params, "duration_head": new_duration_head(config, named_key(key, "durations"))}
-        config = dataclasses.replace(config, upsampling="durations")
     fixed = {f.name for f in dataclasses.fields(ModelConfig)} - {*_RUNS, *_FROM_TABLE}
     if odd := sorted(n for n in fixed if getattr(config, n) != getattr(wanted.config, n)):
         told = ", ".join(f"{n} {getattr(config, n)} and {getattr(wanted.config, n)}" for n in odd)
@@ -167,6 +182,11 @@ def first_params(run: TrainConfig) -> tuple[Params, Mapping[str, Any]]:
     wanted = stage_model(run, 0)
     key = named_key(jax.random.key(run.seed), "init")
     if run.init is None:
+        if run.stages[0].objective == "durations":
+            raise UserError(
+                f"stage {run.stages[0].name} trains the duration head of a model, but there is "
+                "none to start from; set init to its directory, or train one in a stage before it."
+            )
         if run.stages[0].objective != "flow":
             raise UserError(
                 f"stage {run.stages[0].name} distils, but there is no model to start from; set "
@@ -184,8 +204,15 @@ def entered(run: TrainConfig, index: int, before: Loaded) -> tuple[Params, Mappi
     """
     stage = run.stages[index]
     key = named_key(jax.random.key(run.seed), "grow", stage.name)
-    params = grown(before, stage_model(run, index), key)
-    if stage.objective == "flow":
+    wanted = stage_model(run, index)
+    _check_unchanged(stage, before.config.kind, before.table, wanted.table)
+    params = grown(before, wanted, key)
+    if stage.objective not in DISTILLATION:
         return params, {}
     _check_teacher(stage, before.config.kind)
-    return params, before.params if stage.objective == "distill_first" else params
+    if stage.objective == "distill_second":
+        return params, params
+    teacher = before.params
+    if teacher.keys() != params.keys():  # a duration head was added or left out
+        teacher = {name: teacher.get(name, part) for name, part in params.items()}
+    return params, teacher

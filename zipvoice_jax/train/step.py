@@ -1,6 +1,7 @@
 """One training step and one validation step, as pure functions to be compiled per bucket."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -192,13 +193,15 @@ def update(
         grads = layout.apart(grads)
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
+    # What is not trained stays bit for bit, in the averages too.
+    kept = functools.partial(only_trained, config=recipe.config, objective=recipe.objective)
 
     def step(params: Any, opt_state: Any) -> tuple[Any, Any]:
         rate = values["learning_rate"]
         found: Any = optimizer.update(grads, opt_state, params, learning_rate=rate)
         updates, opt_state = found
-        updates = only_trained(updates, recipe.objective, jnp.zeros_like)
-        return optax.apply_updates(params, updates), opt_state
+        moved: Any = optax.apply_updates(params, updates)
+        return kept(moved, params), opt_state
 
     params, opt_state = jax.lax.cond(finite, step, lambda *old: old, state.params, state.opt_state)
     done = clock.stage_step(state.step) + 1
@@ -206,6 +209,7 @@ def update(
         average = ema(params, state.average, warm_decay(done, run.ema_decay))
     else:
         average = running_average(params, state.average, done, run.average_period)
+    average = kept(average, state.average)
     teacher = state.teacher
     if recipe.objective == "distill_second":
         teacher = ema(params, teacher, run.ema_decay)
@@ -239,8 +243,8 @@ def valid_step(
 ) -> Metrics:
     """Sums of losses over a validation batch, on noise and times that depend on the key alone.
 
-    Times are spread evenly over the rows, as officially. Beside the loss stand the losses
-    without the text and without any condition, for comparison.
+    Times are spread evenly over the rows, as officially. Beside the loss of flow matching stand
+    those without the text and without any condition, for comparison.
 
     Returns:
         Sums over the frames that are counted, and their `count`.
@@ -256,7 +260,7 @@ def valid_step(
         params, teacher, given, values, None, config=config, objective=objective
     )
     losses = {"loss": loss, **parts}
-    if isinstance(given, FlowBatch):
+    if isinstance(given, FlowBatch) and objective == "flow":
         textless = given.replace(keep_text=jnp.zeros_like(given.keep_text))  # type: ignore[attr-defined]
         losses["flow_without_text"] = flow_matching_loss(params, config, textless)[1]["flow"]
         alone = flow_matching_loss(params, config, given, unconditional=True)

@@ -19,7 +19,14 @@ class Watch:
     """Reads metrics, tells progress, and stops a run whose loss has no value."""
 
     def __init__(
-        self, run: TrainConfig, stage: str, end: int, config: ModelConfig, log: RunLog
+        self,
+        run: TrainConfig,
+        stage: str,
+        end: int,
+        config: ModelConfig,
+        log: RunLog,
+        *,
+        head_alone: bool = False,
     ) -> None:
         """Measures what a device can do, to hold the work done against it.
 
@@ -29,8 +36,10 @@ class Watch:
             end: its last step.
             config: of its model.
             log: of the run.
+            head_alone: whether only the duration head is trained.
         """
         self.run, self.stage, self.end, self.config, self.log = run, stage, end, config, log
+        self.head_alone = head_alone
         self.peak = jax.device_count() * matmul_flops_per_second(config.dtype)
         self.restart(0)
 
@@ -80,11 +89,11 @@ class Watch:
         self.frames += values["frames"]
         self.sizes += bucket.batch * bucket.frames
         # Padding is no work that anyone wanted.
-        self.flops += (
-            (1.0 - values["padding"])
-            * bucket.batch
-            * training_flops(self.config, bucket.frames, bucket.tokens, channels=bucket.channels)
-        )
+        each = training_flops(
+            self.config, bucket.frames, bucket.tokens, channels=bucket.channels,
+            head_alone=self.head_alone,
+        )  # fmt: skip
+        self.flops += (1.0 - values["padding"]) * bucket.batch * each
         seconds = max(time.perf_counter() - self.since, 1e-9)
         return {
             "frames_per_second": self.frames / seconds,
