@@ -27,6 +27,7 @@ from zipvoice_jax.infer.prepare import Item, Job
 from zipvoice_jax.infer.subtitles import subtitles
 from zipvoice_jax.infer.synthesizer import Synthesizer
 from zipvoice_jax.infer.turns import turns_of
+from zipvoice_jax.infer.voices import make_voice
 from zipvoice_jax.text.pauses import split_pauses, without_pauses
 
 SINGLE: dict[str, Any] = dict(prompt_wav=WAV1, prompt_text=TEXT1)
@@ -96,6 +97,8 @@ def test_other_forms_and_lengths_are_refused(tag: str) -> None:
 def test_only_what_is_to_be_spoken_has_pauses(models: dict[str, Synthesizer]) -> None:
     with user_error("a prompt transcript of a", "'[pause 1s]'"):
         Request("a", "A.", ("B [pause 1s] C",), (WAV1,))
+    with user_error(f"the transcript of {WAV1}", "'[pause]'"):
+        make_voice(WAV1, "B [pause] C", RATE)
     with user_error("the text of a is empty"):
         Request("a", " [pause 1s] ", (TEXT1,), (WAV1,))
     with user_error("raw evaluation", "[pause]"):

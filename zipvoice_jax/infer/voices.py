@@ -8,6 +8,7 @@ from zipvoice_jax.audio.recording import Given, recordings
 from zipvoice_jax.audio.voice import Voice
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.infer.prepare import MAX_PROMPT_SECONDS, check_rate
+from zipvoice_jax.text.pauses import check_no_pause
 
 
 def make_voice(
@@ -29,6 +30,7 @@ def make_voice(
     (source,) = found
     if not prompt_text.strip():
         raise UserError(f"the transcript of {source} is empty; write what the recording says.")
+    check_no_pause(prompt_text, f"the transcript of {source}")
     if isinstance(source, Voice):
         raise UserError(f"{source} is a voice already; give a recording.")
     name = str(source)
