@@ -81,6 +81,7 @@ def test_frames_are_shared_to_the_last() -> None:
 def test_models_of_predicted_durations_take_a_length(single: Synthesizer) -> None:
     prepare = dataclasses.replace(
         single.preparation(SamplingConfig.for_kind("zipvoice"), duration=2.5),
+        model=dataclasses.replace(single.config, upsampling="durations"),
         durations=lambda ids: np.linspace(1.0, 9.0, len(ids), dtype=np.float32),
     )
     (job,) = prepare(Request("a", SENTENCE, (TEXT1,), (WAV1,))).jobs
