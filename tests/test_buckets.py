@@ -158,6 +158,7 @@ def test_noise_depends_on_the_seed_and_what_is_said_and_not_on_a_name(
 # --- compilations ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_compilation_per_bucket_and_none_for_other_settings() -> None:
     model = load(RELEASE / "zipvoice", vocoder_path="griffin-lim")
     texts = [*SINGLES, "They were " * 12 + "here."]

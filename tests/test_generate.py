@@ -282,6 +282,7 @@ def test_one_and_eight_devices_give_the_same_waves(kind: str, run_cli, tmp_path:
     assert all(bucket["batch"] == 8 for bucket in buckets)
 
 
+@pytest.mark.slow
 def test_compiled_programs_are_kept_on_disk(run_cli, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     run = command(RELEASE / "zipvoice", *prompt_flags("zipvoice"), "--text", "Yes.")

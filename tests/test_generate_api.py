@@ -321,6 +321,7 @@ def test_without_vocos_griffin_lim_is_announced(
 
 
 # tests/test_checkpoint.py converts all kinds.
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["zipvoice_distill", "zipvoice_dialog_stereo"])
 def test_converted_models_say_the_same(kind: str, tmp_path: Path) -> None:
     text = DIALOGUE if "dialog" in kind else "Good morning."

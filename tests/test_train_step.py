@@ -124,6 +124,7 @@ def jitted(recipe: StepRecipe) -> Any:
     return jax.jit(functools.partial(loss_and_gradients, recipe=recipe))
 
 
+@pytest.mark.slow
 def test_micro_batches_add_up_to_the_whole(run: TrainConfig) -> None:
     state, recipe = start(run)
     # Dropout and hooks are drawn per micro-batch, so they are left out here.
@@ -248,6 +249,7 @@ def test_a_student_starts_as_its_teacher_and_has_nothing_to_learn_without_guidan
     assert float(loss) > 1e-6
 
 
+@pytest.mark.slow
 def test_the_second_teacher_follows_the_student(run: TrainConfig) -> None:
     run = distilling(run)
     config = stage_model(run, 2).config
@@ -270,6 +272,7 @@ def test_the_second_teacher_follows_the_student(run: TrainConfig) -> None:
 # --- stages ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_stages_that_differ_in_numbers_alone_share_their_programs(
     run: TrainConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
