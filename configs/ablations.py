@@ -23,6 +23,13 @@ from zipvoice_jax.core.schedule import PiecewiseLinear
 from zipvoice_jax.data.config import SourceConfig
 from zipvoice_jax.train.config import Stage, TrainConfig
 
+TURNS = (
+    Row("tokens and embedding"),
+    Row("| separator", ("speaker_tokens=separator", "speaker_embedding=none")),
+    Row("[S1] [S2] tokens", ("speaker_embedding=none",)),
+    Row("embedding before the text encoder", ("speaker_embedding=text_input",)),
+)
+
 
 def get_config(
     data: str = "demo/data",
@@ -48,7 +55,7 @@ def get_config(
     )  # fmt: skip
     by_name = {stage.name: stage for stage in run.stages}
     if mixture > 0:
-        by_name["dialog"] = _with_sources(
+        by_name["dialog"] = with_sources(
             by_name["dialog"],
             [
                 SourceConfig(f"{data}/dialogue", weight=1.0 - mixture),
@@ -84,18 +91,13 @@ def _with_peak(stage: Stage, peak: float) -> Stage:
     return dataclasses.replace(stage, learning_rate=PiecewiseLinear(points))
 
 
-def _with_sources(stage: Stage, sources: list[SourceConfig]) -> Stage:
+def with_sources(stage: Stage, sources: list[SourceConfig]) -> Stage:
+    """The stage with other data to train on."""
     return dataclasses.replace(stage, data=dataclasses.replace(stage.data, sources=tuple(sources)))
 
 
 def get_ablations() -> dict[str, Ablation]:
     """The ablations by name."""
-    turns = (
-        Row("tokens and embedding"),
-        Row("| separator", ("speaker_tokens=separator", "speaker_embedding=none")),
-        Row("[S1] [S2] tokens", ("speaker_embedding=none",)),
-        Row("embedding before the text encoder", ("speaker_embedding=text_input",)),
-    )
     # The same number of steps for all.
     curriculum = (
         Row("from single speakers"),
@@ -126,7 +128,7 @@ def get_ablations() -> dict[str, Ablation]:
         Row("t_shift 1", (), ("--t-shift", "1")),
     )
     return {
-        "turns": Ablation("How does the model know whose turn it is?", "dialog", turns),
+        "turns": Ablation("How does the model know whose turn it is?", "dialog", TURNS),
         "curriculum": Ablation("Does single speech first help dialogues?", "dialog", curriculum),
         "stereo": Ablation(
             "What keeps the channels of a stereo dialogue apart?", "stereo", stereo,

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import ablations
 import demo
 
 from zipvoice_jax.bench.ablation import Ablation, Row
@@ -55,11 +56,11 @@ def get_config(
         moving = PiecewiseLinear(((0.1 * steps, 1.0), (0.7 * steps, 0.0)))
         only = dataclasses.replace(only, alignment=moving, alignment_rule=alignment)
     if mixture > 0:
-        sources = (
+        sources = [
             SourceConfig(f"{data}/dialogue", weight=1.0 - mixture),
             SourceConfig(f"{data}/single", weight=mixture),
-        )
-        only = dataclasses.replace(only, data=dataclasses.replace(only.data, sources=sources))
+        ]
+        only = ablations.with_sources(only, sources)
     if stage == "stereo":
         assert only.valid is not None
         only = dataclasses.replace(
@@ -89,12 +90,6 @@ def get_ablations() -> dict[str, Ablation]:
     scratch = tuple(
         dataclasses.replace(row, settings=(*row.settings, "start=")) for row in upsampling
     )
-    turns = (
-        Row("tokens and embedding"),
-        Row("| separator", ("speaker_tokens=separator", "speaker_embedding=none")),
-        Row("[S1] [S2] tokens", ("speaker_embedding=none",)),
-        Row("embedding before the text encoder", ("speaker_embedding=text_input",)),
-    )
     curriculum = (
         Row("from single speakers"),
         Row("from scratch", ("start=",)),
@@ -112,7 +107,8 @@ def get_ablations() -> dict[str, Ablation]:
                                SPEECH),
         "upsampling_scratch": Ablation("What do boundaries tell a model with random weights?",
                                        "single", scratch, SPEECH),
-        "turns": Ablation("How does the model know whose turn it is?", "dialog", turns, DIALOGUE),
+        "turns": Ablation("How does the model know whose turn it is?", "dialog",
+                          ablations.TURNS, DIALOGUE),
         "curriculum": Ablation("Does single speech first help dialogues?", "dialog", curriculum,
                                DIALOGUE),
         "stereo": Ablation("What keeps the channels of a stereo dialogue apart?", "stereo", stereo,

@@ -136,7 +136,7 @@ def may_be_dialog(model_name: str | None, model_dir: Path | None) -> bool:
     kind = BUNDLED.get(model_name or "", model_name)
     if kind is None and model_dir is not None:
         if not is_native(model_dir):
-            table = TokenTable.load(model_dir / TOKENS_TXT)
+            table = stored_table(model_dir)
             return None not in (table.spk_a_id, table.spk_b_id)
         kind = native_kind(model_dir)
     return kind is None or kind.startswith("zipvoice_dialog")
