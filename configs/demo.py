@@ -37,30 +37,38 @@ def cosine(peak: float, steps: int, warmup: int = 300) -> PiecewiseLinear:
 
 
 def get_config(
-    data: str = "demo/data",
+    data: str = "demo/data",  # or several folders with commas between
     tokens: str = str(TOKENS),
     single: int = 20_000,  # steps of each stage
     dialog: int = 6_000,
     stereo: int = 3_000,
     batch_seconds: float = 40.0,
+    buckets: int = 3,  # length classes; each is a program to compile
     peak: float = 0.035,  # learning rate of the first stage
     later: float = 0.015,  # of the other stages
+    dim: int = 256,  # of the decoder; 200 features in two channels need about as many
+    dtype: str = "float32",  # bfloat16 on an accelerator
+    threads: int = 1,  # that read data
     upsampling: str = "durations",
+    valid: bool = True,  # validation losses at each checkpoint, with programs of their own
     save_every: int = 500,
     samples: int = 2,  # validation items to draw and to hear at each checkpoint
     init: str = "",  # a model to start from
 ) -> TrainConfig:
     """The run."""
 
-    def of(name: str, split: str, buckets: int, most: float, **rest: object) -> DataConfig:
+    def of(name: str, split: str, most: float, **rest: object) -> DataConfig:
+        sources = tuple(SourceConfig(f"{folder}/{name}", split) for folder in data.split(","))
         return DataConfig(
-            (SourceConfig(f"{data}/{name}", split),),
-            batch_seconds=batch_seconds, buckets=buckets, max_seconds=most, **rest,
+            sources[:1] if split == "dev" else sources,
+            batch_seconds=batch_seconds, buckets=buckets, max_seconds=most, cache=True,
+            threads=threads, prefetch=2 * threads, **rest,
         )  # type: ignore[arg-type]  # fmt: skip
 
     # A few seconds of one voice say enough of it: up to all of an utterance is to be generated.
     common = dict(condition_drop=0.15, hooks=False)
-    dialogue = dict(mask="suffix", mask_low=0.5, mask_high=1.0, **common)
+    # Of most conversations both voices are to be heard before speech is to be generated.
+    dialogue = dict(mask="suffix", mask_low=0.2, mask_high=0.8, **common)
     return TrainConfig(
         model=ModelConfig(
             fm_decoder_downsampling_factor=(1, 2, 1),
@@ -68,21 +76,22 @@ def get_config(
             fm_decoder_cnn_module_kernel=(15, 9, 15),
             fm_decoder_feedforward_dim=512,
             fm_decoder_num_heads=4,
-            fm_decoder_dim=192,
+            fm_decoder_dim=dim,
             text_encoder_num_layers=2,
             text_encoder_feedforward_dim=256,
             text_encoder_cnn_module_kernel=9,
             text_encoder_num_heads=4,
             text_encoder_dim=128,
             upsampling=upsampling,  # type: ignore[arg-type]
+            dtype=dtype,  # type: ignore[arg-type]
         ),
         stages=(
             Stage(
                 name="single",
                 kind="zipvoice",
                 steps=single,
-                data=of("single", "train", 3, 6.0),
-                valid=of("single", "dev", 3, 6.0),
+                data=of("single", "train", 6.0),
+                valid=of("single", "dev", 6.0) if valid else None,
                 learning_rate=cosine(peak, single),
                 **common,  # type: ignore[arg-type]
             ),
@@ -90,8 +99,8 @@ def get_config(
                 name="dialog",
                 kind="zipvoice_dialog",
                 steps=dialog,
-                data=of("dialogue", "train", 2, 24.0),
-                valid=of("dialogue", "dev", 2, 24.0),
+                data=of("dialogue", "train", 24.0),
+                valid=of("dialogue", "dev", 24.0) if valid else None,
                 learning_rate=cosine(later, dialog),
                 **dialogue,  # type: ignore[arg-type]
             ),
@@ -99,10 +108,11 @@ def get_config(
                 name="stereo",
                 kind="zipvoice_dialog_stereo",
                 steps=stereo,
-                data=of("stereo", "train", 2, 24.0, channels="alternate"),
-                valid=of("stereo", "dev", 2, 24.0, channels="alternate"),
+                data=of("stereo", "train", 24.0, channels="alternate"),
+                valid=of("stereo", "dev", 24.0, channels="alternate") if valid else None,
                 learning_rate=cosine(later, stereo),
                 exclusive_weight=1.0,
+                channel_difference=0.5,
                 **dialogue,  # type: ignore[arg-type]
             ),
         ),

@@ -42,13 +42,19 @@ def get_config(
     exclusive_weight: float = 1.0,
     one_channel: bool = True,  # alternates one- and two-channel batches of the stereo stage
     peak: float = 0.02,  # learning rate
+    batch_seconds: float = 40.0,
+    buckets: int = 3,
+    dtype: str = "float32",  # bfloat16 on an accelerator
+    threads: int = 1,  # that read data
+    valid: bool = True,
     seed: int = 0,
 ) -> TrainConfig:
     """One row's run."""
     init = {"single": single_model, "dialog": dialog_model, "": ""}[start]
     run = demo.get_config(
         data, single=steps, dialog=steps, stereo=steps, peak=peak, later=peak,
-        upsampling=upsampling, init=init, save_every=10_000, samples=0,
+        upsampling=upsampling, init=init, save_every=10_000, samples=0, valid=valid,
+        batch_seconds=batch_seconds, buckets=buckets, dtype=dtype, threads=threads,
     )  # fmt: skip
     only = next(one for one in run.stages if one.name == stage)
     if alignment:
@@ -62,12 +68,11 @@ def get_config(
         ]
         only = ablations.with_sources(only, sources)
     if stage == "stereo":
-        assert only.valid is not None
+        both = None if only.valid is None else dataclasses.replace(only.valid, channels="stereo")
         only = dataclasses.replace(
             only,
             data=only.data if one_channel else dataclasses.replace(only.data, channels="stereo"),
-            # Two channels for all rows, however they train.
-            valid=dataclasses.replace(only.valid, channels="stereo"),
+            valid=both,  # two channels for all rows, however they train
             exclusive_weight=exclusive_weight,
         )
     model = dataclasses.replace(

@@ -1,6 +1,7 @@
 """Checkpoints: official and own formats, growth, the hub and conversion."""
 
 import argparse
+import functools
 import http.server
 import json
 import shutil
@@ -201,6 +202,32 @@ def test_stereo_is_the_official_start(released: dict[str, Loaded]) -> None:
     with user_error("zipvoice_dialog", "not from zipvoice_distill"):
         distill = released["zipvoice_distill"]
         growth.grow_to_stereo(distill.params, distill.config)
+
+
+def test_a_difference_of_channels_is_none_to_equal_ones(released: dict[str, Loaded]) -> None:
+    model = released["zipvoice_dialog"]
+    grow = functools.partial(growth.grow_to_stereo, model.params, model.config)
+    official_start, _ = grow()
+    apart, config = grow(channel_difference=0.5, key=jax.random.key(1))
+    mapping.check_params(apart, config, source="grown")
+    mono = model.params["fm_decoder"]["in_proj"]["kernel"]
+    before, after = (p["fm_decoder"].pop("in_proj_0")["kernel"] for p in (official_start, apart))
+    feat = config.feat_dim
+    for begin, of_mono in ((0, mono[:feat]), (3 * feat, mono[2 * feat :])):  # noisy, condition
+        left, right = after[begin : begin + feat], after[begin + feat : begin + 2 * feat]
+        np.testing.assert_allclose(left + right, of_mono, rtol=0, atol=1e-6)
+        assert 0.45 < ((left - right) / 2).std() / of_mono.std() < 0.55
+    text = slice(2 * feat, 3 * feat)
+    np.testing.assert_array_equal(after[text], before[text])
+    rest = mapping.flatten(official_start)
+    for path, leaf in mapping.flatten(apart).items():
+        np.testing.assert_array_equal(leaf, rest[path], err_msg="/".join(path))
+    again = grow(channel_difference=0.5, key=jax.random.key(1))[0]["fm_decoder"]["in_proj_0"]
+    other = grow(channel_difference=0.5, key=jax.random.key(2))[0]["fm_decoder"]["in_proj_0"]
+    np.testing.assert_array_equal(again["kernel"], after)
+    assert not np.array_equal(other["kernel"], after)
+    with pytest.raises(ValueError, match="key"):
+        grow(channel_difference=0.5)
 
 
 def test_dialog_keeps_rows_by_token(released: dict[str, Loaded]) -> None:

@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import pickle
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from zipvoice_jax.config import FeatureConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.batches import Batch, BatchIterator
 from zipvoice_jax.data.config import DataConfig, SourceConfig
+from zipvoice_jax.data.examples import ExampleReader
 from zipvoice_jax.data.loader import Loader, validation_batches
 from zipvoice_jax.data.records import Index, decode_audio, open_split, write_dataset
 from zipvoice_jax.text.tokens import TokenTable
@@ -61,6 +65,31 @@ def assert_same(found: list[Batch], wanted: list[Batch]) -> None:
         assert a.arrays.keys() == b.arrays.keys()
         for name in a.arrays:
             np.testing.assert_array_equal(a.arrays[name], b.arrays[name])
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_is_kept_changes_nothing_and_is_read_once(
+    mono: Path, threads: int, monkeypatch: pytest.MonkeyPatch
+):
+    wanted = take(loader_of(config_of(mono)), 30)
+    reads = Counter()
+
+    def counted(reader: ExampleReader, source: int, record: int) -> Any:
+        reads[record] += 1
+        return decode(reader, source, record)
+
+    decode = ExampleReader.decode
+    monkeypatch.setattr(ExampleReader, "decode", counted)
+    loader = loader_of(config_of(mono, cache=True, threads=threads))
+    assert_same(take(loader, 30), wanted)
+    assert_same(take(loader, 8, start=4), wanted[4:12])
+    # Threads that come to a record at the same time may each read it.
+    assert len(reads) > 10
+    assert sum(reads.values()) <= (threads + 1) * len(reads)
+    items = sum(sum(map(bool, batch.ids)) for batch in wanted)
+    assert items > 4 * len(reads)  # so many reads without it
+    sent = pickle.loads(pickle.dumps(loader.assembler.reader))
+    assert sent.cache and len(pickle.dumps(sent)) < 10_000
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from training import TOKENS, entries, make_data, weights, write_config
 
 from zipvoice_jax.checkpoint.hub import load_model
 from zipvoice_jax.checkpoint.loaded import Loaded
-from zipvoice_jax.checkpoint.mapping import check_params
+from zipvoice_jax.checkpoint.mapping import check_params, flatten
 from zipvoice_jax.cli.train import load_config
 from zipvoice_jax.config import FeatureConfig
 from zipvoice_jax.core.errors import UserError
@@ -312,6 +312,22 @@ def test_a_run_can_start_from_an_official_directory(run: TrainConfig, kind: Any)
     name = "in_proj_1" if kind.endswith("stereo") else "in_proj"
     ours, theirs = params["fm_decoder"][name], loaded.params["fm_decoder"]["in_proj"]
     assert np.array_equal(ours["kernel"], theirs["kernel"])
+
+
+@pytest.mark.parametrize(("old", "new"), [("durations", "average"), ("average", "durations")])
+def test_a_model_of_one_rule_of_upsampling_starts_one_of_the_other(
+    run: TrainConfig, old: Any, new: Any
+) -> None:
+    first = stage_model(run, 0)
+    config = dataclasses.replace(first.config, upsampling=old)
+    params = jax.device_get(init_params(config, jax.random.key(0)))
+    before = Loaded(config, FeatureConfig(), first.table, params)
+    wanted = dataclasses.replace(first, config=dataclasses.replace(first.config, upsampling=new))
+    made = grown(before, wanted, jax.random.key(0))
+    check_params(made, wanted.config, source="the grown model")
+    kept = flatten({name: part for name, part in params.items() if name != "duration_head"})
+    for path, leaf in kept.items():
+        np.testing.assert_array_equal(flatten(made)[path], leaf)
 
 
 def test_growing_refuses_what_has_no_way(run: TrainConfig) -> None:

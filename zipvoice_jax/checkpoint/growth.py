@@ -135,16 +135,29 @@ def grow_to_dialog(
     return grown, config
 
 
-def grow_to_stereo(params: Mapping[str, Any], config: ModelConfig) -> tuple[Params, ModelConfig]:
+def grow_to_stereo(
+    params: Mapping[str, Any],
+    config: ModelConfig,
+    *,
+    channel_difference: float = 0.0,
+    key: Key[Array, ""] | None = None,
+) -> tuple[Params, ModelConfig]:
     """ZipVoice-Dialog to -Stereo (load_checkpoint_copy_proj_three_channel_alter).
 
     The input of stream 0 is noisy speech of both channels, text condition, speech condition
     of both channels: each channel gets half of the mono weight, so that two equal channels
     give what one gave. Both output channels start as the mono output. Stream 1 is mono.
 
+    Officially both channels have one and the same weight, and the decoder sees no more than their
+    sum. A difference added to one channel and taken from the other leaves what two equal channels
+    give, and shows the decoder which is which.
+
     Args:
         params: of a zipvoice_dialog model.
         config: of that model.
+        channel_difference: standard deviation of that random difference, as a share of the mono
+            weight's own; 0 is the official start.
+        key: of the difference; needed where there is one.
 
     Raises:
         UserError: not a zipvoice_dialog model.
@@ -156,6 +169,16 @@ def grow_to_stereo(params: Mapping[str, Any], config: ModelConfig) -> tuple[Para
     mono_in, mono_out = decoder.pop("in_proj"), decoder.pop("out_proj")
     noisy, text, condition = np.split(mono_in["kernel"], 3, axis=0)
     channels = [noisy / 2, noisy / 2, text, condition / 2, condition / 2]
+    if channel_difference:
+        if key is None:
+            raise ValueError("a difference of the channels takes a key")
+        scales = (channel_difference * part.std() for part in (noisy, condition))
+        apart = [
+            scale * _normal(named_key(key, "in_proj_0", name), noisy.shape)
+            for name, scale in zip(("noisy", "condition"), scales, strict=True)
+        ]
+        signs = [apart[0], -apart[0], np.zeros_like(text), apart[1], -apart[1]]
+        channels = [part + sign for part, sign in zip(channels, signs, strict=True)]
     decoder["in_proj_0"] = {
         "kernel": np.concatenate(channels, axis=0),
         "bias": mono_in["bias"].copy(),

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -46,6 +47,7 @@ class ExampleReader:
         features: settings of the features.
         tokenizer: for records without stored tokens.
         alignments: whether examples need to say where their tokens begin.
+        cache: keeps every example that was read.
     """
 
     sources: tuple[RecordSource, ...]
@@ -54,6 +56,14 @@ class ExampleReader:
     features: FeatureConfig
     tokenizer: Tokenizer | None
     alignments: bool = False
+    cache: bool = False
+    _kept: dict[tuple[int, int, int], Example] = dataclasses.field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was kept, which is nothing to send to another process."""
+        return {**self.__dict__, "_kept": {}}
 
     @classmethod
     def of(
@@ -74,10 +84,10 @@ class ExampleReader:
         if config.tokenizer is not None:
             tokenizer = make_tokenizer(config.tokenizer, table, lang=config.lang)
         names = tuple(source.name for source in config.sources)
-        return cls(tuple(sources), names, table, features, tokenizer, alignments)
+        return cls(tuple(sources), names, table, features, tokenizer, alignments, config.cache)
 
     def read(self, source: int, record: int, channels: int) -> Example:
-        """Reads one record and computes its features.
+        """Reads one record and computes its features, or gives what was kept of it.
 
         Args:
             source: number of the source.
@@ -87,6 +97,14 @@ class ExampleReader:
         Raises:
             UserError: the record cannot be used; names it.
         """
+        if not self.cache:
+            return self._read(source, record, channels)
+        place = source, record, channels
+        if place not in self._kept:
+            self._kept[place] = self._read(*place)
+        return self._kept[place]
+
+    def _read(self, source: int, record: int, channels: int) -> Example:
         utterance, tokens, wave = self.decode(source, record)
         try:
             mel = log_mel_host(wave, self.features, channels=channels)

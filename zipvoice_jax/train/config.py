@@ -51,6 +51,9 @@ class Stage:
         mask_high: greatest share.
         condition_drop: share of items whose text condition is dropped.
         exclusive_weight: of the stereo model's speaker-exclusive loss.
+        channel_difference: of the start of a stereo model from a mono one: how far the input
+            projections of its channels differ, as a share of the mono one's standard deviation.
+            Officially 0: both are alike, and a small model takes long to tell them apart.
         alignment: from which boundaries tokens are spread over frames: those of the data's
             alignments (1), of average upsampling (0) or between. None is what the model takes
             when it speaks: 1 for upsampling by durations, 0 by averages; the objective
@@ -81,6 +84,7 @@ class Stage:
     mask_high: float | PiecewiseLinear = 1.0
     condition_drop: float | PiecewiseLinear = 0.2
     exclusive_weight: float | PiecewiseLinear = 0.0
+    channel_difference: float = 0.0
     alignment: float | PiecewiseLinear | None = None
     alignment_rule: AlignmentRule = "blend"
     duration_weight: float | PiecewiseLinear = 0.05
@@ -137,6 +141,7 @@ class Stage:
                 f"{about}learning_rate is {self.learning_rate!r}, with which nothing is learnt; "
                 "give a number above 0.",
             )
+        check_number(f"{about}channel_difference", self.channel_difference, 0.0, 10.0)
         check_number(f"{about}batch_count_offset", self.batch_count_offset, 0.0, 1e9)
         require(
             self.alignment_rule in get_args(AlignmentRule),

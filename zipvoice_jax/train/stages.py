@@ -132,13 +132,16 @@ def _check_unchanged(stage: Stage, kind: str, old: TokenTable, new: TokenTable) 
         )
 
 
-def grown(before: Loaded, wanted: StageModel, key: Key[Array, ""]) -> Params:
+def grown(
+    before: Loaded, wanted: StageModel, key: Key[Array, ""], *, channel_difference: float = 0.0
+) -> Params:
     """Parameters of one model as those of the next, by its tokens, speakers and projections.
 
     Args:
         before: what to start from.
         wanted: the model to get.
         key: of new rows and projections.
+        channel_difference: of a stereo model's start; see `Stage`.
 
     Raises:
         UserError: no way leads from one to the other, or their sizes differ.
@@ -146,9 +149,9 @@ def grown(before: Loaded, wanted: StageModel, key: Key[Array, ""]) -> Params:
     params, config, table = before.params, before.config, before.table
     if not config.is_dialog:  # whose speakers are told apart only from here on
         config = dataclasses.replace(config, **{n: getattr(wanted.config, n) for n in _SPEAKERS})
-    if not config.looks_up_durations:
-        config = dataclasses.replace(config, upsampling=wanted.config.upsampling)
-    config = dataclasses.replace(config, duration_head=wanted.config.duration_head)
+    # No layer hangs on either rule of upsampling, but for the head.
+    rule = {name: getattr(wanted.config, name) for name in ("upsampling", "duration_head")}
+    config = dataclasses.replace(config, **rule)
     if not config.has_durations:  # a head that was there would soon be wrong
         params = {name: part for name, part in params.items() if name != "duration_head"}
     elif "duration_head" not in params:
@@ -167,7 +170,9 @@ def grown(before: Loaded, wanted: StageModel, key: Key[Array, ""]) -> Params:
             )
             table = wanted.table
         elif step == "stereo":
-            params, config = grow_to_stereo(params, config)
+            params, config = grow_to_stereo(
+                params, config, channel_difference=channel_difference, key=key
+            )
         else:
             params, config = grow_to_distill(params, config, key=key)
     if table.fingerprint != wanted.table.fingerprint:
@@ -206,7 +211,7 @@ def entered(run: TrainConfig, index: int, before: Loaded) -> tuple[Params, Mappi
     key = named_key(jax.random.key(run.seed), "grow", stage.name)
     wanted = stage_model(run, index)
     _check_unchanged(stage, before.config.kind, before.table, wanted.table)
-    params = grown(before, wanted, key)
+    params = grown(before, wanted, key, channel_difference=stage.channel_difference)
     if stage.objective not in DISTILLATION:
         return params, {}
     _check_teacher(stage, before.config.kind)
