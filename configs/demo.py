@@ -50,6 +50,7 @@ def get_config(
     dtype: str = "float32",  # bfloat16 on an accelerator
     threads: int = 1,  # that read data
     upsampling: str = "durations",
+    t_shift: float = 0.3,  # of the stages of dialogues
     valid: bool = True,  # validation losses at each checkpoint, with programs of their own
     save_every: int = 500,
     samples: int = 2,  # validation items to draw and to hear at each checkpoint
@@ -68,7 +69,9 @@ def get_config(
     # A few seconds of one voice say enough of it: up to all of an utterance is to be generated.
     common = dict(condition_drop=0.15, hooks=False)
     # Of most conversations both voices are to be heard before speech is to be generated.
-    dialogue = dict(mask="suffix", mask_low=0.2, mask_high=0.8, **common)
+    dialogue = dict(
+        mask="suffix", mask_low=0.2, mask_high=0.8, t_shift=t_shift, speaker_std=0.5, **common
+    )
     return TrainConfig(
         model=ModelConfig(
             fm_decoder_downsampling_factor=(1, 2, 1),

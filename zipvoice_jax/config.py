@@ -32,6 +32,7 @@ Schedule = Literal["uniform", "epss"]
 # and that ZipVoiceDistill never sets (TTSZipformer.__init__).
 GUIDANCE_SCALE_EMBED_DIM = 192
 DURATION_HEAD_DIM = 128  # hidden channels
+SPEAKER_STD = 0.1  # ZipVoiceDialog initialises spk_embed with N(0, 0.1)
 # Times of EPSS (empirically pruned step sampling, arXiv 2505.19931) in 32nds, by number of steps:
 # those of 32 equal steps that are left when the redundant ones, most of them late, are dropped. As
 # published with F5-TTS (get_epss_timesteps), which has no others.

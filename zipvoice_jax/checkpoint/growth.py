@@ -14,13 +14,17 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from zipvoice_jax.checkpoint.mapping import Params, check_params, flatten, unflatten
-from zipvoice_jax.config import DURATION_HEAD_DIM, GUIDANCE_SCALE_EMBED_DIM, ModelConfig
+from zipvoice_jax.config import (
+    DURATION_HEAD_DIM,
+    GUIDANCE_SCALE_EMBED_DIM,
+    SPEAKER_STD,
+    ModelConfig,
+)
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.rng import named_key
 from zipvoice_jax.nn.durations import DurationHead
 from zipvoice_jax.text.tokens import TokenTable
 
-_SPEAKER_STD = 0.1  # ZipVoiceDialog initialises spk_embed with N(0, 0.1)
 _GUIDANCE_SCALE = 0.1  # initial_scale of TTSZipformer's guidance_scale_embed
 
 
@@ -104,6 +108,7 @@ def grow_to_dialog(
     old_table: TokenTable,
     new_table: TokenTable,
     key: Key[Array, ""],
+    speaker_std: float = SPEAKER_STD,
 ) -> tuple[Params, ModelConfig]:
     """ZipVoice to ZipVoice-Dialog (load_checkpoint_extend_vocab_size).
 
@@ -112,7 +117,8 @@ def grow_to_dialog(
         config: of that model.
         old_table: its token table.
         new_table: the old tokens, [S1], [S2] and perhaps more (see `dialog_table`).
-        key: of the new embedding rows, N(0, 1), and of the speaker embedding, N(0, 0.1).
+        key: of the new embedding rows, N(0, 1), and of the speaker-turn embedding.
+        speaker_std: of the latter, which is normal with this standard deviation.
 
     Raises:
         UserError: not a zipvoice model, or the token tables do not fit.
@@ -130,7 +136,7 @@ def grow_to_dialog(
         spk_b_id=new_table.spk_b_id,
     )
     if dim := config.speaker_embed_dim:
-        speakers = _normal(named_key(key, "spk_embed"), (2, dim)) * _SPEAKER_STD
+        speakers = _normal(named_key(key, "spk_embed"), (2, dim)) * np.float32(speaker_std)
         grown["spk_embed"] = {"embedding": speakers.astype(np.float32)}
     return grown, config
 

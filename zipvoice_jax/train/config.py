@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args
 
-from zipvoice_jax.config import MODEL_KINDS, FeatureConfig, ModelConfig, ModelKind
+from zipvoice_jax.config import MODEL_KINDS, SPEAKER_STD, FeatureConfig, ModelConfig, ModelKind
 from zipvoice_jax.core.errors import require
 from zipvoice_jax.core.numbers import check_number
 from zipvoice_jax.core.schedule import PiecewiseLinear
@@ -50,10 +50,15 @@ class Stage:
         mask_low: least share of an item that is to be generated.
         mask_high: greatest share.
         condition_drop: share of items whose text condition is dropped.
+        t_shift: moves the flow times that are drawn as that of sampling does: 1 draws them evenly, as
+            officially, less than 1 draws more of those near noise, where text and prompt decide
+            what is said in which voice. Near speech the loss is large whatever the model knows.
         exclusive_weight: of the stereo model's speaker-exclusive loss.
         channel_difference: of the start of a stereo model from a mono one: how far the input
             projections of its channels differ, as a share of the mono one's standard deviation.
             Officially 0: both are alike, and a small model takes long to tell them apart.
+        speaker_std: of the start of a dialogue model: standard deviation of the new speaker-turn
+            embedding. Officially 0.1; a short training learns nothing from so faint a signal.
         alignment: from which boundaries tokens are spread over frames: those of the data's
             alignments (1), of average upsampling (0) or between. None is what the model takes
             when it speaks: 1 for upsampling by durations, 0 by averages; the objective
@@ -83,8 +88,10 @@ class Stage:
     mask_low: float | PiecewiseLinear = 0.7
     mask_high: float | PiecewiseLinear = 1.0
     condition_drop: float | PiecewiseLinear = 0.2
+    t_shift: float | PiecewiseLinear = 1.0
     exclusive_weight: float | PiecewiseLinear = 0.0
     channel_difference: float = 0.0
+    speaker_std: float = SPEAKER_STD
     alignment: float | PiecewiseLinear | None = None
     alignment_rule: AlignmentRule = "blend"
     duration_weight: float | PiecewiseLinear = 0.05
@@ -127,6 +134,7 @@ class Stage:
             ("mask_low", 0.0, 1.0),
             ("mask_high", 0.0, 1.0),
             ("condition_drop", 0.0, 1.0),
+            ("t_shift", 1e-3, 1.0),
             ("exclusive_weight", 0.0, 1e6),
             ("duration_weight", 0.0, 1e6),
             ("alignment", 0.0, 1.0),
@@ -142,6 +150,7 @@ class Stage:
                 "give a number above 0.",
             )
         check_number(f"{about}channel_difference", self.channel_difference, 0.0, 10.0)
+        check_number(f"{about}speaker_std", self.speaker_std, 0.0, 100.0)
         check_number(f"{about}batch_count_offset", self.batch_count_offset, 0.0, 1e9)
         require(
             self.alignment_rule in get_args(AlignmentRule),

@@ -23,6 +23,7 @@ SCHEDULES = (
     "mask_high",
     "mask_suffix",
     "condition_drop",
+    "t_shift",
     "exclusive_weight",
     "duration_weight",
     "alignment",

@@ -115,9 +115,10 @@ def flow_batch(
     """Noise, times, infilling mask and dropped conditions of a step."""
     size = batch.features.shape[0]
     kept = jax.random.uniform(named_key(key, "keep_text"), (size,)) >= values["condition_drop"]
+    t, shift = jax.random.uniform(named_key(key, "t"), (size,)), values["t_shift"]
     return FlowBatch(
         **_drawn_for_all(key, batch, values, feat_scale),
-        t=jax.random.uniform(named_key(key, "t"), (size,)),
+        t=shift * t / (1.0 + (shift - 1.0) * t),
         keep_text=kept.astype(jnp.float32),
     )
 

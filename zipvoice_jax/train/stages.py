@@ -18,7 +18,7 @@ from zipvoice_jax.checkpoint.growth import (
 from zipvoice_jax.checkpoint.hub import load_model, stored_table
 from zipvoice_jax.checkpoint.loaded import Loaded
 from zipvoice_jax.checkpoint.mapping import Params
-from zipvoice_jax.config import ModelConfig
+from zipvoice_jax.config import SPEAKER_STD, ModelConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.rng import named_key
 from zipvoice_jax.data.plan import make_plan, repetition
@@ -133,7 +133,12 @@ def _check_unchanged(stage: Stage, kind: str, old: TokenTable, new: TokenTable) 
 
 
 def grown(
-    before: Loaded, wanted: StageModel, key: Key[Array, ""], *, channel_difference: float = 0.0
+    before: Loaded,
+    wanted: StageModel,
+    key: Key[Array, ""],
+    *,
+    speaker_std: float = SPEAKER_STD,
+    channel_difference: float = 0.0,
 ) -> Params:
     """Parameters of one model as those of the next, by its tokens, speakers and projections.
 
@@ -141,6 +146,7 @@ def grown(
         before: what to start from.
         wanted: the model to get.
         key: of new rows and projections.
+        speaker_std: of a dialogue model's start; see `Stage`.
         channel_difference: of a stereo model's start; see `Stage`.
 
     Raises:
@@ -166,8 +172,9 @@ def grown(
     for step in _route(config.kind, wanted.config.kind):
         if step == "dialog":
             params, config = grow_to_dialog(
-                params, config, old_table=table, new_table=wanted.table, key=key
-            )
+                params, config, old_table=table, new_table=wanted.table, key=key,
+                speaker_std=speaker_std,
+            )  # fmt: skip
             table = wanted.table
         elif step == "stereo":
             params, config = grow_to_stereo(
@@ -211,7 +218,8 @@ def entered(run: TrainConfig, index: int, before: Loaded) -> tuple[Params, Mappi
     key = named_key(jax.random.key(run.seed), "grow", stage.name)
     wanted = stage_model(run, index)
     _check_unchanged(stage, before.config.kind, before.table, wanted.table)
-    params = grown(before, wanted, key, channel_difference=stage.channel_difference)
+    starts = dict(speaker_std=stage.speaker_std, channel_difference=stage.channel_difference)
+    params = grown(before, wanted, key, **starts)
     if stage.objective not in DISTILLATION:
         return params, {}
     _check_teacher(stage, before.config.kind)
