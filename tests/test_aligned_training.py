@@ -161,6 +161,7 @@ def test_a_schedule_moves_boundaries_of_all_or_of_some_items(place: Path) -> Non
         name: jnp.float32(value)
         for name, value in {
             "mask_low": 0.7, "mask_high": 1.0, "mask_suffix": 0.0, "condition_drop": 0.0,
+            "t_shift": 1.0,
         }.items()
     }  # fmt: skip
 

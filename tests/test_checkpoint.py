@@ -250,6 +250,12 @@ def test_dialog_keeps_rows_by_token(released: dict[str, Loaded]) -> None:
     other, _ = growth.grow_to_dialog(model.params, model.config, key=jax.random.key(2), **grow)
     np.testing.assert_array_equal(again["embed"]["embedding"], rows)
     assert (other["embed"]["embedding"][-1] != rows[-1]).all()
+    louder, _ = growth.grow_to_dialog(
+        model.params, model.config, key=jax.random.key(1), speaker_std=0.5, **grow
+    )
+    np.testing.assert_allclose(
+        louder["spk_embed"]["embedding"], 5 * params["spk_embed"]["embedding"], rtol=1e-6
+    )
     assert "spk_embed" not in model.params
     with user_error("lacks 1 tokens", "'!'"):
         fewer = TokenTable(tuple(t for t in growth.dialog_table(old).tokens if t != "!"))

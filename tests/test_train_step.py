@@ -18,6 +18,7 @@ from zipvoice_jax.checkpoint.mapping import check_params, flatten
 from zipvoice_jax.cli.train import load_config
 from zipvoice_jax.config import FeatureConfig
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.rng import named_key
 from zipvoice_jax.data.batches import Batch
 from zipvoice_jax.flow.losses import DistillBatch, FlowBatch, distillation_loss
 from zipvoice_jax.models.zipvoice import init_params
@@ -94,6 +95,20 @@ def test_conditions_are_dropped_as_often_as_scheduled(run: TrainConfig) -> None:
     assert float(given.t.min()) >= 0.0 and float(given.t.max()) < 1.0
     assert float(given.t.std()) == pytest.approx(12**-0.5, abs=0.02)
     assert np.allclose(given.features, batch.features * 0.1)
+
+
+def test_times_are_drawn_evenly_or_nearer_to_noise(run: TrainConfig) -> None:
+    values = values_at(schedules_of(run), jnp.int32(0))
+    batch = jax.tree.map(
+        lambda v: jnp.repeat(v, 2000, axis=0), SpeechBatch(**dataclasses.asdict(speech(1)))
+    )
+    even = drawn(batch, values).t
+    key = named_key(jax.random.key(0), "t")
+    assert np.array_equal(even, jax.random.uniform(key, even.shape))  # as ever, bit for bit
+    moved = drawn(batch, values | {"t_shift": jnp.float32(0.3)}).t
+    np.testing.assert_allclose(moved, 0.3 * even / (1 - 0.7 * even), rtol=1e-5)
+    assert float(jnp.median(moved)) == pytest.approx(0.3 / 1.3, abs=0.02)
+    assert float(moved.min()) >= 0.0 and float(moved.max()) < 1.0
 
 
 @pytest.mark.parametrize(("objective", "least"), [("distill_first", 0.0), ("distill_second", 1.0)])

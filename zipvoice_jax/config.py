@@ -26,6 +26,7 @@ SpeakerTurns = Literal["tag", "official"]
 SpeakerTokens = Literal["tags", "separator"]
 SpeakerEmbedding = Literal["text_output", "text_input", "none"]
 Upsampling = Literal["average", "durations"]
+SpeakerPrompts = Literal["joint", "own"]
 Schedule = Literal["uniform", "epss"]
 
 # Inputs of a distilled model's guidance embedding: officially a default that no model.json holds
@@ -58,6 +59,7 @@ _NOT_IN_MODEL_JSON = (
     "speaker_turns",
     "speaker_tokens",
     "speaker_embedding",
+    "speaker_prompts",
     "upsampling",
     "duration_head",
 )
@@ -124,6 +126,10 @@ class ModelConfig:
     # added to what the text encoder gives ("text_output"), to what it takes, or nowhere.
     speaker_tokens: SpeakerTokens = "tags"
     speaker_embedding: SpeakerEmbedding = "text_output"
+    # What of a dialogue's prompt a frame is sampled from. "joint": all of it, as officially; the
+    # model has to know which voice is whose. "own": what the frame's own speaker says in it, at the
+    # cost of one more branch.
+    speaker_prompts: SpeakerPrompts = "joint"
     # How tokens are spread over frames. "average": all alike, the official rule. "durations": in
     # proportion to durations that a small head on the text encoder predicts, prompt and text each
     # within its own frames; such a model is trained on alignments.
@@ -148,6 +154,7 @@ class ModelConfig:
         _check_choice("speaker_turns", self.speaker_turns, get_args(SpeakerTurns))
         _check_choice("speaker_tokens", self.speaker_tokens, get_args(SpeakerTokens))
         _check_choice("speaker_embedding", self.speaker_embedding, get_args(SpeakerEmbedding))
+        _check_choice("speaker_prompts", self.speaker_prompts, get_args(SpeakerPrompts))
         _check_choice("upsampling", self.upsampling, get_args(Upsampling))
         require(
             isinstance(self.duration_head, bool),

@@ -4,7 +4,7 @@ Official: zipvoice/models/modules/solver.py and `sample` in zipvoice/models/zipv
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import flax.struct
@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from zipvoice_jax.config import EPSS_TIMES, ModelConfig
-from zipvoice_jax.core.masks import padding_mask
+from zipvoice_jax.core.masks import padding_mask, speaker_rows
 from zipvoice_jax.core.rng import named_key
 from zipvoice_jax.core.upsampling import shared_starts
 from zipvoice_jax.models.zipvoice import ZipVoice, fm_decoder_config, upsampled
@@ -132,6 +132,17 @@ def _predicted_starts(
     )
 
 
+def _first_speaker(
+    config: ModelConfig, tokens: Int[Array, "batch tokens"]
+) -> Float[Array, "batch tokens 1"]:
+    """1 where a token is in a turn of [S1], else 0."""
+    rows = speaker_rows(
+        tokens, spk_a_id=config.spk_a_id, spk_b_id=config.spk_b_id, pad_id=config.pad_id,
+        rule=config.speaker_turns,
+    )  # fmt: skip
+    return (rows[:, :, None] == 1).astype(jnp.float32)
+
+
 def frames_at_rate_of(
     prompt_frames: int, prompt_predicted: float, text_predicted: float, speed: float
 ) -> int:
@@ -164,6 +175,11 @@ def sample(
     text, and for t > 0.5 the speech as well; up to t = 0.5 the scale is doubled. A distilled
     model takes the scale as an input and has one branch.
 
+    With `speaker_prompts="own"` a dialogue has a conditional branch for each speaker, which sees
+    of the prompt what that speaker says; a frame takes the velocity of its own speaker's branch,
+    and the unconditional one lacks text and speech at all times, so that guidance is towards the
+    voice as well.
+
     Args:
         params: of the model.
         config: of the model.
@@ -192,7 +208,16 @@ def sample(
     starts = _predicted_starts(apply, text_embed, inputs) if config.looks_up_durations else None
     text = upsampled(text_embed, *lens, frames, starts)
     from_text = apply("project", text, dim, stream, bias=True)
-    from_speech = apply("project", speech, dim + config.feat_dim, stream, bias=False)
+
+    def projected(speech: Array) -> Array:
+        return apply("project", speech, dim + config.feat_dim, stream, bias=False)
+
+    from_speech = projected(speech)
+    # What each conditional branch sees of the prompt: all of it, or the turns of one speaker.
+    seen, first = [from_speech], None
+    if config.is_dialog and config.speaker_prompts == "own":
+        first = upsampled(_first_speaker(config, inputs.tokens), *lens, frames, starts) > 0
+        seen = [projected(jnp.where(mine, speech, 0.0)) for mine in (first, ~first)]
     bias_only = apply("project", jnp.zeros_like(text[:, :1]), dim, stream, bias=True)
     positions = precompute_positions(params["fm_decoder"], fm_decoder_config(config), frames)
 
@@ -203,28 +228,30 @@ def sample(
 
     time_embs = jax.lax.map(embed, times[:-1])
 
-    def branches(uncond: Array, cond: Array) -> Array:
-        # Neighbours in the batch, so that sharding the batch keeps them on one device.
-        both = jnp.stack([uncond, cond], axis=1)
-        return both.reshape(2 * batch, *both.shape[2:])
+    count = len(seen) + two_branches
 
-    branch_mask = branches(mask, mask) if two_branches else mask
+    def branches(parts: Sequence[Array]) -> Array:
+        # Neighbours in the batch, so that sharding the batch keeps them on one device.
+        stacked = jnp.stack(parts, axis=1)
+        return stacked.reshape(len(parts) * batch, *stacked.shape[2:])
+
+    branch_mask = branches([mask] * count)
 
     def step(x: Array, now: tuple[Array, Array, Array]) -> tuple[Array, None]:
         t, t_next, time_emb = now
         hidden = apply("project", x, 0, stream, bias=False)
-        conditional = hidden + from_text + from_speech
-        if not two_branches:
-            v = apply("decode", conditional, time_emb, branch_mask, stream, positions)
-            return x + v * (t_next - t), None
         late = t > 0.5
-        unconditional = hidden + bias_only + jnp.where(late, 0.0, from_speech)
-        both = branches(unconditional, conditional)
-        v = apply("decode", both, time_emb, branch_mask, stream, positions)
-        v = v.reshape(batch, 2, frames, dim)
-        scale = (guidance_scale * jnp.where(late, 1.0, 2.0))[:, None, None]
-        v = (1.0 + scale) * v[:, 1] - scale * v[:, 0]
-        return x + v * (t_next - t), None
+        given = [hidden + from_text + part for part in seen]
+        if two_branches:
+            withheld = late if first is None else True
+            given.append(hidden + bias_only + jnp.where(withheld, 0.0, from_speech))
+        v = apply("decode", branches(given), time_emb, branch_mask, stream, positions)
+        v = v.reshape(batch, count, frames, dim)
+        conditional = v[:, 0] if first is None else jnp.where(first, v[:, 0], v[:, 1])
+        if two_branches:
+            scale = (guidance_scale * jnp.where(late, 1.0, 2.0))[:, None, None]
+            conditional = (1.0 + scale) * conditional - scale * v[:, -1]
+        return x + conditional * (t_next - t), None
 
     x, _ = jax.lax.scan(step, inputs.noise, (times[:-1], times[1:], time_embs))
     return x

@@ -50,9 +50,9 @@ class Stage:
         mask_low: least share of an item that is to be generated.
         mask_high: greatest share.
         condition_drop: share of items whose text condition is dropped.
-        t_shift: moves the flow times that are drawn as that of sampling does: 1 draws them evenly, as
-            officially, less than 1 draws more of those near noise, where text and prompt decide
-            what is said in which voice. Near speech the loss is large whatever the model knows.
+        t_shift: moves the flow times that are drawn as that of sampling does: 1 draws them evenly,
+            as officially, less than 1 more of those near noise, where text and prompt decide what
+            is said in which voice. Near speech the loss is large whatever the model knows.
         exclusive_weight: of the stereo model's speaker-exclusive loss.
         channel_difference: of the start of a stereo model from a mono one: how far the input
             projections of its channels differ, as a share of the mono one's standard deviation.

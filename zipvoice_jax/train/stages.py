@@ -35,7 +35,7 @@ _ROUTES = {
     ("zipvoice", "zipvoice_distill"): ("distill",),
 }
 # Of how it runs rather than what it is; a model of any of these can be started from.
-_RUNS = ("dtype", "remat", "unroll_layers", "speaker_turns")
+_RUNS = ("dtype", "remat", "unroll_layers", "speaker_turns", "speaker_prompts")
 _SPEAKERS = ("speaker_tokens", "speaker_embedding")
 _FROM_TABLE = ("kind", "vocab_size", "pad_id", "spk_a_id", "spk_b_id")
 

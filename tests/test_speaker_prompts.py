@@ -1,0 +1,84 @@
+"""Sampling a dialogue from each speaker's own part of the prompt."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from test_model import error, make
+
+from zipvoice_jax.flow.sampling import SampleInputs, sample
+from zipvoice_jax.models.flops import sampling_flops
+
+FIRST, SECOND, FRAMES, PROMPT = 18, 19, 24, 12  # tags; frames of all and of the prompt
+
+
+def inputs_of(tokens: list[int], **changes: Any) -> SampleInputs:
+    """Six tokens of prompt and six of text, two frames each."""
+    rng = np.random.default_rng(3)
+    features = rng.standard_normal((1, FRAMES, 10)).astype(np.float32)
+    values: dict[str, Any] = {
+        "tokens": jnp.asarray([[*tokens, 0]], jnp.int32),
+        "tokens_lens": jnp.asarray([len(tokens)], jnp.int32),
+        "prompt_features": jnp.asarray(features),
+        "prompt_lens": jnp.asarray([PROMPT], jnp.int32),
+        "features_lens": jnp.asarray([FRAMES], jnp.int32),
+        "noise": jnp.asarray(rng.standard_normal((1, FRAMES, 10)).astype(np.float32)),
+    }
+    return SampleInputs(**(values | changes))
+
+
+DIALOGUE = [FIRST, 1, 2, SECOND, 3, 4, FIRST, 5, 6, SECOND, 7, 8]
+OF_SECOND = (np.arange(FRAMES) // 2 % 6 >= 3)[None, :, None]
+
+
+def sampled(rule: str, inputs: SampleInputs, *, steps: int = 1, guided: bool = True) -> np.ndarray:
+    config, params = make(pad_id=0)
+    config = dataclasses.replace(config, speaker_prompts=rule)  # type: ignore[arg-type]
+    times, scale = jnp.linspace(0.0, 1.0, steps + 1), jnp.asarray([1.5], jnp.float32)
+    return np.asarray(sample(params, config, inputs, times, scale, guided=guided))
+
+
+def test_a_speaker_hears_no_other_voice() -> None:
+    given = inputs_of(DIALOGUE)
+    # The second speaker's part of the prompt is another one.
+    other = jnp.where(OF_SECOND, given.prompt_features + 1.0, given.prompt_features)
+    changed = dataclasses.replace(given, prompt_features=other)
+    for rule, unmoved in (("own", True), ("joint", False)):
+        before, after = sampled(rule, given), sampled(rule, changed)
+        same = np.abs(before - after).max(axis=-1)[0] < 1e-5
+        assert not same[OF_SECOND[0, :, 0]].any()
+        assert same[~OF_SECOND[0, :, 0]].all() == unmoved
+
+
+def test_one_speaker_alone_is_sampled_as_ever() -> None:
+    alone = inputs_of([FIRST, 1, 2, 9, 3, 4, FIRST, 5, 6, 10, 7, 8])
+    own, joint = (sampled(rule, alone, steps=3, guided=False) for rule in ("own", "joint"))
+    assert error(own, joint) < 1e-3
+    assert error(own, sampled("joint", alone, steps=3)) > 0.01  # which guidance is not
+
+
+def test_neither_company_nor_padding_matters() -> None:
+    given = inputs_of(DIALOGUE)
+    longer = {
+        name: jnp.pad(getattr(given, name), ((0, 0), (0, 8), (0, 0)))
+        for name in ("prompt_features", "noise")
+    }
+    padded = dataclasses.replace(given, tokens=jnp.pad(given.tokens, ((0, 0), (0, 5))), **longer)
+    both = jax.tree.map(lambda x: jnp.concatenate([x, x[:, ::-1] if x.ndim == 3 else x]), padded)
+    config, params = make(pad_id=0, speaker_prompts="own")
+    found = sample(params, config, both, jnp.linspace(0.0, 1.0, 3), jnp.full((2,), 1.5))
+    alone = sampled("own", given, steps=2)
+    assert error(np.asarray(found)[:1, :FRAMES], alone) < 1e-3
+    assert error(np.asarray(found)[1:, :FRAMES], alone) > 0.1
+
+
+def test_its_cost_is_that_of_another_branch() -> None:
+    config, _ = make()
+    own = dataclasses.replace(config, speaker_prompts="own")
+    guided, plain = (
+        [sampling_flops(one, 100, 20, 4, guided=guided) for one in (config, own)]
+        for guided in (True, False)
+    )
+    assert 1.3 < guided[1] / guided[0] < 1.5 and 1.7 < plain[1] / plain[0] <= 2.0
