@@ -1,4 +1,4 @@
-"""A small model that speaks: three stages on hours of synthetic speech, on two CPU cores.
+"""A small model that speaks: three stages on hours of synthetic speech.
 
     python data/demo/make_speech.py --to demo/speech
     for name in single dialogue stereo; do
@@ -9,8 +9,9 @@
     done
     zipvoice-jax train --config configs/demo.py --set data=demo/data --to demo/run
 
-7M parameters, upsampling by durations: it is told where tokens are spoken, and so says words
-after a small part of the updates that average upsampling takes (docs/demo_model.md). For a language
+10M parameters, upsampling by durations: it is told where tokens are spoken, and so says words after
+a small part of the updates that average upsampling takes: in an hour or two on two CPU cores, in
+minutes on a GPU (docs/demo_model.md). For a language
 of your own, give its data, prepared with alignments or aligned by `zipvoice-jax align`.
 """
 
@@ -87,6 +88,7 @@ def get_config(
             text_encoder_dim=128,
             upsampling=upsampling,  # type: ignore[arg-type]
             dtype=dtype,  # type: ignore[arg-type]
+            speaker_prompts="own",
         ),
         stages=(
             Stage(
