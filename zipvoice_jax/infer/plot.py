@@ -39,7 +39,7 @@ def plot(speech: Speech, path: Path) -> None:
             if turn.speaker:
                 top.axvline(turn.start, color="white", linewidth=0.8, linestyle="--")
                 top.text(turn.start, extent[3], f" {turn.speaker}", color=colour, va="bottom")
-    axes[-1].set_xlabel("seconds (turns estimated from average token durations)")
+    axes[-1].set_xlabel("seconds (turns estimated from durations of tokens)")
     axes[0].set_title(f"{speech.item_id}  ({speech.duration:.2f} s)", loc="right", fontsize=9)
     figure.tight_layout()
     picture = io.BytesIO()

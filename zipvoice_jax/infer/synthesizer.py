@@ -41,7 +41,7 @@ class Speech:
         wave: float32 at full scale 1.
         sampling_rate: Hz.
         mel: unscaled log-mel of all chunks, before silence was cut.
-        turns: who speaks when, in seconds of the wave; estimated by average token durations.
+        turns: who speaks when, in seconds of the wave; estimated by durations of tokens.
         seconds_model: share of this item in the time of sampling, without compilation.
         seconds_vocoder: share in the time of the vocoder.
         buckets: shapes that its chunks were padded to.
