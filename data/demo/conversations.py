@@ -23,7 +23,7 @@ OVERLAP = (0.08, 0.4)  # seconds
 OVERLAP_SHARE = 0.3  # of the shorter turn at most
 FLOORS = (-85.0, -65.0)  # dB below full scale: the noise of each channel
 CLEAN = 0.35  # of the conversations are silent to the last bit where nobody speaks
-RECOMBINED = (3, 8)  # turns of a conversation of single utterances, the second not included
+RECOMBINED = (3, 7)  # turns of a conversation of single utterances, the second not included
 _PLAIN = re.compile(r"([A-Z][A-Za-z', ]*[.?] ?)+")
 
 
