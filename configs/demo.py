@@ -11,8 +11,8 @@
 
 10M parameters, upsampling by durations: it is told where tokens are spoken, and so says words after
 a small part of the updates that average upsampling takes: in an hour or two on two CPU cores, in
-minutes on a GPU (docs/demo_model.md). For a language
-of your own, give its data, prepared with alignments or aligned by `zipvoice-jax align`.
+minutes on a GPU (docs/demo_model.md). For a language of your own, give its data, prepared with
+alignments or aligned by `zipvoice-jax align`.
 """
 
 import math

@@ -28,7 +28,7 @@ DIALOGUE = ("wer", "cpwer", "cpsim", "voices", "turns")
 
 
 def get_config(
-    data: str = "demo/data",
+    data: str = "demo/data",  # or several folders with commas between
     stage: str = "dialog",  # single, dialog or stereo
     steps: int = 300,
     start: str = "single",  # single, dialog or nothing: random weights
@@ -62,9 +62,12 @@ def get_config(
         moving = PiecewiseLinear(((0.1 * steps, 1.0), (0.7 * steps, 0.0)))
         only = dataclasses.replace(only, alignment=moving, alignment_rule=alignment)
     if mixture > 0:
+        shares = {"dialogue": 1.0 - mixture, "single": mixture}
+        folders = data.split(",")
         sources = [
-            SourceConfig(f"{data}/dialogue", weight=1.0 - mixture),
-            SourceConfig(f"{data}/single", weight=mixture),
+            SourceConfig(f"{folder}/{name}", weight=share / len(folders))
+            for name, share in shares.items()
+            for folder in folders
         ]
         only = ablations.with_sources(only, sources)
     if stage == "stereo":

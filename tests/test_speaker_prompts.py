@@ -1,7 +1,6 @@
 """Sampling a dialogue from each speaker's own part of the prompt."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,19 +13,18 @@ from zipvoice_jax.models.flops import sampling_flops
 FIRST, SECOND, FRAMES, PROMPT = 18, 19, 24, 12  # tags; frames of all and of the prompt
 
 
-def inputs_of(tokens: list[int], **changes: Any) -> SampleInputs:
+def inputs_of(tokens: list[int]) -> SampleInputs:
     """Six tokens of prompt and six of text, two frames each."""
     rng = np.random.default_rng(3)
     features = rng.standard_normal((1, FRAMES, 10)).astype(np.float32)
-    values: dict[str, Any] = {
-        "tokens": jnp.asarray([[*tokens, 0]], jnp.int32),
-        "tokens_lens": jnp.asarray([len(tokens)], jnp.int32),
-        "prompt_features": jnp.asarray(features),
-        "prompt_lens": jnp.asarray([PROMPT], jnp.int32),
-        "features_lens": jnp.asarray([FRAMES], jnp.int32),
-        "noise": jnp.asarray(rng.standard_normal((1, FRAMES, 10)).astype(np.float32)),
-    }
-    return SampleInputs(**(values | changes))
+    return SampleInputs(
+        tokens=jnp.asarray([[*tokens, 0]], jnp.int32),
+        tokens_lens=jnp.asarray([len(tokens)], jnp.int32),
+        prompt_features=jnp.asarray(features),
+        prompt_lens=jnp.asarray([PROMPT], jnp.int32),
+        features_lens=jnp.asarray([FRAMES], jnp.int32),
+        noise=jnp.asarray(rng.standard_normal((1, FRAMES, 10)).astype(np.float32)),
+    )
 
 
 DIALOGUE = [FIRST, 1, 2, SECOND, 3, 4, FIRST, 5, 6, SECOND, 7, 8]

@@ -216,6 +216,11 @@ class ModelConfig:
         return dims[self.speaker_embedding] if self.is_dialog else 0
 
     @property
+    def samples_by_speaker(self) -> bool:
+        """Whether each speaker's frames are sampled from that speaker's part of the prompt."""
+        return self.is_dialog and self.speaker_prompts == "own"
+
+    @property
     def is_distill(self) -> bool:
         """Whether guidance is an input of the network rather than a second branch."""
         return self.kind == "zipvoice_distill"

@@ -174,17 +174,17 @@ def grow_to_stereo(
     decoder = grown["fm_decoder"]
     mono_in, mono_out = decoder.pop("in_proj"), decoder.pop("out_proj")
     noisy, text, condition = np.split(mono_in["kernel"], 3, axis=0)
-    channels = [noisy / 2, noisy / 2, text, condition / 2, condition / 2]
-    if channel_difference:
+
+    def both(name: str, mono: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if not channel_difference:
+            return mono / 2, mono / 2
         if key is None:
             raise ValueError("a difference of the channels takes a key")
-        scales = (channel_difference * part.std() for part in (noisy, condition))
-        apart = [
-            scale * _normal(named_key(key, "in_proj_0", name), noisy.shape)
-            for name, scale in zip(("noisy", "condition"), scales, strict=True)
-        ]
-        signs = [apart[0], -apart[0], np.zeros_like(text), apart[1], -apart[1]]
-        channels = [part + sign for part, sign in zip(channels, signs, strict=True)]
+        drawn = _normal(named_key(key, "in_proj_0", name), mono.shape)
+        apart = channel_difference * mono.std() * drawn
+        return mono / 2 + apart, mono / 2 - apart
+
+    channels = [*both("noisy", noisy), text, *both("condition", condition)]
     decoder["in_proj_0"] = {
         "kernel": np.concatenate(channels, axis=0),
         "bias": mono_in["bias"].copy(),

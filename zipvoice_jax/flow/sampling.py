@@ -215,7 +215,7 @@ def sample(
     from_speech = projected(speech)
     # What each conditional branch sees of the prompt: all of it, or the turns of one speaker.
     seen, first = [from_speech], None
-    if config.is_dialog and config.speaker_prompts == "own":
+    if config.samples_by_speaker:
         first = upsampled(_first_speaker(config, inputs.tokens), *lens, frames, starts) > 0
         seen = [projected(jnp.where(mine, speech, 0.0)) for mine in (first, ~first)]
     bias_only = apply("project", jnp.zeros_like(text[:, :1]), dim, stream, bias=True)

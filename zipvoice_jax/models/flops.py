@@ -35,8 +35,7 @@ def sampling_flops(
         num_step: Euler steps.
         guided: whether guidance takes a second branch.
     """
-    branches = 2 if config.is_dialog and config.speaker_prompts == "own" else 1
-    branches += guided and not config.is_distill
+    branches = 1 + config.samples_by_speaker + (guided and not config.is_distill)
     velocity = zipformer_flops(fm_decoder_config(config), frames)
     return zipformer_flops(text_encoder_config(config), tokens) + num_step * branches * velocity
 
