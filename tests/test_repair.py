@@ -49,6 +49,17 @@ ENGLISH = [
     ("9:00-17:00", "nine o'clock to seventeen hundred"),
     ("9am-5pm", "nine AM to five PM"),
     ("the 1980s and '90s", "the nineteen eighties and nineties"),
+    # Roman numerals
+    ("Henry VIII's wives, George V and Elizabeth I.",
+     "Henry the eighth's wives, George the fifth and Elizabeth the first."),
+    ("World War II, World War I ended, Chapter IV.",
+     "World War two, World War one ended, Chapter four."),
+    ("The XIX century and the XXth century", "The nineteenth century and the twentieth century"),
+    ("type II, stage III cancer, Super Bowl LVIII",
+     "type two, stage three cancer, Super Bowl fifty-eight"),
+    ("Rocky III, Part I.", "Rocky three, Part one."),
+    ("Malcolm X, an IV drip, I love XL, Part I think so, Mary I love you",
+     "Malcolm X, an IV drip, I love XL, Part I think so, Mary I love you"),
     # Temperatures, ranges, units
     ("-5 °C", "minus five degrees Celsius"),
     ("98.6°F", "ninety-eight point six degrees Fahrenheit"),
@@ -225,3 +236,9 @@ def test_any_text_can_be_repaired(text: str) -> None:
             make_tokenizer(name, DIALOG, repair=True).encode(text)
         except UserError as error:
             assert len(str(error).splitlines()) == 1
+
+
+def test_blocks_of_markdown_begin_after_a_tag_too() -> None:
+    found = repair("[S1] - Hello there [S2] # Fine [S1] > said [S2] * [ ] milk [S1] ## Not five")
+    assert found == "[S1] Hello there. [S2] Fine. [S1] said [S2] milk. [S1] Not five."
+    assert repair("[S1] #5 is [S2] >3 then") == "[S1] number 5 is [S2] greater than 3 then"

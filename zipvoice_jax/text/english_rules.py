@@ -5,7 +5,7 @@
 import re
 from collections.abc import Iterable
 
-from zipvoice_jax.text import english
+from zipvoice_jax.text import english, roman
 from zipvoice_jax.text.english_words import (
     ANYWHERE,
     BEFORE_NAME,
@@ -208,6 +208,7 @@ RULES: tuple[Rule, ...] = (
     rule(r"\b(?:[A-Z]\.){2,}(?=\s+[a-z]|,)", lambda m: m[0].replace(".", "")),
     rule(r"\bw/o\b", "without"),
     rule(r"\bw/(?=\s?\w)", "with "),
+    *roman.RULES,
     # Signs.
     rule(r"(?i:\bno\.?|№|#)\s?(?=\d)", "number "),
     rule(r"\b(he|him|his|she)/(she|her|hers|he)\b", r"\1 or \2", _I),

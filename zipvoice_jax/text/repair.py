@@ -19,6 +19,11 @@ _KEPT = re.compile(
     r"\[S[12]\]|<([A-Za-zü]+[0-9]?)>|(?<!!)\[(?![ xX]?\]|\^)[^\[\]\n]*\](?!\(|\[\d*\])"
 )
 _TASK = re.compile(r"^(\s*[-*+]\s+)\[[ xX]\]\s+", re.MULTILINE)
+# A block of Markdown may begin after a speaker's tag as it does on a line of its own.
+_BLOCK = re.compile(
+    r"(\[S[12]\])[^\S\n]*"
+    r"(?=(?:#{1,6}[^\S\n]+|>[^\S\n]*|[-*+•‣][^\S\n]+(?:\[[ xX]\][^\S\n]+)?)[^\s\d])"
+)
 _FOOTNOTE = re.compile(r"\[\^[^\]\s]*\](?::.*)?")
 _FIRST = 0xF0000  # of the private characters that stand for what is kept
 _HAN = re.compile(r"[\u3400-\u9fff]")
@@ -50,7 +55,7 @@ def repair(text: str, languages: Sequence[str] = ("en", "zh"), language: str = "
         kept.append(match[0])
         return chr(_FIRST + len(kept) - 1)
 
-    text = markup.characters(text)
+    text = _BLOCK.sub(r"\n\1\n", markup.characters(text))
     text = _KEPT.sub(keep, _FOOTNOTE.sub("", _TASK.sub(r"\1", text)))
     text = links.spare(text)
     text = markup.plain(text)
