@@ -46,8 +46,8 @@ def sentences() -> tuple[str, ...]:
 
 
 def options(to: Path, **given: int) -> argparse.Namespace:
-    sizes = {"utterances": 30, "dialogues": 12, "recombined": 4, "dev": 8, "tests": 6}
-    sizes |= {"voices": 30, "seed": 0}
+    sizes = {"utterances": 30, "joined": 5, "dialogues": 12, "recombined": 4, "dev": 8, "tests": 6}
+    sizes |= {"voices": 15, "seed": 0}
     return argparse.Namespace(to=to, kokoro=to / "kokoro", workers=1, **sizes | given)
 
 
@@ -229,6 +229,9 @@ def test_a_plan_depends_on_its_seed_and_a_longer_one_begins_alike(
     assert None in floors and all(-85 <= floor <= -65 for floor in floors if floor is not None)
     assert one == again and one.single != other.single and one.dialogue != other.dialogue
     assert longer.single["single"][:30] == one.single["single"]
+    assert one.joined != other.joined and len(one.joined) == 5
+    assert all(len({part.voice for part in row.parts}) == 1 for row in one.joined)
+    assert all(len(set(row.parts)) == len(row.parts) > 1 for row in one.joined)
     assert longer.dialogue["dialogue"][:12] == one.dialogue["dialogue"][:12]
     assert longer.test_single[:6] == one.test_single
 
@@ -280,7 +283,7 @@ def test_a_corpus(make: Callable[[argparse.Namespace], int], tmp_path: Path) -> 
     manifest = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["seed"] == 0 and len(manifest["voices_of_training"]) == args.voices
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
-    assert report["single"]["items"] == args.utterances
+    assert report["single"]["items"] == args.utterances + args.joined
     assert sum(report["dialogue"]["turns"].values()) == args.dialogues + args.recombined
     assert not list(tmp_path.rglob("*.part"))
 
@@ -292,8 +295,26 @@ def test_a_corpus(make: Callable[[argparse.Namespace], int], tmp_path: Path) -> 
     clips[3].write_text("{")
     clips[5].with_suffix(".wav").unlink()
     (tmp_path / "dialogue" / "dialogue_00002.wav").unlink()
+    (tmp_path / "joined" / "joined_00001.wav").unlink()
     assert make(args) == 3
     assert files == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_utterances_in_a_row(demo: ModuleType) -> None:
+    import joined
+    from conversations import Clip
+    from speech_plan import Speech
+
+    parts = tuple(Speech(f"x_{i}", text, "v", 1.0) for i, text in enumerate(("Oh.", "No.")))
+    row = joined.Joined("x", parts, gaps=(0.25,))
+    clips = [Clip(24_000, (0.0, 0.5, 0.9), 0.05), Clip(12_000, (0.0, 0.2), 0.1)]
+    begins = joined.begins_of(row, clips)
+    assert row.text == "Oh. No." and begins == [0, 30_000]
+    # The full stop holds the silence up to where the next utterance is heard.
+    assert joined.starts_of(clips, begins) == pytest.approx((0.0, 0.5, 0.9, 1.35, 1.45))
+    wave = joined.join([np.ones(24_000, np.float32), np.full(12_000, 2, np.float32)], begins)
+    assert wave.shape == (42_000,) and wave[24_000:30_000].max() == 0.0
+    assert wave[:24_000].min() == 1.0 and wave[30_000:].min() == 2.0
 
 
 def test_turns_that_overlap(demo: ModuleType) -> None:

@@ -218,9 +218,7 @@ def recombined(singles: Sequence[Speech], *, count: int, seed: int) -> list[Conv
     return made
 
 
-def _changes(
-    count: int, rng: np.random.Generator
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _changes(count: int, rng: np.random.Generator) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Gaps and overlaps of the changes of speaker, in seconds."""
     gaps = np.clip(GAP[0] * np.exp(GAP[1] * rng.standard_normal(count)), *GAPS)
     overlaps = rng.uniform(*OVERLAP, count) * (rng.random(count) < OVERLAPS)

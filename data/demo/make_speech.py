@@ -4,7 +4,7 @@ r"""Makes a corpus of single utterances and conversations in many voices, with t
 
 writes, in this order,
 
-    DIR/single.jsonl    utterances of 1 to 5 s
+    DIR/single.jsonl    utterances of 1 to 5 s, and some of them in twos and threes
     DIR/dialogue.jsonl  conversations of 2 to 6 turns, in one channel
     DIR/stereo.jsonl    the same ones, each speaker in a channel, with some overlaps
     DIR/*_dev.jsonl     others to validate on
@@ -17,7 +17,8 @@ examples of WordNet's and written ones (speech_texts.py, conversations.py). Four
 of the texts are never trained on: of them are the test lists, prompts included. What was made
 before is kept, so that it can be stopped at any time; more items, with the same seed and voices,
 begin with the same ones. Beside the written conversations there are recombined ones, of single
-utterances, which tell a model more of turns and voices at no cost. For training:
+utterances, which tell a model more of turns and voices at no cost; and utterances of one voice in
+a row, which tell it how a prompt goes on. For training:
 
     for name in single dialogue stereo; do
         tokenizer=dialog; if [ $name = single ]; then tokenizer=emilia; fi
@@ -33,7 +34,6 @@ import functools
 import json
 import multiprocessing
 import os
-import re
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,15 +41,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import speech_plan
 import speech_texts
-from conversations import Clip, Conversation, mix, places, read_parts, recombined, starts_of
+from conversations import Conversation, mix, places, read_parts, recombined, starts_of
 from conversations import conversations as plan_conversations
+from joined import Joined, begins_of, join, joined
+from joined import starts_of as joined_starts_of
 from kokoro import FOLDER, RATE, VOICES, fetch
+from speech_files import (
+    REVISION,
+    clip_paths,
+    clips_of,
+    facts_of,
+    is_made,
+    waves_of,
+    write_rows,
+    write_wave,
+    write_whole,
+)
 from speech_plan import Speech, Voice
 from speech_report import write_manifest, write_report
 from timed import TimedKokoro, open_timed
@@ -57,42 +69,8 @@ from timed import TimedKokoro, open_timed
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.text.tokenizer import make_tokenizer
 
-REVISION = 2  # of how clips are made; those of another one are made again
 PROMPT = (2.0, 4.0)  # seconds
 PROMPTS = 14  # to choose from, of each held-out voice
-
-
-def clip_paths(to: Path, speech_id: str) -> tuple[Path, Path]:
-    """The wave and the facts of a clip."""
-    folder = to / "clips" / re.split(r"_\d", speech_id, maxsplit=1)[0]
-    return folder / f"{speech_id}.wav", folder / f"{speech_id}.json"
-
-
-def facts_of(to: Path, speech: Speech) -> dict[str, Any] | None:
-    """What is known of a clip, or None where it is missing or says something else."""
-    wave, facts = clip_paths(to, speech.id)
-    try:
-        found = json.loads(facts.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    wanted = {
-        "text": speech.text, "voice": speech.voice, "speed": speech.speed, "revision": REVISION,
-    }  # fmt: skip
-    return found if wave.is_file() and wanted.items() <= found.items() else None
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a text file by way of another name."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
-def write_wave(path: Path, wave: np.ndarray) -> None:
-    """Writes a wave, (samples,) or (samples, 2), in 16 bit, by way of another name."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    soundfile.write(partial, wave, RATE, subtype="PCM_16", format="WAV")
-    partial.replace(path)
 
 
 @functools.cache
@@ -162,9 +140,24 @@ def row_of(to: Path, speech: Speech) -> dict[str, Any]:
     }
 
 
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes a JSONL manifest."""
-    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+def joined_row_of(to: Path, one: Joined) -> dict[str, Any]:
+    """The line of utterances in a row, whose wave is made if it is missing."""
+    clips = clips_of(to, one.parts)
+    begins = begins_of(one, clips)
+    samples = begins[-1] + clips[-1].samples
+    path = to / "joined" / f"{one.id}.wav"
+    path.parent.mkdir(exist_ok=True)
+    if not is_made(path, samples):
+        write_wave(path, join(waves_of(to, one.parts), begins))
+    return {
+        "id": one.id,
+        "text": one.text,
+        "wav": str(path.relative_to(to)),
+        "language": "en",
+        "duration": round(samples / RATE, 4),
+        "voice": one.parts[0].voice,
+        "token_starts": joined_starts_of(clips, begins),
+    }
 
 
 def make_conversations(
@@ -188,25 +181,14 @@ def make_conversations(
     for name in names:
         (args.to / name).mkdir(exist_ok=True)
     for one in tqdm(wanted, desc=f"mix {title}", unit="dialogue", mininterval=5.0):
-        facts = [facts_of(args.to, turn) or {} for turn in one.turns]
         waves: list[np.ndarray] = []
-        clips = [
-            Clip(
-                soundfile.info(clip_paths(args.to, turn.id)[0]).frames,
-                tuple(known["token_starts"]),
-                known["onset"],
-            )
-            for turn, known in zip(one.turns, facts, strict=True)
-        ]
+        clips = clips_of(args.to, one.turns)
         for channels, name in enumerate(names):
             path = args.to / name / f"{one.id}.wav"
             begins = places(one, clips, overlap=channels == 1)
             ends = [b + clip.samples for b, clip in zip(begins, clips, strict=True)]
-            if not path.is_file() or soundfile.info(path).frames != max(ends):
-                waves = waves or [
-                    soundfile.read(clip_paths(args.to, turn.id)[0], dtype="float32")[0]
-                    for turn in one.turns
-                ]
+            if not is_made(path, max(ends)):
+                waves = waves or waves_of(args.to, one.turns)
                 mixture = mix(waves, begins, one.floor, one.id)
                 write_wave(path, mixture if channels else mixture.sum(axis=1))
             rows[channels].append(
@@ -288,6 +270,7 @@ class Plan:
     cast: Mapping[str, Voice]  # of training
     held_out: Mapping[str, Voice]
     single: Mapping[str, Sequence[Speech]]  # by manifest
+    joined: Sequence[Joined]  # of the single ones of training
     dialogue: Mapping[str, Sequence[Conversation]]
     test_single: Sequence[Speech]
     test_dialogue: Sequence[Conversation]
@@ -320,6 +303,7 @@ def plan_of(args: argparse.Namespace, examples: Sequence[str]) -> Plan:
             "single_dev": single(dev, count=args.dev, split="dev", kind="single_dev"),
             "single": train,
         },
+        joined=joined(train, count=args.joined, seed=seed),
         dialogue={
             "dialogue_dev": talk(dev, count=args.dev // 2, split="dev", kind="dialogue_dev"),
             "dialogue": talks + recombined(train, count=args.recombined, seed=seed),
@@ -344,7 +328,10 @@ def make(args: argparse.Namespace) -> None:
     write_manifest(args.to / "manifest.json", args, plan.cast, plan.held_out)
     for name, wanted in plan.single.items():
         make_clips(args, wanted, everyone, name)
-        write_rows(args.to / f"{name}.jsonl", (row_of(args.to, speech) for speech in wanted))
+        rows = [row_of(args.to, speech) for speech in wanted]
+        if name == "single":
+            rows += [joined_row_of(args.to, one) for one in tqdm(plan.joined, desc="join")]
+        write_rows(args.to / f"{name}.jsonl", rows)
     for name, wanted in plan.dialogue.items():
         names = (name, name.replace("dialogue", "stereo"))
         make_conversations(args, wanted, everyone, name, names)
@@ -359,8 +346,20 @@ def main() -> None:
     add("--to", type=Path, required=True, metavar="DIR")
     add("--utterances", type=int, default=2700, help="single ones to train on (default: 2700)")
     add("--dialogues", type=int, default=550, help="conversations to train on (default: 550)")
-    add("--recombined", type=int, default=600, metavar="N",
-        help="further conversations, of the single utterances (default: 600)")
+    add(
+        "--joined",
+        type=int,
+        default=2000,
+        metavar="N",
+        help="two or three of the utterances in a row, so often (default: 2000)",
+    )
+    add(
+        "--recombined",
+        type=int,
+        default=600,
+        metavar="N",
+        help="further conversations, of the single utterances (default: 600)",
+    )
     add("--dev", type=int, default=80, help="utterances, twice the conversations (default: 80)")
     add("--tests", type=int, default=100, help="items of each test list (default: 100)")
     add("--voices", type=int, default=120, help="to train on (default: 120)")
@@ -370,8 +369,8 @@ def main() -> None:
     args = parser.parse_args()
     if min(args.utterances, args.dialogues, args.tests, args.workers) < 1 or args.dev < 2:
         parser.error("--utterances, --dialogues, --tests and --workers take 1 or more, --dev 2")
-    if args.voices < 2 or min(args.seed, args.recombined) < 0:
-        parser.error("--voices takes 2 or more, --seed and --recombined 0 or more")
+    if args.voices < 2 or min(args.seed, args.joined, args.recombined) < 0:
+        parser.error("--voices takes 2 or more, --seed, --joined and --recombined 0 or more")
     try:
         make(args)
     except (UserError, OSError) as error:

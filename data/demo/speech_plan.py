@@ -16,7 +16,7 @@ HELD_OUT_VOICES = ("af_sky", "am_echo", "bf_emma", "bm_lewis")
 BASES = tuple(name for name in VOICES if name not in HELD_OUT_VOICES)
 SPEEDS = (0.9, 1.15)  # of voices; items vary by 5 % more
 KINDS = ("voices", "texts", "single", "single_dev", "dialogue", "dialogue_dev", "test_single",
-         "test_dialogue", "prompt", "recombined")  # fmt: skip
+         "test_dialogue", "prompt", "recombined", "joined")  # fmt: skip
 FROM_WORDNET = 0.65  # of single utterances
 
 

@@ -28,7 +28,7 @@ def write_manifest(
     held_out: Mapping[str, Voice],
 ) -> None:
     """Writes seed, sizes, voices, versions and licences of a corpus."""
-    sizes = ("seed", "utterances", "dialogues", "recombined", "dev", "tests", "voices")
+    sizes = ("seed", "utterances", "joined", "dialogues", "recombined", "dev", "tests", "voices")
     packages = ("onnxruntime", "numpy", "piper-phonemize-fix")
     manifest = {
         "made_by": "data/demo/make_speech.py",
