@@ -1,14 +1,18 @@
-"""Sampling a dialogue from each speaker's own part of the prompt."""
+"""Dialogues from each speaker's own part of the prompt: sampling, and training for it."""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from test_model import error, make
+import pytest
+from test_model import SMALL, batch, error, make
 
+from zipvoice_jax.core.rng import named_key
+from zipvoice_jax.flow.losses import FlowBatch, counted_frames, flow_matching_loss
 from zipvoice_jax.flow.sampling import SampleInputs, sample
 from zipvoice_jax.models.flops import sampling_flops
+from zipvoice_jax.train.objectives import SpeechBatch, flow_batch
 
 FIRST, SECOND, FRAMES, PROMPT = 18, 19, 24, 12  # tags; frames of all and of the prompt
 
@@ -80,3 +84,67 @@ def test_its_cost_is_that_of_another_branch() -> None:
         for guided in (True, False)
     )
     assert 1.3 < guided[1] / guided[0] < 1.5 and 1.7 < plain[1] / plain[0] <= 2.0
+
+
+# --- training -------------------------------------------------------------------------------
+
+
+def of(given: FlowBatch, speaker: int) -> FlowBatch:
+    return given.replace(only_speaker=jnp.full((2,), speaker))  # type: ignore[attr-defined,no-any-return]
+
+
+def test_losses_of_one_speaker() -> None:
+    config, params = make(**SMALL)
+    given = batch(config)
+    # Tokens take 3 frames each, and of the second item too; frames from 4 on are to be generated.
+    first = np.zeros((2, 14), bool)
+    first[:, :6] = True
+    counted = np.asarray(counted_frames(config, given))
+    assert counted.sum() == 10 + 5
+    for speaker, mine in ((1, first), (0, ~first)):
+        found = np.asarray(counted_frames(config, of(given, speaker)))
+        # Frames that are left over belong to no speaker's token, and count for the second.
+        assert np.array_equal(found, counted * mine)
+    both = flow_matching_loss(params, config, given)[0]
+    assert np.array_equal(both, flow_matching_loss(params, config, of(given, -1))[0])
+
+
+@pytest.mark.parametrize("speaker", [0, 1])
+def test_what_the_other_says_is_not_in_sight(speaker: int) -> None:
+    config, params = make(**SMALL)
+    given = batch(config)
+    shown = jnp.zeros((2, 14), bool).at[:, 4:].set(True).at[:, 6:8].set(False)
+    given = given.replace(speech_condition_mask=shown, t=jnp.zeros(2))  # type: ignore[attr-defined]
+    # Both speakers have frames in sight; at t = 0 the state shows none of them.
+    of_other = slice(6, 8) if speaker == 1 else slice(0, 4)
+    other = given.features.at[:, of_other].add(1.0)
+    changed = given.replace(features=other)  # type: ignore[attr-defined]
+    for only, moves in ((speaker, False), (-1, True)):
+        before, after = (
+            float(flow_matching_loss(params, config, of(one, only))[0]) for one in (given, changed)
+        )
+        assert (before != after) == moves
+
+
+def test_two_channels_tell_voices_apart_themselves() -> None:
+    config, _ = make("zipvoice_dialog_stereo", **SMALL)
+    given = batch(config)
+    assert given.features.shape[-1] == 2 * config.feat_dim
+    assert np.array_equal(counted_frames(config, of(given, 1)), counted_frames(config, given))
+
+
+def test_speakers_are_drawn_evenly_for_their_share() -> None:
+    size = 2000
+    some = SpeechBatch(
+        features=jnp.zeros((size, 4, 10)), features_lens=jnp.full((size,), 4, jnp.int32),
+        tokens=jnp.ones((size, 3), jnp.int32), tokens_lens=jnp.full((size,), 2, jnp.int32),
+    )  # fmt: skip
+    names = ("mask_low", "mask_high", "mask_suffix", "condition_drop", "t_shift", "only_speaker")
+    values = dict(zip(names, map(jnp.float32, (0.5, 1.0, 1.0, 0.2, 1.0, 0.0)), strict=True))
+    key = named_key(jax.random.key(0), "draws")
+    none = flow_batch(key, some, values, 0.1)
+    assert np.array_equal(none.only_speaker, np.full(size, -1))
+    given = flow_batch(key, some, values | {"only_speaker": jnp.float32(0.6)}, 0.1)
+    shares = [float((given.only_speaker == speaker).mean()) for speaker in (-1, 0, 1)]
+    assert shares == pytest.approx([0.4, 0.3, 0.3], abs=0.04)
+    assert np.array_equal(given.t, none.t) and np.array_equal(given.keep_text, none.keep_text)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.core.masks import padding_mask
 from zipvoice_jax.core.upsampling import durations_of
-from zipvoice_jax.models.zipvoice import ZipVoice, upsampled
+from zipvoice_jax.models.zipvoice import ZipVoice, first_speaker_frames, upsampled
 from zipvoice_jax.nn.training import StepContext
 
 
@@ -33,6 +33,9 @@ class FlowBatch:
         speech_condition_mask: True where speech is to be generated.
         keep_text: 1.0, or 0.0 where the text condition is dropped.
         token_starts: the frame at which each token begins; None shares frames out equally.
+        only_speaker: of each item of one channel, the speaker whose turns alone are in sight and
+            are to be generated, as `speaker_prompts="own"` samples them: 1 for [S1], 0 for [S2];
+            -1, or None for a whole batch, for both.
     """
 
     tokens: Int[Array, "batch tokens"]
@@ -44,14 +47,67 @@ class FlowBatch:
     speech_condition_mask: Bool[Array, "batch frames"]
     keep_text: Float[Array, " batch"]
     token_starts: Int[Array, "batch tokens"] | None = None
+    only_speaker: Int[Array, " batch"] | None = None
+
+
+@flax.struct.dataclass
+class DistillBatch:
+    """A batch of speech and the random quantities of one distillation step.
+
+    Attributes:
+        tokens: ids, with at least one padding id after each item.
+        tokens_lens: lengths without padding.
+        features: scaled log-mel.
+        features_lens: frames of each item.
+        noise: standard normal.
+        speech_condition_mask: True where speech is to be generated.
+        guidance_scale: of each item; the teacher applies it, the student takes it as an input.
+        t: where the student's one step begins, one time for the batch.
+        t_middle: where the teacher's first step ends and its second begins.
+        t_end: where both end.
+        token_starts: the frame at which each token begins; None shares frames out equally.
+    """
+
+    tokens: Int[Array, "batch tokens"]
+    tokens_lens: Int[Array, " batch"]
+    features: Float[Array, "batch frames feat"]
+    features_lens: Int[Array, " batch"]
+    noise: Float[Array, "batch frames feat"]
+    speech_condition_mask: Bool[Array, "batch frames"]
+    guidance_scale: Float[Array, " batch"]
+    t: Float[Array, ""]
+    t_middle: Float[Array, ""]
+    t_end: Float[Array, ""]
+    token_starts: Int[Array, "batch tokens"] | None = None
 
 
 def counted_frames(
-    speech_condition_mask: Bool[Array, "batch frames"], features_lens: Int[Array, " batch"]
+    config: ModelConfig, batch: FlowBatch | DistillBatch
 ) -> Float[Array, "batch frames"]:
-    """1.0 for the frames that a loss is the mean of: to be generated, and no padding."""
-    mask = padding_mask(features_lens, speech_condition_mask.shape[1])
-    return (speech_condition_mask & ~mask).astype(jnp.float32)
+    """1.0 for the frames that a loss is the mean of: to be generated, and no padding.
+
+    Args:
+        config: of the model.
+        batch: of flow matching, where of each item `only_speaker` may count alone, or of
+            distillation.
+    """
+    mask = padding_mask(batch.features_lens, batch.features.shape[1])
+    counted = batch.speech_condition_mask & ~mask
+    taken = _frames_of_only_speaker(config, batch) if isinstance(batch, FlowBatch) else None
+    return (counted if taken is None else counted & taken).astype(jnp.float32)
+
+
+def _frames_of_only_speaker(
+    config: ModelConfig, batch: FlowBatch
+) -> Bool[Array, "batch frames"] | None:
+    """True for the frames that `only_speaker` leaves; None where it is for both everywhere."""
+    frames, dim = batch.features.shape[1:]
+    if batch.only_speaker is None or not config.is_dialog or dim != config.feat_dim:
+        return None
+    lens = batch.tokens_lens, batch.features_lens
+    first = first_speaker_frames(config, batch.tokens, *lens, frames, batch.token_starts)
+    only = batch.only_speaker[:, None]
+    return (only < 0) | (first == (only == 1))
 
 
 def exclusive_penalty(
@@ -118,12 +174,15 @@ def flow_matching_loss(
     text = upsampled(embed, batch.tokens_lens, batch.features_lens, frames, batch.token_starts)
     text = text * batch.keep_text[:, None, None]
     speech = jnp.where(batch.speech_condition_mask[:, :, None], 0.0, batch.features)
+    taken = _frames_of_only_speaker(config, batch)
+    if taken is not None:
+        speech = jnp.where(taken[:, :, None], speech, 0.0)
     if unconditional:
         text, speech = jnp.zeros_like(text), jnp.zeros_like(speech)
     t = batch.t[:, None, None]
     xt = batch.features * t + batch.noise * (1.0 - t)
     velocity = apply("velocity", batch.t, xt, text, speech, mask, None, ctx)
-    weight = counted_frames(batch.speech_condition_mask, batch.features_lens)
+    weight = counted_frames(config, batch)
     count = jnp.maximum(weight.sum(), 1.0)
     error = (velocity - (batch.features - batch.noise)) ** 2
     flow = jnp.sum(error.mean(axis=-1) * weight) / count
@@ -187,37 +246,6 @@ def duration_error(
     weight = (~padding_mask(tokens_lens, token_starts.shape[1])).astype(jnp.float32)
     error = (log_durations - target) ** 2
     return jnp.sum(error * weight) / jnp.maximum(weight.sum(), 1.0)
-
-
-@flax.struct.dataclass
-class DistillBatch:
-    """A batch of speech and the random quantities of one distillation step.
-
-    Attributes:
-        tokens: ids, with at least one padding id after each item.
-        tokens_lens: lengths without padding.
-        features: scaled log-mel.
-        features_lens: frames of each item.
-        noise: standard normal.
-        speech_condition_mask: True where speech is to be generated.
-        guidance_scale: of each item; the teacher applies it, the student takes it as an input.
-        t: where the student's one step begins, one time for the batch.
-        t_middle: where the teacher's first step ends and its second begins.
-        t_end: where both end.
-        token_starts: the frame at which each token begins; None shares frames out equally.
-    """
-
-    tokens: Int[Array, "batch tokens"]
-    tokens_lens: Int[Array, " batch"]
-    features: Float[Array, "batch frames feat"]
-    features_lens: Int[Array, " batch"]
-    noise: Float[Array, "batch frames feat"]
-    speech_condition_mask: Bool[Array, "batch frames"]
-    guidance_scale: Float[Array, " batch"]
-    t: Float[Array, ""]
-    t_middle: Float[Array, ""]
-    t_end: Float[Array, ""]
-    token_starts: Int[Array, "batch tokens"] | None = None
 
 
 def _velocity(
@@ -288,7 +316,7 @@ def distillation_loss(
     second = teach(batch.t_middle, xt + first) * (batch.t_end - batch.t_middle)
     target = (first + second) / jnp.maximum(batch.t_end - batch.t, 1e-6)
     predicted = _velocity(params, config, batch, ctx)(batch.t, xt)
-    weight = counted_frames(batch.speech_condition_mask, batch.features_lens)
+    weight = counted_frames(config, batch)
     count = jnp.maximum(weight.sum(), 1.0)
 
     def distance(other: Array) -> Float[Array, ""]:

@@ -14,10 +14,15 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from zipvoice_jax.config import EPSS_TIMES, ModelConfig
-from zipvoice_jax.core.masks import padding_mask, speaker_rows
+from zipvoice_jax.core.masks import padding_mask
 from zipvoice_jax.core.rng import named_key
 from zipvoice_jax.core.upsampling import shared_starts
-from zipvoice_jax.models.zipvoice import ZipVoice, fm_decoder_config, upsampled
+from zipvoice_jax.models.zipvoice import (
+    ZipVoice,
+    first_speaker_frames,
+    fm_decoder_config,
+    upsampled,
+)
 from zipvoice_jax.nn.zipformer import precompute_positions
 
 
@@ -132,17 +137,6 @@ def _predicted_starts(
     )
 
 
-def _first_speaker(
-    config: ModelConfig, tokens: Int[Array, "batch tokens"]
-) -> Float[Array, "batch tokens 1"]:
-    """1 where a token is in a turn of [S1], else 0."""
-    rows = speaker_rows(
-        tokens, spk_a_id=config.spk_a_id, spk_b_id=config.spk_b_id, pad_id=config.pad_id,
-        rule=config.speaker_turns,
-    )  # fmt: skip
-    return (rows[:, :, None] == 1).astype(jnp.float32)
-
-
 def frames_at_rate_of(
     prompt_frames: int, prompt_predicted: float, text_predicted: float, speed: float
 ) -> int:
@@ -216,7 +210,7 @@ def sample(
     # What each conditional branch sees of the prompt: all of it, or the turns of one speaker.
     seen, first = [from_speech], None
     if config.samples_by_speaker:
-        first = upsampled(_first_speaker(config, inputs.tokens), *lens, frames, starts) > 0
+        first = first_speaker_frames(config, inputs.tokens, *lens, frames, starts)[:, :, None]
         seen = [projected(jnp.where(mine, speech, 0.0)) for mine in (first, ~first)]
     bias_only = apply("project", jnp.zeros_like(text[:, :1]), dim, stream, bias=True)
     positions = precompute_positions(params["fm_decoder"], fm_decoder_config(config), frames)

@@ -238,6 +238,23 @@ def upsampled(
     return jnp.take_along_axis(text_embed, index[:, :, None], axis=1)
 
 
+def first_speaker_frames(
+    config: ModelConfig,
+    tokens: Int[Array, "batch tokens"],
+    tokens_lens: Int[Array, " batch"],
+    features_lens: Int[Array, " batch"],
+    num_frames: int,
+    token_starts: Int[Array, "batch tokens"] | None = None,
+) -> Bool[Array, "batch frames"]:
+    """True for the frames of a dialogue that are in a turn of [S1]; see `text_condition`."""
+    row = speaker_rows(
+        tokens, spk_a_id=config.spk_a_id, spk_b_id=config.spk_b_id, pad_id=config.pad_id,
+        rule=config.speaker_turns,
+    )  # fmt: skip
+    is_first = (row[:, :, None] == 1).astype(jnp.float32)
+    return upsampled(is_first, tokens_lens, features_lens, num_frames, token_starts)[:, :, 0] > 0
+
+
 def init_params(config: ModelConfig, key: Array) -> dict[str, Any]:
     """Random float32 parameters with the official initialisation, as nested dicts."""
     return jax.jit(ZipVoice(config).init)(key)["params"]

@@ -53,6 +53,9 @@ class Stage:
         t_shift: moves the flow times that are drawn as that of sampling does: 1 draws them evenly,
             as officially, less than 1 more of those near noise, where text and prompt decide what
             is said in which voice. Near speech the loss is large whatever the model knows.
+        only_speaker: share of the one-channel dialogues of which one speaker's turns alone, drawn
+            evenly, are in sight and are to be generated: what a model of `speaker_prompts="own"`
+            is asked when it speaks. Officially 0.
         exclusive_weight: of the stereo model's speaker-exclusive loss.
         channel_difference: of the start of a stereo model from a mono one: how far the input
             projections of its channels differ, as a share of the mono one's standard deviation.
@@ -89,6 +92,7 @@ class Stage:
     mask_high: float | PiecewiseLinear = 1.0
     condition_drop: float | PiecewiseLinear = 0.2
     t_shift: float | PiecewiseLinear = 1.0
+    only_speaker: float | PiecewiseLinear = 0.0
     exclusive_weight: float | PiecewiseLinear = 0.0
     channel_difference: float = 0.0
     speaker_std: float = SPEAKER_STD
@@ -135,6 +139,7 @@ class Stage:
             ("mask_high", 0.0, 1.0),
             ("condition_drop", 0.0, 1.0),
             ("t_shift", 1e-3, 1.0),
+            ("only_speaker", 0.0, 1.0),
             ("exclusive_weight", 0.0, 1e6),
             ("duration_weight", 0.0, 1e6),
             ("alignment", 0.0, 1.0),

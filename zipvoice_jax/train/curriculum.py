@@ -24,6 +24,7 @@ SCHEDULES = (
     "mask_suffix",
     "condition_drop",
     "t_shift",
+    "only_speaker",
     "exclusive_weight",
     "duration_weight",
     "alignment",

@@ -115,11 +115,14 @@ def flow_batch(
     """Noise, times, infilling mask and dropped conditions of a step."""
     size = batch.features.shape[0]
     kept = jax.random.uniform(named_key(key, "keep_text"), (size,)) >= values["condition_drop"]
+    speaker = jax.random.bernoulli(named_key(key, "speaker"), shape=(size,)).astype(jnp.int32)
+    alone = jax.random.uniform(named_key(key, "only_speaker"), (size,)) < values["only_speaker"]
     t, shift = jax.random.uniform(named_key(key, "t"), (size,)), values["t_shift"]
     return FlowBatch(
         **_drawn_for_all(key, batch, values, feat_scale),
         t=shift * t / (1.0 + (shift - 1.0) * t),
         keep_text=kept.astype(jnp.float32),
+        only_speaker=jnp.where(alone, speaker, -1),
     )
 
 

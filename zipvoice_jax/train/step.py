@@ -95,7 +95,7 @@ def loss_and_gradients(
         loss, parts = objective_loss(
             params, state.teacher, given, values, ctx, config=recipe.config, objective=objective
         )
-        count = counted_frames(given.speech_condition_mask, given.features_lens).sum()
+        count = counted_frames(recipe.config, given).sum()
         sums = jax.tree.map(lambda x: x * count, {"loss": loss, **parts})
         return loss * count, {**sums, "count": count}
 
@@ -265,5 +265,5 @@ def valid_step(
         losses["flow_without_text"] = flow_matching_loss(params, config, textless)[1]["flow"]
         alone = flow_matching_loss(params, config, given, unconditional=True)
         losses["flow_unconditional"] = alone[1]["flow"]
-    count = counted_frames(given.speech_condition_mask, given.features_lens).sum()
+    count = counted_frames(config, given).sum()
     return {**{name: value * count for name, value in losses.items()}, "count": count}
