@@ -52,7 +52,7 @@ def get_config(
     threads: int = 1,  # that read data
     upsampling: str = "durations",
     t_shift: float = 0.3,  # of the stages of dialogues
-    only_speaker: float = 1.0,  # share of one-channel dialogues that are learnt voice by voice
+    only_speaker: float = 1.0,  # share of dialogues that are learnt voice by voice
     valid: bool = True,  # validation losses at each checkpoint, with programs of their own
     save_every: int = 500,
     samples: int = 2,  # validation items to draw and to hear at each checkpoint
@@ -72,8 +72,13 @@ def get_config(
     common = dict(condition_drop=0.15, hooks=False)
     # Of most conversations both voices are to be heard before speech is to be generated.
     dialogue = dict(
-        mask="suffix", mask_low=0.2, mask_high=0.8, t_shift=t_shift, only_speaker=only_speaker,
-        speaker_std=0.5, **common
+        mask="suffix",
+        mask_low=0.2,
+        mask_high=0.8,
+        t_shift=t_shift,
+        only_speaker=only_speaker,
+        speaker_std=0.5,
+        **common,
     )
     return TrainConfig(
         model=ModelConfig(

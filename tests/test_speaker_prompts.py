@@ -93,8 +93,9 @@ def of(given: FlowBatch, speaker: int) -> FlowBatch:
     return given.replace(only_speaker=jnp.full((2,), speaker))  # type: ignore[attr-defined,no-any-return]
 
 
-def test_losses_of_one_speaker() -> None:
-    config, params = make(**SMALL)
+@pytest.mark.parametrize("kind", ["zipvoice_dialog", "zipvoice_dialog_stereo"])
+def test_losses_of_one_speaker(kind: str) -> None:
+    config, params = make(kind, **SMALL)
     given = batch(config)
     # Tokens take 3 frames each, and of the second item too; frames from 4 on are to be generated.
     first = np.zeros((2, 14), bool)
@@ -124,13 +125,6 @@ def test_what_the_other_says_is_not_in_sight(speaker: int) -> None:
             float(flow_matching_loss(params, config, of(one, only))[0]) for one in (given, changed)
         )
         assert (before != after) == moves
-
-
-def test_two_channels_tell_voices_apart_themselves() -> None:
-    config, _ = make("zipvoice_dialog_stereo", **SMALL)
-    given = batch(config)
-    assert given.features.shape[-1] == 2 * config.feat_dim
-    assert np.array_equal(counted_frames(config, of(given, 1)), counted_frames(config, given))
 
 
 def test_speakers_are_drawn_evenly_for_their_share() -> None:

@@ -33,9 +33,9 @@ class FlowBatch:
         speech_condition_mask: True where speech is to be generated.
         keep_text: 1.0, or 0.0 where the text condition is dropped.
         token_starts: the frame at which each token begins; None shares frames out equally.
-        only_speaker: of each item of one channel, the speaker whose turns alone are in sight and
-            are to be generated, as `speaker_prompts="own"` samples them: 1 for [S1], 0 for [S2];
-            -1, or None for a whole batch, for both.
+        only_speaker: of each dialogue, the speaker whose turns alone are in sight and are to be
+            generated, as `speaker_prompts="own"` samples them: 1 for [S1], 0 for [S2]; -1, or
+            None for a whole batch, for both.
     """
 
     tokens: Int[Array, "batch tokens"]
@@ -101,10 +101,9 @@ def _frames_of_only_speaker(
     config: ModelConfig, batch: FlowBatch
 ) -> Bool[Array, "batch frames"] | None:
     """True for the frames that `only_speaker` leaves; None where it is for both everywhere."""
-    frames, dim = batch.features.shape[1:]
-    if batch.only_speaker is None or not config.is_dialog or dim != config.feat_dim:
+    if batch.only_speaker is None or not config.is_dialog:
         return None
-    lens = batch.tokens_lens, batch.features_lens
+    lens, frames = (batch.tokens_lens, batch.features_lens), batch.features.shape[1]
     first = first_speaker_frames(config, batch.tokens, *lens, frames, batch.token_starts)
     only = batch.only_speaker[:, None]
     return (only < 0) | (first == (only == 1))

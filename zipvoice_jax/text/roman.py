@@ -22,8 +22,8 @@ _RULERS = any_of(
 )
 _NUMBERED = any_of(
     "Act Amendment Apollo Appendix Article Book Bowl Chapter Class Episode Exhibit Figure Game "
-    "Grade Layer Lesson Level Mark Part Phase Rule Scene Season Section Segment Stage Step Symphony "
-    "Table Tier Title Type Unit Version Vol Volume War".split()
+    "Grade Layer Lesson Level Mark Part Phase Rule Scene Season Section Segment Stage Step "
+    "Symphony Table Tier Title Type Unit Version Vol Volume War".split()
 )
 _NO_NAME = "A|An|And|As|At|But|By|For|From|Her|His|If|In|It|My|Of|On|Or|Our|So|That|The|This|To"
 _AFTER_ONE = r"(?=\s*(?:$|[.,;:!?)\n'’]|(?:of|was|ruled|reigned|died|and)\b))"  # noqa: RUF001

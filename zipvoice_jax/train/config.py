@@ -53,9 +53,9 @@ class Stage:
         t_shift: moves the flow times that are drawn as that of sampling does: 1 draws them evenly,
             as officially, less than 1 more of those near noise, where text and prompt decide what
             is said in which voice. Near speech the loss is large whatever the model knows.
-        only_speaker: share of the one-channel dialogues of which one speaker's turns alone, drawn
-            evenly, are in sight and are to be generated: what a model of `speaker_prompts="own"`
-            is asked when it speaks. Officially 0.
+        only_speaker: share of the dialogues of which one speaker's turns alone, drawn evenly, are
+            in sight and are to be generated: what a model of `speaker_prompts="own"` is asked
+            when it speaks. Officially 0.
         exclusive_weight: of the stereo model's speaker-exclusive loss.
         channel_difference: of the start of a stereo model from a mono one: how far the input
             projections of its channels differ, as a share of the mono one's standard deviation.
