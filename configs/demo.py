@@ -102,8 +102,8 @@ def get_config(
                 name="single",
                 kind="zipvoice",
                 steps=single,
-                data=of("single", "train", 6.0),
-                valid=of("single", "dev", 6.0) if valid else None,
+                data=of("single", "train", 14.0),
+                valid=of("single", "dev", 14.0) if valid else None,
                 learning_rate=cosine(peak, single),
                 **common,  # type: ignore[arg-type]
             ),
