@@ -94,6 +94,16 @@ def test_prompt_and_text_share_out_their_own_frames(
         assert np.abs(lasts - new * weights / weights.sum()).max() <= 1.0 + 0.05 * new
 
 
+def test_each_recording_of_a_prompt_keeps_its_own_frames() -> None:
+    durations = jnp.asarray([[4.0, 1.0, 3.0, 3.0, 2.0, 6.0, 99.0]] * 2)
+    count, whole, prompt, frames = (jnp.full((2,), n) for n in (6, 40, 4, 20))
+    first = jnp.array([[2, 15], [0, 0]])  # of two recordings, and of one
+    both, one = np.asarray(shared_starts(durations, count, whole, prompt, frames, first))
+    assert both.tolist() == [0, 12, 15, 17, 20, 25, 40]
+    assert one.tolist() == [0, 7, 9, 15, 20, 25, 40]
+    assert one.tolist() == shared_starts(durations, count, whole, prompt, frames)[0].tolist()
+
+
 def test_boundaries_move_from_the_aligned_to_the_average_ones() -> None:
     starts = jnp.array([[0, 1, 2, 9, 9], [0, 5, 6, 7, 8]])
     frames, tokens = jnp.array([9, 8]), jnp.array([3, 4])

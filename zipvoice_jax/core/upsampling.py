@@ -5,6 +5,8 @@ from position `tokens_lens` on, where the padding token lies, they equal the end
 Average upsampling, the official rule, is the case of equal durations.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -84,11 +86,12 @@ def shared_starts(
     features_lens: Int[Array, " batch"],
     prompt_tokens_lens: Int[Array, " batch"],
     prompt_lens: Int[Array, " batch"],
+    first_prompt: Int[Array, "batch tokens_and_frames"] | None = None,
 ) -> Int[Array, "batch tokens"]:
     """Boundaries that share frames out in proportion to durations.
 
-    The frames of the prompt go to the prompt's tokens and the rest to the text's, so that the
-    prompt's transcript stays on its recording whatever its speed. An item without prompt tokens
+    The frames of each recording of the prompt go to its own tokens and the rest to the text's, so
+    that a transcript stays on its recording whatever its speed. An item without prompt tokens
     is one span. Equal durations in spans that they divide give average upsampling.
 
     Args:
@@ -97,24 +100,32 @@ def shared_starts(
         features_lens: frames of prompt and speech.
         prompt_tokens_lens: tokens of the prompt, which come first.
         prompt_lens: frames of the prompt.
+        first_prompt: tokens and frames of the first of the prompt's two recordings; 0 and 0 where
+            there is one.
     """
     position = jnp.arange(durations.shape[1])[None, :]
     real = position < tokens_lens[:, None]
     units = jnp.round(jnp.maximum(durations, 0.0) * _UNITS).astype(jnp.int32)
     # One unit each at least, so that no span sums to 0.
     units = jnp.where(real, jnp.maximum(units, 1), 0)
-    ends = jnp.cumsum(units, axis=1)
-    before = ends - units
-    in_prompt = position < prompt_tokens_lens[:, None]
-    of_prompt = jnp.sum(jnp.where(in_prompt, units, 0), axis=1, keepdims=True)
-    of_all = ends[:, -1:]
-    no_prompt = prompt_tokens_lens[:, None] == 0
-    begin = jnp.where(no_prompt, 0, prompt_lens[:, None])
+    before = jnp.cumsum(units, axis=1) - units
+    zero = jnp.zeros_like(tokens_lens)
+    # Where spans end, in tokens and in frames.
+    ends = [(zero, zero)]
+    if first_prompt is not None:
+        ends.append((first_prompt[:, 0], first_prompt[:, 1]))
+    ends.append((prompt_tokens_lens, jnp.where(prompt_tokens_lens == 0, 0, prompt_lens)))
+    ends.append((tokens_lens, features_lens))
 
-    def place(units_before: Array, total: Array, frames: Array) -> Array:
-        share = units_before.astype(jnp.float32) / jnp.maximum(total, 1).astype(jnp.float32)
-        return jnp.round(share * frames.astype(jnp.float32)).astype(jnp.int32)
+    def units_until(tokens: Array) -> Array:
+        return jnp.sum(jnp.where(position < tokens[:, None], units, 0), axis=1, keepdims=True)
 
-    of_text = place(before - of_prompt, of_all - of_prompt, features_lens[:, None] - begin)
-    starts = jnp.where(in_prompt, place(before, of_prompt, begin), begin + of_text)
-    return jnp.where(real, starts, features_lens[:, None])
+    starts = jnp.broadcast_to(features_lens[:, None], before.shape)
+    for (tokens, frames), (tokens_end, frames_end) in reversed(list(itertools.pairwise(ends))):
+        done = units_until(tokens)
+        total = (units_until(tokens_end) - done).astype(jnp.float32)
+        share = (before - done).astype(jnp.float32) / jnp.maximum(total, 1.0)
+        place = jnp.round(share * (frames_end - frames)[:, None].astype(jnp.float32))
+        own = frames[:, None] + place.astype(jnp.int32)
+        starts = jnp.where(position < tokens_end[:, None], own, starts)
+    return starts

@@ -164,6 +164,7 @@ class Engine:
         tokens = np.full((bucket.batch, bucket.tokens), self.config.pad_id, np.int32)
         prompt = np.zeros((bucket.batch, bucket.frames, dim), np.float32)
         lens = np.zeros((4, bucket.batch), np.int32)
+        first = np.zeros((bucket.batch, 2), np.int32)
         keys = [noise_key(sampling.seed, job) for job in members]
         keys += [jax.random.key(sampling.seed)] * (bucket.batch - len(members))
         for row, job in enumerate(members):
@@ -171,6 +172,7 @@ class Engine:
             prompt[row, : job.prompt_features.shape[0]] = job.prompt_features
             frames = job.prompt_features.shape[0], job.features_len
             lens[:, row] = len(job.token_ids), *frames, job.prompt_tokens
+            first[row] = job.first_prompt
         inputs = dict(
             tokens=tokens,
             tokens_lens=lens[0],
@@ -179,7 +181,7 @@ class Engine:
             features_lens=lens[2],
         )
         if self.config.looks_up_durations:
-            inputs["prompt_tokens_lens"] = lens[3]
+            inputs |= {"prompt_tokens_lens": lens[3], "first_prompt": first}
         key_data = np.stack([np.asarray(jax.random.key_data(key)) for key in keys])
         scale = np.full((bucket.batch,), sampling.guidance_scale, np.float32)
         batched = jax.device_put((inputs, key_data, scale), self._over_batch)

@@ -20,6 +20,8 @@ class Job:
         prompt_features: scaled log-mel, (frames, channels * n_mels).
         features_len: frames of prompt and speech.
         prompt_tokens: how many of the ids are the prompt's.
+        first_prompt: tokens and frames of the first of two recordings in the prompt; 0 and 0
+            where there is one.
         durations: predicted frames of each of the text's tokens, before they are scaled to the
             speech; None where tokens are looked up by the average rule.
         pause: seconds of silence before the chunk; 0 where it follows the one before.
@@ -32,6 +34,7 @@ class Job:
     prompt_features: Float[np.ndarray, "frames channels_feat"]
     features_len: int
     prompt_tokens: int = 0
+    first_prompt: tuple[int, int] = (0, 0)
     durations: Float[np.ndarray, " text_tokens"] | None = None
     pause: float = 0.0
 

@@ -110,6 +110,7 @@ class Preparation:
         if self.model.is_dialog:
             validate_dialog(text)
         prompt_ids, prompt_tokens = self._encode(transcript, text, "transcript", notes)
+        first = self._first_prompt(prompt_ids, spoken, mel.shape[0])
         passages, ending = self._passages(request.text)
         tokens = []
         for number, passage in enumerate(passages, 1):
@@ -141,7 +142,7 @@ class Preparation:
                 job = self._job(
                     request.item_id, len(jobs), prompt_ids, ids, known, mel, speed, floor
                 )
-                jobs.append(dataclasses.replace(job, pause=pause))
+                jobs.append(dataclasses.replace(job, pause=pause, first_prompt=first))
                 pause = 0.0
         samples = None
         if told is not None:
@@ -199,6 +200,15 @@ class Preparation:
             alone = (remove_silence(one, rate) for one in waves)
             return wave, [one.shape[1] / rate for one in alone]
         return wave, [one.shape[1] / rate for one in waves]
+
+    def _first_prompt(
+        self, prompt_ids: tuple[int, ...], spoken: list[float], frames: int
+    ) -> tuple[int, int]:
+        """Tokens and frames of the first of two recordings; 0 and 0 where there is one."""
+        if len(spoken) < 2 or prompt_ids.count(self.model.spk_b_id) != 1:
+            return 0, 0
+        rate = self.features.sampling_rate / self.features.hop_length
+        return prompt_ids.index(self.model.spk_b_id), min(round(spoken[0] * rate), frames)
 
     def _prompt_text(self, request: Request) -> str:
         texts = [self._line(text).strip() for text in request.prompt_texts]
