@@ -1,6 +1,7 @@
 """data/demo/make_speech.py: a corpus by many voices whose tokens' times are known."""
 
 import argparse
+import dataclasses
 import functools
 import json
 import os
@@ -48,7 +49,8 @@ def sentences() -> tuple[str, ...]:
 def options(to: Path, **given: int) -> argparse.Namespace:
     sizes = {"utterances": 30, "joined": 5, "dialogues": 12, "recombined": 4, "dev": 8, "tests": 6}
     sizes |= {"voices": 15, "seed": 0}
-    return argparse.Namespace(to=to, kokoro=to / "kokoro", workers=1, **sizes | given)
+    share = {"shifted": 0.5}
+    return argparse.Namespace(to=to, kokoro=to / "kokoro", workers=1, **sizes | share | given)
 
 
 class Tones:
@@ -216,6 +218,26 @@ def test_voices_and_texts_that_are_held_out(
     assert tested <= HELD_OUT >= {speech.voice for speech in plan.test_single}
     assert all(talk.turns[0].voice != talk.turns[1].voice for talk in plan.test_dialogue)
     assert all(2 <= len(talk.turns) <= 6 for talk in plan.dialogue["dialogue"])
+
+
+def test_voices_that_are_higher_or_lower(demo: ModuleType, tmp_path: Path) -> None:
+    import speech_plan
+    import timed
+
+    as_made, some = (speech_plan.voices(60, 0, shifted=share) for share in (0.0, 0.5))
+    shifts = [voice.shift for voice in some.values() if voice.shift != 1.0]
+    assert 10 < len(shifts) < 30 and 0.8 <= min(shifts) < 0.9 and 1.1 < max(shifts) <= 1.22
+    assert all(some[base].shift == 1.0 for base in speech_plan.BASES)
+    # Nothing else of a voice changes.
+    assert as_made == {n: dataclasses.replace(v, shift=1.0) for n, v in some.items()}
+    plan = demo.plan_of(options(tmp_path, voices=60, utterances=60), sentences())
+    turns = [turn for talk in plan.dialogue["dialogue"] for turn in talk.turns]
+    assert all(one.shift == plan.cast[one.voice].shift for one in plan.single["single"] + turns)
+    tone = np.sin(2 * np.pi * 500 * np.arange(24_000) / 24_000).astype(np.float32)
+    clip = timed.shifted(timed.Timed(tone, (0.0, 0.6), 0.12), 1.2)
+    assert clip.starts == (0.0, 0.5) and clip.onset == 0.1 and len(clip.wave) == 20_000
+    peak = np.abs(np.fft.rfft(clip.wave)).argmax() * 24_000 / len(clip.wave)
+    assert peak == pytest.approx(600, abs=2)
 
 
 def test_a_plan_depends_on_its_seed_and_a_longer_one_begins_alike(

@@ -1,6 +1,7 @@
 """Conversations for the corpus of make_speech.py: who says what in them, when, and the mixture."""
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -190,9 +191,10 @@ def conversations(
         turns = write_turns(parts, lists, supply, split, rng)
         name = f"{kind}_{number:05d}"
         gaps, overlaps = _changes(len(turns) - 1, rng)
+        voices = [cast[one] for one in pair]
         speeches = tuple(
-            Speech(f"{name}_{i}", text, pair[i % 2], speed_of(cast[pair[i % 2]], rng))
-            for i, text in enumerate(turns)
+            Speech(f"{name}_{i}", text, voice.name, speed_of(voice, rng), voice.shift)
+            for i, (text, voice) in enumerate(zip(turns, itertools.cycle(voices), strict=False))
         )
         made.append(Conversation(name, speeches, gaps, overlaps, _floor(rng)))
     return made

@@ -64,7 +64,7 @@ from speech_files import (
 )
 from speech_plan import Speech, Voice
 from speech_report import write_manifest, write_report
-from timed import TimedKokoro, open_timed
+from timed import TimedKokoro, open_timed, shifted
 
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.text.tokenizer import make_tokenizer
@@ -84,13 +84,17 @@ def make_clip(job: tuple[Path, Path, Speech, Voice]) -> float:
     folder, to, speech, voice = job
     kokoro, styles = _worker(folder)
     tokens = make_tokenizer("emilia").tokens(speech.text)
-    timed = kokoro.speak(tokens, speech_plan.style_of(voice, styles), speech.speed)
+    # What is played faster afterwards is spoken more slowly.
+    style, speed = speech_plan.style_of(voice, styles), speech.speed / speech.shift
+    timed = kokoro.speak(tokens, style, speed)
+    if speech.shift != 1.0:
+        timed = shifted(timed, speech.shift)
     wave, facts = clip_paths(to, speech.id)
     seconds = len(timed.wave) / RATE
     write_wave(wave, timed.wave)
     known = {
         "text": speech.text, "voice": speech.voice, "speed": speech.speed, "revision": REVISION,
-        "duration": round(seconds, 4), "tokens": "".join(tokens), "token_starts": timed.starts,
+        "shift": speech.shift, "duration": round(seconds, 4), "tokens": "".join(tokens), "token_starts": timed.starts,
         "onset": timed.onset,
     }  # fmt: skip
     write_whole(facts, json.dumps(known, ensure_ascii=False))
@@ -280,7 +284,7 @@ class Plan:
 def plan_of(args: argparse.Namespace, examples: Sequence[str]) -> Plan:
     """The plan for some options and WordNet's examples."""
     seed, templates, parts = args.seed, speech_texts.read_templates(), read_parts()
-    cast = speech_plan.voices(args.voices, seed)
+    cast = speech_plan.voices(args.voices, seed, args.shifted)
     held_out = speech_plan.held_out_voices()
     # Some voices of training and the ones held out.
     dev = dict(list(cast.items())[:: max(len(cast) // 12, 1)]) | held_out
@@ -363,6 +367,8 @@ def main() -> None:
     add("--dev", type=int, default=80, help="utterances, twice the conversations (default: 80)")
     add("--tests", type=int, default=100, help="items of each test list (default: 100)")
     add("--voices", type=int, default=120, help="to train on (default: 120)")
+    add("--shifted", type=float, default=0.5, metavar="SHARE",
+        help="of the blended voices: higher or lower than Kokoro makes them (default: 0.5)")
     add("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     add("--kokoro", type=Path, default=FOLDER, metavar="DIR", help="its files, kept here")
     add("--seed", type=int, default=0)
@@ -371,6 +377,8 @@ def main() -> None:
         parser.error("--utterances, --dialogues, --tests and --workers take 1 or more, --dev 2")
     if args.voices < 2 or min(args.seed, args.joined, args.recombined) < 0:
         parser.error("--voices takes 2 or more, --seed, --joined and --recombined 0 or more")
+    if not 0.0 <= args.shifted <= 1.0:
+        parser.error("--shifted takes 0 to 1")
     try:
         make(args)
     except (UserError, OSError) as error:

@@ -35,7 +35,8 @@ def facts_of(to: Path, speech: Speech) -> dict[str, Any] | None:
     wanted = {
         "text": speech.text, "voice": speech.voice, "speed": speech.speed, "revision": REVISION,
     }  # fmt: skip
-    return found if wave.is_file() and wanted.items() <= found.items() else None
+    same = wanted.items() <= found.items() and found.get("shift", 1.0) == speech.shift
+    return found if same and wave.is_file() else None
 
 
 def write_whole(path: Path, text: str) -> None:

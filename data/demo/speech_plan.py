@@ -16,17 +16,23 @@ HELD_OUT_VOICES = ("af_sky", "am_echo", "bf_emma", "bm_lewis")
 BASES = tuple(name for name in VOICES if name not in HELD_OUT_VOICES)
 SPEEDS = (0.9, 1.15)  # of voices; items vary by 5 % more
 KINDS = ("voices", "texts", "single", "single_dev", "dialogue", "dialogue_dev", "test_single",
-         "test_dialogue", "prompt", "recombined", "joined")  # fmt: skip
+         "test_dialogue", "prompt", "recombined", "joined",
+         "shifts")  # fmt: skip
+SHIFTS = (0.8, 1.22)  # of voices that are not spoken at Kokoro's own pitch
 FROM_WORDNET = 0.65  # of single utterances
 
 
 @dataclasses.dataclass(frozen=True)
 class Voice:
-    """A blend of Kokoro's voices, by their weights, and how fast it speaks."""
+    """A blend of Kokoro's voices, by their weights, and how fast it speaks.
+
+    `shift` times as high as Kokoro makes it, formants included: a larger or smaller person.
+    """
 
     name: str
     weights: Mapping[str, float]
     speed: float = 1.0
+    shift: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +43,7 @@ class Speech:
     text: str
     voice: str
     speed: float
+    shift: float = 1.0
 
 
 def rng_of(seed: int, kind: str, number: int = 0) -> np.random.Generator:
@@ -44,8 +51,14 @@ def rng_of(seed: int, kind: str, number: int = 0) -> np.random.Generator:
     return np.random.default_rng([seed, KINDS.index(kind), number])
 
 
-def voices(count: int, seed: int) -> dict[str, Voice]:
-    """The voices of training: Kokoro's own but those held out, then blends of two or three."""
+def voices(count: int, seed: int, shifted: float = 0.0) -> dict[str, Voice]:
+    """The voices of training: Kokoro's own but those held out, then blends of two or three.
+
+    Args:
+        count: how many.
+        seed: of the corpus.
+        shifted: share of the blends that are higher or lower than Kokoro makes them.
+    """
     rng = rng_of(seed, "voices")
     made = {name: Voice(name, {name: 1.0}) for name in BASES[:count]}
     for number in range(len(made), count):
@@ -57,7 +70,9 @@ def voices(count: int, seed: int) -> dict[str, Voice]:
         shares = rng.dirichlet(np.full(parts, 4.0))
         name = f"blend{number:03d}"
         weights = {base: round(float(w), 3) for base, w in zip(chosen, shares, strict=True)}
-        made[name] = Voice(name, weights)
+        other = rng_of(seed, "shifts", number)
+        shift = float(np.exp(other.uniform(*np.log(SHIFTS)))) if other.random() < shifted else 1.0
+        made[name] = Voice(name, weights, shift=round(shift, 3))
     return {
         voice.name: dataclasses.replace(voice, speed=round(float(rng.uniform(*SPEEDS)), 3))
         for voice in made.values()
@@ -133,5 +148,6 @@ def singles(
             raise UserError(f"there are no more than {number} texts for {kind}; ask for fewer.")
         said.add(text)
         voice = cast[in_turn(names, seed, number)]
-        made.append(Speech(f"{kind}_{number:05d}", text, voice.name, speed_of(voice, rng)))
+        speed = speed_of(voice, rng)
+        made.append(Speech(f"{kind}_{number:05d}", text, voice.name, speed, voice.shift))
     return made

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soxr
 from kokoro import AMERICAN, COMMON, FOLDER, NETWORK, RATE, SYMBOLS, trim
 
 from zipvoice_jax.core.errors import UserError
@@ -41,6 +42,13 @@ class Timed:
     wave: np.ndarray
     starts: tuple[float, ...]
     onset: float
+
+
+def shifted(timed: Timed, shift: float) -> Timed:
+    """A clip played `shift` times as fast: higher, formants included, and shorter."""
+    wave = np.asarray(soxr.resample(timed.wave, RATE * shift, RATE), np.float32)
+    starts = tuple(round(start / shift, 4) for start in timed.starts)
+    return Timed(levelled(wave), starts, round(timed.onset / shift, 4))
 
 
 @dataclasses.dataclass(frozen=True)
