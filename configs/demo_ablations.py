@@ -39,6 +39,7 @@ def get_config(
     mixture: float = 0.0,  # share of single speakers in the dialogue stage
     speaker_tokens: str = "tags",
     speaker_embedding: str = "text_output",
+    speaker_prompts: str = "own",  # or joint: sampled, and learnt, with both voices in sight
     exclusive_weight: float = 1.0,
     one_channel: bool = True,  # alternates one- and two-channel batches of the stereo stage
     peak: float = 0.02,  # learning rate
@@ -55,6 +56,7 @@ def get_config(
         data, single=steps, dialog=steps, stereo=steps, peak=peak, later=peak,
         upsampling=upsampling, init=init, save_every=10_000, samples=0, valid=valid,
         batch_seconds=batch_seconds, buckets=buckets, dtype=dtype, threads=threads,
+        only_speaker=float(speaker_prompts == "own"),
     )  # fmt: skip
     only = next(one for one in run.stages if one.name == stage)
     if alignment:
@@ -82,6 +84,7 @@ def get_config(
         run.model,
         speaker_tokens=speaker_tokens,  # type: ignore[arg-type]
         speaker_embedding=speaker_embedding,  # type: ignore[arg-type]
+        speaker_prompts=speaker_prompts,  # type: ignore[arg-type]
     )
     return dataclasses.replace(run, model=model, stages=(only,), seed=seed)
 
@@ -97,6 +100,11 @@ def get_ablations() -> dict[str, Ablation]:
     )
     scratch = tuple(
         dataclasses.replace(row, settings=(*row.settings, "start=")) for row in upsampling
+    )
+    # Where each speaker is sampled apart, the model need not know whose turn it is.
+    turns = tuple(
+        dataclasses.replace(row, settings=(*row.settings, "speaker_prompts=joint"))
+        for row in ablations.TURNS
     )
     curriculum = (
         Row("from single speakers"),
@@ -115,8 +123,7 @@ def get_ablations() -> dict[str, Ablation]:
                                SPEECH),
         "upsampling_scratch": Ablation("What do boundaries tell a model with random weights?",
                                        "single", scratch, SPEECH),
-        "turns": Ablation("How does the model know whose turn it is?", "dialog",
-                          ablations.TURNS, DIALOGUE),
+        "turns": Ablation("How does the model know whose turn it is?", "dialog", turns, DIALOGUE),
         "curriculum": Ablation("Does single speech first help dialogues?", "dialog", curriculum,
                                DIALOGUE),
         "stereo": Ablation("What keeps the channels of a stereo dialogue apart?", "stereo", stereo,
