@@ -70,10 +70,10 @@ def get_config(
 
     # A few seconds of one voice say enough of it: up to all of an utterance is to be generated.
     common = dict(condition_drop=0.15, hooks=False)
-    # Of most conversations both voices are to be heard before speech is to be generated.
+    # Of most conversations both voices are in sight, before or after what is to be generated.
     dialogue = dict(
-        mask="suffix",
-        mask_low=0.2,
+        mask="span",
+        mask_low=0.3,
         mask_high=0.8,
         t_shift=t_shift,
         only_speaker=only_speaker,
