@@ -162,6 +162,7 @@ def test_a_schedule_moves_boundaries_of_all_or_of_some_items(place: Path) -> Non
         for name, value in {
             "mask_low": 0.7, "mask_high": 1.0, "mask_suffix": 0.0, "condition_drop": 0.0,
             "t_shift": 1.0,
+            "only_speaker": 0.0,
         }.items()
     }  # fmt: skip
 
