@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from kokoro import RATE
-from speech_plan import Speech, Voice, in_turn, rng_of, speed_of
+from speech_plan import Speech, Voice, by_voice, in_turn, rng_of, speed_of
 from speech_texts import expand, split_of
 
 from zipvoice_jax.core.errors import UserError
@@ -202,9 +202,7 @@ def conversations(
 
 def recombined(singles: Sequence[Speech], *, count: int, seed: int) -> list[Conversation]:
     """Conversations of single utterances that exist: they make little sense and cost no time."""
-    of_voice: dict[str, list[Speech]] = {}
-    for speech in singles:
-        of_voice.setdefault(speech.voice, []).append(speech)
+    of_voice = by_voice(singles)
     names, made = list(of_voice), []
     for number in range(count if len(names) > 1 else 0):
         rng = rng_of(seed, "recombined", number)

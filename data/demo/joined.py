@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from conversations import Clip
 from kokoro import RATE
-from speech_plan import Speech, in_turn, rng_of
+from speech_plan import Speech, by_voice, in_turn, rng_of
 
 PARTS = (2, 4)  # utterances in a row, the second not included
 GAPS = (0.05, 0.6)  # seconds between them
@@ -32,9 +32,7 @@ class Joined:
 
 def joined(singles: Sequence[Speech], *, count: int, seed: int) -> list[Joined]:
     """Rows of single utterances that exist, each of one voice; they cost no time."""
-    of_voice: dict[str, list[Speech]] = {}
-    for speech in singles:
-        of_voice.setdefault(speech.voice, []).append(speech)
+    of_voice = by_voice(singles)
     names = [name for name, some in of_voice.items() if len(some) > 1]
     made = []
     for number in range(count if names else 0):

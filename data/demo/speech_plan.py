@@ -4,7 +4,7 @@ Every item is drawn by its kind and number, so that a plan of more items begins 
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from kokoro import VOICES
@@ -101,6 +101,14 @@ def in_turn(names: Sequence[str], seed: int, number: int) -> str:
     cycle, place = divmod(number, len(names))
     order = np.random.default_rng([seed, 8, cycle]).permutation(len(names))
     return names[int(order[place])]
+
+
+def by_voice(speeches: Iterable[Speech]) -> dict[str, list[Speech]]:
+    """Clips by the voice that says them, in their order."""
+    found: dict[str, list[Speech]] = {}
+    for speech in speeches:
+        found.setdefault(speech.voice, []).append(speech)
+    return found
 
 
 def singles(
