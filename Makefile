@@ -11,7 +11,7 @@ JOBS ?= 2
 export VENV PYTHON
 
 BIN := $(VENV)/bin
-CODE := $(wildcard zipvoice_jax tests configs data launch)
+CODE := $(wildcard zipvoice_jax tests tools configs data launch)
 SCRIPTS := .ci/run $(shell find .ci launch -name '*.sh' 2>/dev/null)
 
 .DEFAULT_GOAL := help

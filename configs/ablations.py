@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import tiny
 
-from zipvoice_jax.bench.ablation import Ablation, Row
+from zipvoice_jax.ablation.study import Ablation, Row
 from zipvoice_jax.core.schedule import PiecewiseLinear
 from zipvoice_jax.data.config import SourceConfig
 from zipvoice_jax.train.config import Stage, TrainConfig

@@ -17,17 +17,17 @@ from conftest import ROOT, RunCli
 from generation import TEXT1, VOICES, one_line, read_report, run_main, write_list
 from training import CONFIG, make_data, make_place
 
-from zipvoice_jax.bench import ablation as module
-from zipvoice_jax.bench import commands
-from zipvoice_jax.bench.ablation import Ablation, Row, Setup, read_ablations, run_ablation
-from zipvoice_jax.bench.commands import Command, Place, run_all
-from zipvoice_jax.cli.train import load_config
+from zipvoice_jax.ablation import commands
+from zipvoice_jax.ablation import study as module
+from zipvoice_jax.ablation.commands import Command, Place, run_all
+from zipvoice_jax.ablation.study import Ablation, Row, Setup, read_ablations, run_ablation
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.evaluate.config import JudgeConfig
-from zipvoice_jax.evaluate.judge import Judge
+from zipvoice_jax.judge.config import JudgeConfig
+from zipvoice_jax.judge.judge import Judge
+from zipvoice_jax.train.load import load_config
 
 ABLATIONS = """
-from zipvoice_jax.bench.ablation import Ablation, Row
+from zipvoice_jax.ablation.study import Ablation, Row
 
 
 def get_ablations():
@@ -250,8 +250,9 @@ def test_what_cannot_work_is_refused_before_any_training(place: Path, stub: Stub
     config = place / "rows.py"
     config.write_text(GUIDED.replace('stages: str = "one,two"', 'stages: str = "one"'))
     refused("row 'plain' trains one, but two is to speak")
-    config.write_text(GUIDED.replace("seed: int = 0, ", "seeds: int = 0, "))
-    refused("--set seed=0")
+    renamed = GUIDED.replace("steps: int = 2", "updates: int = 2").replace("=steps", "=updates")
+    config.write_text(renamed)
+    refused("--set steps=3")
     config.write_text(GUIDED.replace('of("mono")', 'of("other")'))
     refused("other is no dataset")
 

@@ -16,7 +16,6 @@ from training import CONFIG, command, entries, make_data, weights
 from zipvoice_jax.checkpoint.mapping import flatten, param_shapes, unflatten
 from zipvoice_jax.checkpoint.native import read_native
 from zipvoice_jax.checkpoint.official import read_official, write_official
-from zipvoice_jax.cli.train import load_config
 from zipvoice_jax.core.assets import ASSETS
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.schedule import PiecewiseLinear
@@ -25,6 +24,7 @@ from zipvoice_jax.data.loader import Loader
 from zipvoice_jax.data.records import open_split, write_dataset
 from zipvoice_jax.train.config import TrainConfig
 from zipvoice_jax.train.curriculum import schedules_of, values_at
+from zipvoice_jax.train.load import load_config
 from zipvoice_jax.train.loop import train
 from zipvoice_jax.train.objectives import SpeechBatch, flow_batch
 from zipvoice_jax.train.stages import first_params, stage_model

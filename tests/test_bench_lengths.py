@@ -12,8 +12,8 @@ from generation import RELEASE, TEXT1, TEXT2, WAV1, WAV2, run_main
 from zipvoice_jax.bench.lengths import lengths, summary
 from zipvoice_jax.checkpoint.hub import load_model
 from zipvoice_jax.config import SamplingConfig
-from zipvoice_jax.data.requests import Request
 from zipvoice_jax.infer.prepare import Preparation
+from zipvoice_jax.infer.requests import Request
 from zipvoice_jax.text.tokenizer import make_tokenizer
 
 HOP = 256 / 24_000  # seconds

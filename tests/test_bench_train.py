@@ -6,9 +6,9 @@ import pytest
 from training import TOKENS, write_config
 
 from zipvoice_jax.bench.train import bench_train
-from zipvoice_jax.cli.train import load_config
 from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.train.load import load_config
 from zipvoice_jax.train.stages import stage_model
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from complaints import user_error
 
-from zipvoice_jax.bench import commands
-from zipvoice_jax.bench.ablation_report import paired
-from zipvoice_jax.bench.commands import Place, find_places, share_out
+from zipvoice_jax.ablation import commands
+from zipvoice_jax.ablation.commands import Place, find_places, share_out
+from zipvoice_jax.ablation.report import paired
 
 
 def test_each_job_has_an_accelerator_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

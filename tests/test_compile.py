@@ -13,14 +13,14 @@ from complaints import user_error
 from conftest import RunCli, devices
 from training import write_config
 
-from zipvoice_jax.bench.ahead import Case, Sizes, plan_cases, predict
-from zipvoice_jax.bench.ahead_report import details, line, plot_scaling
 from zipvoice_jax.cli.main import parser
-from zipvoice_jax.cli.train import load_config
-from zipvoice_jax.core.chips import CHIPS, HOP_SECONDS, Topology
-from zipvoice_jax.core.hlo import Collective, ProgramCost
 from zipvoice_jax.data.plan import Bucket
+from zipvoice_jax.forecast.ahead import Case, Sizes, plan_cases, predict
+from zipvoice_jax.forecast.chips import CHIPS, HOP_SECONDS, Topology
+from zipvoice_jax.forecast.hlo import Collective, ProgramCost
+from zipvoice_jax.forecast.report import details, line, plot_scaling
 from zipvoice_jax.train.config import TrainConfig
+from zipvoice_jax.train.load import load_config
 
 # Where `make setup` puts libtpu.
 LIBTPU = Path(sys.prefix) / "libtpu"

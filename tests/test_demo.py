@@ -17,10 +17,10 @@ from zipvoice_jax.cli.demo import Script
 from zipvoice_jax.cli.main import parser
 from zipvoice_jax.core.assets import ASSETS, DEMO
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.evaluate import packages
-from zipvoice_jax.evaluate.backends import RATE, joined
-from zipvoice_jax.evaluate.recognisers import open_recogniser
-from zipvoice_jax.evaluate.words import count_errors, normaliser, without_tags
+from zipvoice_jax.judge import packages
+from zipvoice_jax.judge.backends import RATE, joined
+from zipvoice_jax.judge.recognisers import open_recogniser
+from zipvoice_jax.judge.words import count_errors, normaliser, without_tags
 from zipvoice_jax.vocoder import hifigan
 
 MOST_WRONG_WORDS = 0.15  # of the demo's dialogue, by Whisper-tiny

@@ -18,7 +18,7 @@ import soundfile
 from conftest import ROOT
 
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.data.requests import Request, read_requests
+from zipvoice_jax.infer.requests import Request, read_requests
 from zipvoice_jax.text.tokenizer import make_tokenizer
 from zipvoice_jax.text.tokens import TokenTable
 

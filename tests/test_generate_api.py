@@ -31,9 +31,9 @@ from generation import (
 
 import zipvoice_jax
 from zipvoice_jax.core.compiling import Compilation
-from zipvoice_jax.data.requests import BadLine, Request
 from zipvoice_jax.infer import prepare as preparing
 from zipvoice_jax.infer.engine import noise_key
+from zipvoice_jax.infer.requests import BadLine, Request
 from zipvoice_jax.infer.run import RunOptions, run_list, stamps_of
 from zipvoice_jax.infer.synthesizer import Synthesizer
 

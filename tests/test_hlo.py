@@ -13,11 +13,11 @@ import pytest
 from complaints import user_error
 from conftest import ROOT, devices
 
-from zipvoice_jax.core.chips import CHIPS, HOP_SECONDS, Topology
-from zipvoice_jax.core.hlo import HOOK_SHARE, Collective, ProgramCost, analyse, parse, report
-from zipvoice_jax.core.hlo.cost import part_of
-from zipvoice_jax.core.hlo.memory import largest, refused
-from zipvoice_jax.core.hlo.text import group_size
+from zipvoice_jax.forecast.chips import CHIPS, HOP_SECONDS, Topology
+from zipvoice_jax.forecast.hlo import HOOK_SHARE, Collective, ProgramCost, analyse, parse, report
+from zipvoice_jax.forecast.hlo.cost import part_of
+from zipvoice_jax.forecast.hlo.memory import largest, refused
+from zipvoice_jax.forecast.hlo.text import group_size
 
 ONE = 2 * 16 * 32 * 32  # flops of the product below
 

@@ -14,11 +14,11 @@ from conftest import ROOT, RunCli
 from generation import VOICES, one_line, run_main
 
 from zipvoice_jax.audio.io import read_audio
-from zipvoice_jax.evaluate import packages
-from zipvoice_jax.evaluate.backends import RATE
-from zipvoice_jax.evaluate.quality import open_quality_predictor
-from zipvoice_jax.evaluate.speakers import open_speaker_encoder
-from zipvoice_jax.evaluate.timing import changes, speech_regions, turns_of
+from zipvoice_jax.judge import packages
+from zipvoice_jax.judge.backends import RATE
+from zipvoice_jax.judge.quality import open_quality_predictor
+from zipvoice_jax.judge.speakers import open_speaker_encoder
+from zipvoice_jax.judge.timing import changes, speech_regions, turns_of
 
 GOLDEN = ROOT / "tests" / "golden" / "judges.npz"
 

@@ -14,15 +14,15 @@ from complaints import message
 from conftest import ROOT
 from generation import run_main
 
-from zipvoice_jax.data.requests import Request
-from zipvoice_jax.evaluate import judge as judge_module
-from zipvoice_jax.evaluate import packages
-from zipvoice_jax.evaluate.backends import RATE, SpeakerEncoder, Word
-from zipvoice_jax.evaluate.config import JudgeConfig
-from zipvoice_jax.evaluate.judge import Judge
-from zipvoice_jax.evaluate.quality import open_quality_predictor
-from zipvoice_jax.evaluate.speakers import open_speaker_encoder
-from zipvoice_jax.evaluate.summary import summarise
+from zipvoice_jax.infer.requests import Request
+from zipvoice_jax.judge import judge as judge_module
+from zipvoice_jax.judge import packages
+from zipvoice_jax.judge.backends import RATE, SpeakerEncoder, Word
+from zipvoice_jax.judge.config import JudgeConfig
+from zipvoice_jax.judge.judge import Judge
+from zipvoice_jax.judge.quality import open_quality_predictor
+from zipvoice_jax.judge.speakers import open_speaker_encoder
+from zipvoice_jax.judge.summary import summarise
 
 CORPUS = runpy.run_path(str(ROOT / "data" / "demo" / "make_corpus.py"))
 CLIPS = CORPUS["read_clips"](CORPUS["CORPUS"])

@@ -1,4 +1,4 @@
-"""The repository's own rules: layers, file sizes, cost of imports, contents of the wheel, pins."""
+"""The repository's own rules: layers, cost of imports, contents of the wheel, pins."""
 
 import ast
 import importlib.metadata
@@ -15,7 +15,6 @@ import soundfile
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "zipvoice_jax"
-MAX_LINES = 420
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 # From the bottom up. A layer imports from those below it and from itself, never from a layer
@@ -29,30 +28,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("models",),
     ("checkpoint",),
     ("flow", "vocoder"),
-    ("train", "infer", "evaluate", "align"),
-    ("bench",),
+    ("train", "infer", "align"),
+    ("options",),
+    # Satellites: what judges, forecasts, measures and compares. Nothing before them knows of them.
+    ("judge", "forecast", "bench"),
+    ("ablation",),
     ("cli", "__main__"),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-
-# Joined here so that this file does not hold what it looks for.
-REGISTRY_HOSTS = tuple(
-    ".".join(parts)
-    for parts in (
-        ("pypi", "org"),
-        ("pypi", "python", "org"),
-        ("files", "pythonhosted", "org"),
-        ("registry", "npmjs", "org"),
-        ("registry", "yarnpkg", "com"),
-        ("deb", "debian", "org"),
-        ("archive", "ubuntu", "com"),
-        ("conda", "anaconda", "org"),
-        ("proxy", "golang", "org"),
-        ("static", "crates", "io"),
-        ("index", "crates", "io"),
-        ("download", "pytorch", "org"),
-    )
-)
 
 
 def python_files(package: Path = PACKAGE) -> list[Path]:
@@ -123,6 +106,7 @@ def test_no_layer_imports_one_above_or_beside_it():
         ("nn/a.py", "from zipvoice_jax import __version__", True),
         ("nn/a.py", "from . import b", True),
         ("bench/a.py", "from zipvoice_jax.infer import engine", True),
+        ("infer/a.py", "from zipvoice_jax.judge import run", False),
         ("config.py", "from zipvoice_jax.core.errors import UserError", True),
     ],
 )
@@ -130,15 +114,17 @@ def test_the_layer_check_sees_every_kind_of_import(
     tmp_path: Path, path: str, statement: str, is_fine: bool
 ):
     package = tmp_path / "zipvoice_jax"
-    for name in ("nn", "models", "infer", "train", "core", "text", "bench", "newcomer"):
+    for name in ("nn", "models", "infer", "train", "core", "text", "bench", "judge", "newcomer"):
         (package / name).mkdir(parents=True)
     (package / "config.py").write_text("")
     (package / path).write_text(statement)
     assert (layer_violations(package) == []) is is_fine
 
 
-def test_every_file_says_what_it_is_for_and_stays_short():
-    files = python_files() + sorted((ROOT / "tests").glob("*.py"))
+def test_every_file_says_what_it_is_for():
+    files = python_files() + sorted(
+        [*(ROOT / "tests").glob("*.py"), *(ROOT / "tools").glob("*.py")]
+    )
     assert len(files) > 5
     silent = [
         str(path.relative_to(ROOT))
@@ -147,11 +133,6 @@ def test_every_file_says_what_it_is_for_and_stays_short():
         and not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     ]
     assert silent == []
-    lines = {
-        str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
-        for path in python_files()
-    }
-    assert {name: count for name, count in lines.items() if count > MAX_LINES} == {}
 
 
 def name_of(requirement: str) -> str:
@@ -267,23 +248,6 @@ def repository_files() -> list[Path]:
             if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
         ]
     return [path for path in paths if path.is_file()]
-
-
-def test_no_file_names_a_package_registry():
-    files = repository_files()
-    assert ROOT / "pyproject.toml" in files
-    assert Path(__file__).resolve() in files
-    found = []
-    for path in files:
-        content = path.read_bytes().lower()
-        if b"\0" in content:
-            continue  # not text
-        found += [
-            f"{path.relative_to(ROOT)}: {host}"
-            for host in REGISTRY_HOSTS
-            if host.encode() in content
-        ]
-    assert found == []
 
 
 def test_every_version_is_pinned_by_name_alone():

@@ -26,9 +26,9 @@ from generation import (
 
 import zipvoice_jax
 from zipvoice_jax.config import FeatureConfig, SamplingConfig
-from zipvoice_jax.data.requests import BadLine, Request, read_requests
 from zipvoice_jax.infer import prepare as preparing
 from zipvoice_jax.infer.lengths import shared_frames
+from zipvoice_jax.infer.requests import BadLine, Request, read_requests
 from zipvoice_jax.infer.synthesizer import Synthesizer
 
 SINGLE: dict[str, Any] = dict(prompt_wav=WAV1, prompt_text=TEXT1)

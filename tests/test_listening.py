@@ -314,7 +314,7 @@ def test_a_page_made_anew_begins_anew(systems: Path, browser: Any) -> None:
 
 
 def test_the_report_is_sorted_in_a_browser(tmp_path: Path, browser: Any) -> None:
-    from zipvoice_jax.evaluate.run import write_report
+    from zipvoice_jax.judge.run import write_report
 
     records = []
     for i, (errors, words) in enumerate([(1, 10), (9, 10), (3, 10)]):

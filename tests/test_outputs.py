@@ -74,7 +74,7 @@ def test_outputs_are_checked_first(
     command: tuple, place: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("zipvoice_jax.cli.compile._choose_platform", lambda _: None)
+    monkeypatch.setattr("zipvoice_jax.forecast.command._choose_platform", lambda _: None)
     for folder in ("folder.wav", "drawn.png"):
         Path(folder, "kept").mkdir(parents=True)
     Path("file").write_text("mine")

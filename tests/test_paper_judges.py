@@ -1,7 +1,7 @@
 """The judges of the paper: WavLM with ECAPA-TDNN and UTMOS equal to the official code, whatever the
 padding, and found where they are to be placed.
 
-The golden numbers are of small networks with random weights (tests/make_golden_judges.py).
+The golden numbers are of small networks with random weights (tools/make_golden_judges.py).
 """
 
 import json
@@ -19,15 +19,15 @@ from judging import random_weights
 from zipvoice_jax.audio.io import read_audio
 from zipvoice_jax.checkpoint.torch_file import write_torch_file
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.evaluate.backends import RATE
-from zipvoice_jax.evaluate.config import JudgeConfig
-from zipvoice_jax.evaluate.ecapa import embed, read_ecapa
-from zipvoice_jax.evaluate.layers import Weights, read_weights
-from zipvoice_jax.evaluate.quality import open_quality_predictor
-from zipvoice_jax.evaluate.recognisers import open_recogniser
-from zipvoice_jax.evaluate.speakers import open_speaker_encoder
-from zipvoice_jax.evaluate.utmos import opinion, read_utmos
-from zipvoice_jax.evaluate.wav2vec import distance_classes, padded
+from zipvoice_jax.judge.backends import RATE
+from zipvoice_jax.judge.config import JudgeConfig
+from zipvoice_jax.judge.ecapa import embed, read_ecapa
+from zipvoice_jax.judge.layers import Weights, read_weights
+from zipvoice_jax.judge.quality import open_quality_predictor
+from zipvoice_jax.judge.recognisers import open_recogniser
+from zipvoice_jax.judge.speakers import open_speaker_encoder
+from zipvoice_jax.judge.utmos import opinion, read_utmos
+from zipvoice_jax.judge.wav2vec import distance_classes, padded
 
 
 @pytest.fixture(scope="module")

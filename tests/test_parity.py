@@ -1,4 +1,4 @@
-"""The golden numbers, group by group, through tests/parity.py, and what that command promises."""
+"""The golden numbers, group by group, through tools/parity.py, and what that command promises."""
 
 import functools
 import shutil

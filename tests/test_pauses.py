@@ -19,15 +19,15 @@ from zipvoice_jax.audio.ops import (
     remove_silence,
 )
 from zipvoice_jax.config import FeatureConfig, SamplingConfig
-from zipvoice_jax.data.requests import Request
-from zipvoice_jax.evaluate.words import by_speaker, without_tags
 from zipvoice_jax.infer import prepare as preparing
 from zipvoice_jax.infer.joining import join
 from zipvoice_jax.infer.prepare import Item, Job
+from zipvoice_jax.infer.requests import Request
 from zipvoice_jax.infer.subtitles import subtitles
 from zipvoice_jax.infer.synthesizer import Synthesizer
 from zipvoice_jax.infer.turns import turns_of
 from zipvoice_jax.infer.voices import make_voice
+from zipvoice_jax.judge.words import by_speaker, without_tags
 from zipvoice_jax.text.pauses import split_pauses, without_pauses
 
 SINGLE: dict[str, Any] = dict(prompt_wav=WAV1, prompt_text=TEXT1)
@@ -232,7 +232,7 @@ def test_a_rule_that_counts_tags_starts_no_passage_with_the_second_speaker(
 
 
 def test_a_list_with_a_bad_pause_loses_one_line(tmp_path: Path) -> None:
-    from zipvoice_jax.data.requests import BadLine, read_requests
+    from zipvoice_jax.infer.requests import BadLine, read_requests
 
     rows = [f"{name}\t{TEXT1}\t{WAV1}\t{text}" for name, text in (("a", "A [pause] B"), ("b", "B"))]
     (tmp_path / "l.tsv").write_text("\n".join(rows))

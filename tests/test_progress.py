@@ -15,7 +15,7 @@ from zipvoice_jax.core.progress import progress_bar
 from zipvoice_jax.data.batches import Batch
 from zipvoice_jax.data.config import DataConfig, SourceConfig
 from zipvoice_jax.data.plan import Bucket
-from zipvoice_jax.data.requests import BadLine, Request, read_requests
+from zipvoice_jax.infer.requests import BadLine, Request, read_requests
 from zipvoice_jax.train.config import Stage, TrainConfig
 from zipvoice_jax.train.log import RunLog, read_log
 from zipvoice_jax.train.watch import Watch

@@ -14,8 +14,8 @@ from zipvoice_jax.audio.io import read_audio
 from zipvoice_jax.audio.recording import Recording, recordings
 from zipvoice_jax.config import SamplingConfig
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.data.requests import Request
 from zipvoice_jax.infer.prepare import Preparation
+from zipvoice_jax.infer.requests import Request
 from zipvoice_jax.infer.synthesizer import Synthesizer
 
 PCM, RATE = soundfile.read(WAV1, dtype="int16")

@@ -5,17 +5,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zipvoice_jax.evaluate.attribution import phrases, two_groups
-from zipvoice_jax.evaluate.backends import RATE, Word, joined
-from zipvoice_jax.evaluate.config import ALL_METRICS
-from zipvoice_jax.evaluate.summary import (
+from zipvoice_jax.judge.attribution import phrases, two_groups
+from zipvoice_jax.judge.backends import RATE, Word, joined
+from zipvoice_jax.judge.config import ALL_METRICS
+from zipvoice_jax.judge.summary import (
     difference,
     estimate,
     over_items,
     summarise,
     summary_table,
 )
-from zipvoice_jax.evaluate.timing import Region, Turn, changes, leakage, turns_of
+from zipvoice_jax.judge.timing import Region, Turn, changes, leakage, turns_of
 
 
 def records(pairs: list[tuple[float, float]], name: str = "wer") -> list[dict[str, Any]]:

@@ -18,11 +18,11 @@ from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.checks import Limits, Rejected, count_words
 from zipvoice_jax.data.prepare_config import TokenizerSettings
 from zipvoice_jax.data.prepare_shards import make_utterance
-from zipvoice_jax.data.requests import Request
 from zipvoice_jax.data.sources import Item as SourceItem
 from zipvoice_jax.data.sources import Source
 from zipvoice_jax.data.utterance import Utterance
 from zipvoice_jax.infer.prepare import Item
+from zipvoice_jax.infer.requests import Request
 from zipvoice_jax.infer.synthesizer import Synthesizer
 from zipvoice_jax.text.tokenizer import make_tokenizer
 from zipvoice_jax.text.tokens import TokenTable

@@ -17,12 +17,12 @@ from complaints import message
 from conftest import ROOT
 
 from zipvoice_jax.audio.io import read_audio
-from zipvoice_jax.evaluate.backends import RATE, joined
-from zipvoice_jax.evaluate.config import JudgeConfig
-from zipvoice_jax.evaluate.judge import Judge
-from zipvoice_jax.evaluate.quality import open_quality_predictor
-from zipvoice_jax.evaluate.recognisers import cut, open_recogniser, pieces
-from zipvoice_jax.evaluate.speakers import open_speaker_encoder, spoken
+from zipvoice_jax.judge.backends import RATE, joined
+from zipvoice_jax.judge.config import JudgeConfig
+from zipvoice_jax.judge.judge import Judge
+from zipvoice_jax.judge.quality import open_quality_predictor
+from zipvoice_jax.judge.recognisers import cut, open_recogniser, pieces
+from zipvoice_jax.judge.speakers import open_speaker_encoder, spoken
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

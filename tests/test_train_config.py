@@ -7,16 +7,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+from complaints import user_error
 from conftest import ROOT, RunCli
 from training import write_config
 
-from zipvoice_jax.cli.train import load_config
 from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.schedule import PiecewiseLinear
 from zipvoice_jax.data.config import DataConfig, SourceConfig
 from zipvoice_jax.train.config import Eden, OptimizerConfig, Stage, TrainConfig, differences
 from zipvoice_jax.train.curriculum import Clock, schedules_of, values_at
+from zipvoice_jax.train.load import load_config
 
 DATA = DataConfig((SourceConfig("somewhere"),), batch_seconds=4000.0)
 CONFIGS = ROOT / "configs"
@@ -250,3 +251,74 @@ def test_every_config_is_listed() -> None:
     names = {path.name for path in CONFIGS.glob("*.py")}
     assert names and all(f"`{name}`" in listed for name in names)
     assert all(load_config(CONFIGS / name, []).stages for name in names)
+
+
+def test_any_field_is_set_by_its_name() -> None:
+    """Not those alone that a config file takes as arguments."""
+    config = CONFIGS / "demo.py"
+    plain = load_config(config, ["single=70", "dialog=5", "stereo=5"])
+    settings = {
+        "stages.dialog.learning_rate": "0.003",
+        "stages.single.learning_rate": "[[0, 0.01], [20, 0.001]]",
+        "stages.stereo.condition_drop": "1",
+        "stages.dialog.valid": "none",
+        "stages.stereo.data.sources.0.path": "elsewhere",
+        "stages.single.hooks": "yes",
+        "stages.stereo.mask": "suffix",
+        "model.fm_decoder_num_layers": "[1, 2, 1]",
+        "optimizer.name": "adamw",
+        "seed": "7",
+    }
+    made = load_config(
+        config, ["single=70", "dialog=5", "stereo=5", *("=".join(one) for one in settings.items())]
+    )
+    assert set(differences(plain.to_dict(), made.to_dict())) == set(
+        differences(
+            plain.to_dict(),
+            dataclasses.replace(
+                plain,
+                seed=7,
+                optimizer=OptimizerConfig(name="adamw"),
+                model=dataclasses.replace(plain.model, fm_decoder_num_layers=(1, 2, 1)),
+                stages=(
+                    dataclasses.replace(
+                        plain.stages[0],
+                        hooks=True,
+                        learning_rate=PiecewiseLinear(((0.0, 0.01), (20.0, 0.001))),
+                    ),
+                    dataclasses.replace(plain.stages[1], learning_rate=0.003, valid=None),
+                    dataclasses.replace(
+                        plain.stages[2],
+                        condition_drop=1.0,
+                        mask="suffix",
+                        data=dataclasses.replace(
+                            plain.stages[2].data,
+                            sources=(SourceConfig("elsewhere"),),
+                        ),
+                    ),
+                ),
+            ).to_dict(),
+        )
+    )
+    assert at(made, "learning_rate", 10) == pytest.approx(0.0055)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("stages.dialogue.steps=5", "dialogue is none of single, dialog, stereo"),
+        ("stages.dialog.stepz=5", "stepz is none of name, kind, steps"),
+        ("stages.dialog=5", "dialog has fields"),
+        ("stages=5", "stages has fields"),
+        ("seed.low=5", "seed is 42 here"),
+        ("stages.dialog.steps=many", "'many' cannot be read"),
+        ("stages.dialog.hooks=perhaps", "'perhaps' cannot be read"),
+        ("stages.dialog.learning_rate=[[0]]", "'[[0]]' cannot be read"),
+        ("stages.dialog.steps=0", "steps"),
+        ("stages.dialog.mask=middle", "middle is none of span, suffix"),
+        ("nothing=5", "stages.NAME.learning_rate"),
+    ],
+)
+def test_a_field_that_is_not_there_or_cannot_be_so_is_one_line(setting: str, words: str) -> None:
+    with user_error(words):
+        load_config(CONFIGS / "demo.py", [setting])

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from training import TOKENS, flac, make_data, speechlike, weights, write_config
 
-from zipvoice_jax.cli.train import load_config
 from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.core.compiling import Compilation
 from zipvoice_jax.core.errors import UserError
@@ -27,6 +26,7 @@ from zipvoice_jax.data.utterance import Utterance
 from zipvoice_jax.models.zipvoice import init_params
 from zipvoice_jax.train.checkpoints import Checkpoints
 from zipvoice_jax.train.config import TrainConfig
+from zipvoice_jax.train.load import load_config
 from zipvoice_jax.train.log import RunLog
 from zipvoice_jax.train.loop import Outcome, train
 from zipvoice_jax.train.programs import Programs

@@ -15,7 +15,6 @@ from training import TOKENS, entries, make_data, weights, write_config
 from zipvoice_jax.checkpoint.hub import load_model
 from zipvoice_jax.checkpoint.loaded import Loaded
 from zipvoice_jax.checkpoint.mapping import check_params, flatten
-from zipvoice_jax.cli.train import load_config
 from zipvoice_jax.config import FeatureConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.rng import named_key
@@ -26,6 +25,7 @@ from zipvoice_jax.nn.training import StepContext
 from zipvoice_jax.text.tokens import TokenTable
 from zipvoice_jax.train.config import OptimizerConfig, TrainConfig
 from zipvoice_jax.train.curriculum import schedules_of, values_at
+from zipvoice_jax.train.load import load_config
 from zipvoice_jax.train.loop import train
 from zipvoice_jax.train.objectives import SpeechBatch, condition_mask, draw_batch
 from zipvoice_jax.train.programs import Programs, make_optimizer

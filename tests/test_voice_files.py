@@ -29,8 +29,8 @@ from zipvoice_jax.audio.io import read_audio
 from zipvoice_jax.audio.voice import FORMAT, Voice
 from zipvoice_jax.config import SamplingConfig
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.data.requests import BadLine, Request, read_requests
 from zipvoice_jax.infer.prepare import Item
+from zipvoice_jax.infer.requests import BadLine, Request, read_requests
 from zipvoice_jax.infer.synthesizer import Synthesizer
 
 MODEL = RELEASE / "zipvoice_dialog"

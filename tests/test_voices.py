@@ -12,8 +12,8 @@ import soundfile
 from conftest import ROOT
 
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.data.requests import Request, read_requests
-from zipvoice_jax.evaluate import packages
+from zipvoice_jax.infer.requests import Request, read_requests
+from zipvoice_jax.judge import packages
 
 DEMO = ROOT / "data" / "demo"
 FILES = Path(os.environ["ZIPVOICE_JAX_JUDGES"]).with_name("kokoro")
@@ -157,8 +157,8 @@ def test_kokoro_is_understood(kokoro: ModuleType) -> None:
         pytest.skip("npm, which brings Kokoro's voices, is not installed")
     import soxr
 
-    from zipvoice_jax.evaluate.recognisers import open_recogniser
-    from zipvoice_jax.evaluate.words import normaliser
+    from zipvoice_jax.judge.recognisers import open_recogniser
+    from zipvoice_jax.judge.words import normaliser
 
     synthesiser = kokoro.open_kokoro(FILES, ("af_heart", "am_michael", "bm_george"))
     packages.fetch("whisper-tiny")

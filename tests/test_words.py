@@ -5,7 +5,7 @@ import pytest
 from hypothesis import strategies as st
 
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.evaluate.words import (
+from zipvoice_jax.judge.words import (
     Errors,
     align,
     by_speaker,

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.evaluate.packages import Part, fingerprint, unpack
+from zipvoice_jax.judge.packages import Part, fingerprint, unpack
 from zipvoice_jax.text.phonemes import phonemize
 
 RATE = 24_000  # Hz

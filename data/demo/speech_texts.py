@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.evaluate.packages import fingerprint
+from zipvoice_jax.judge.packages import fingerprint
 
 WORDNET = Path.home() / ".cache" / "zipvoice_jax" / "wordnet"
 WORDNET_LICENCE = "WordNet 3.0 licence, Princeton University (free; keep the notice)"

@@ -14,8 +14,8 @@ import numpy as np
 
 from zipvoice_jax.audio.io import read_audio
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.data.requests import Request, wave_path
 from zipvoice_jax.infer.prepare import Preparation
+from zipvoice_jax.infer.requests import Request, wave_path
 
 RULES = ("tokens", "durations")
 COLUMNS = (

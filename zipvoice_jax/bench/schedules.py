@@ -14,9 +14,9 @@ from jaxtyping import Float
 from zipvoice_jax.checkpoint.loaded import Loaded
 from zipvoice_jax.config import EPSS_TIMES, SamplingConfig
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.data.requests import BadLine, Request
 from zipvoice_jax.infer.engine import Engine
 from zipvoice_jax.infer.prepare import Job
+from zipvoice_jax.infer.requests import BadLine, Request
 from zipvoice_jax.infer.synthesizer import Synthesizer
 from zipvoice_jax.vocoder.base import GriffinLim
 

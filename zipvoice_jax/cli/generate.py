@@ -6,7 +6,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from zipvoice_jax.cli.options import (
+from zipvoice_jax.core.compiling import Compilation
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.numbers import check_number
+from zipvoice_jax.infer.requests import DURATIONS
+from zipvoice_jax.options import (
     add_flag,
     add_idle,
     add_model,
@@ -15,10 +19,6 @@ from zipvoice_jax.cli.options import (
     sampling_values,
     tell_idle,
 )
-from zipvoice_jax.core.compiling import Compilation
-from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.core.numbers import check_number
-from zipvoice_jax.data.requests import DURATIONS
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -123,9 +123,8 @@ def run(args: argparse.Namespace) -> int:
     from zipvoice_jax.config import SamplingConfig
     from zipvoice_jax.core.outputs import check_file, check_folder
     from zipvoice_jax.core.processes import is_lead
-    from zipvoice_jax.data.requests import Request, read_requests
-    from zipvoice_jax.data.voices import transcripts_for
     from zipvoice_jax.infer.plot import plot
+    from zipvoice_jax.infer.requests import Request, read_requests
     from zipvoice_jax.infer.run import (
         RunOptions,
         fingerprint,
@@ -138,6 +137,7 @@ def run(args: argparse.Namespace) -> int:
     )
     from zipvoice_jax.infer.synthesizer import Synthesizer
     from zipvoice_jax.infer.tracks import track_paths
+    from zipvoice_jax.infer.voice_requests import transcripts_for
     from zipvoice_jax.vocoder.find import find as find_vocoder
 
     # What costs nothing to check comes before what takes time to load.

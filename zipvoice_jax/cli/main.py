@@ -21,21 +21,21 @@ from zipvoice_jax.core.supervise import (
     supervise,
 )
 
-COMMANDS = (
-    "generate",
-    "voice",
-    "convert",
-    "init",
-    "bench",
-    "demo",
-    "prepare",
-    "align",
-    "train",
-    "compile",
-    "evaluate",
-    "ablate",
-)
-
+# In the order of --help, each with the module of its `add_parser`.
+COMMANDS = {
+    "generate": "cli.generate",
+    "voice": "cli.voice",
+    "convert": "cli.convert",
+    "init": "cli.init",
+    "bench": "bench.command",
+    "demo": "cli.demo",
+    "prepare": "cli.prepare",
+    "align": "cli.align",
+    "train": "cli.train",
+    "compile": "forecast.command",
+    "evaluate": "judge.command",
+    "ablate": "ablation.command",
+}
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LESS = "give it less at a time, or a machine with more"
@@ -49,8 +49,8 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"zipvoice-jax {__version__}")
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in COMMANDS:
-        importlib.import_module(f"zipvoice_jax.cli.{name}").add_parser(subparsers)
+    for module in COMMANDS.values():
+        importlib.import_module(f"zipvoice_jax.{module}").add_parser(subparsers)
     return top
 
 

@@ -1,29 +1,19 @@
 """`zipvoice-jax train`: runs or resumes a training that a config file describes."""
 
 import argparse
-import inspect
-import runpy
 import signal
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from zipvoice_jax.cli.options import (
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.supervise import STOPPED, beat
+from zipvoice_jax.options import (
     add_config,
     add_fsdp,
     add_idle,
     add_processes,
-    boolean,
     tell_idle,
 )
-from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.core.supervise import STOPPED, beat
-
-if TYPE_CHECKING:
-    from zipvoice_jax.train.config import TrainConfig
-
-_KINDS = (bool, int, float, str)
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -67,56 +57,6 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
 
 
-def load_config(path: Path, settings: Sequence[str]) -> "TrainConfig":
-    """The config that a file's `get_config` returns.
-
-    Args:
-        path: of the file.
-        settings: NAME=VALUE for its arguments, read as the type of their defaults.
-
-    Raises:
-        UserError: the file cannot be run, or it has no such argument.
-    """
-    from zipvoice_jax.train.config import TrainConfig
-
-    if not path.is_file():
-        raise UserError(f"the config {path} does not exist; give a file such as configs/tiny.py.")
-    sys.path.insert(0, str(path.resolve().parent))  # a config may import its neighbours
-    try:
-        make: Callable[..., Any] | None = runpy.run_path(str(path)).get("get_config")
-    except UserError:
-        raise
-    except Exception as error:  # a config is code and can fail in any way
-        raise UserError(f"{path} fails ({type(error).__name__}: {error}).") from None
-    finally:
-        sys.path.pop(0)
-    if make is None:
-        raise UserError(f"{path} has no get_config; define one that returns a TrainConfig.")
-    known = inspect.signature(make).parameters
-    given: dict[str, Any] = {}
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals or name not in known:
-            raise UserError(
-                f"--set {setting}: {path} takes {', '.join(f'{n}=...' for n in known) or 'none'}."
-            )
-        default = known[name].default
-        kind = type(default) if isinstance(default, _KINDS) else str
-        try:
-            given[name] = boolean(text) if kind is bool else kind(text)
-        except (ValueError, argparse.ArgumentTypeError):
-            raise UserError(f"--set {setting}: {name} takes a {kind.__name__}.") from None
-    try:
-        config = make(**given)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{path} fails ({type(error).__name__}: {error}).") from None
-    if not isinstance(config, TrainConfig):
-        raise UserError(f"get_config of {path} returns no TrainConfig; make it return one.")
-    return config
-
-
 def run(args: argparse.Namespace) -> int:
     """Runs `zipvoice-jax train`.
 
@@ -125,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from zipvoice_jax.checkpoint.loaded import check_new_directory
     from zipvoice_jax.core.outputs import PICTURES, check_file, check_folder
+    from zipvoice_jax.train.load import load_config
 
     config = load_config(args.config, args.settings)
     tell_idle(args)
@@ -153,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     listen = None
     if args.listen:
-        from zipvoice_jax.bench.words import WordJudge
+        from zipvoice_jax.judge.word_judge import WordJudge
 
         listen = WordJudge(args.listen, items=args.listen_items, recogniser=args.recogniser)
     asked: list[int] = []

@@ -1,4 +1,6 @@
-"""Numbers of configs: each has a range, and one sentence says what it is."""
+"""Numbers and switches of configs and commands: how they are read, and which are possible."""
+
+import argparse
 
 from zipvoice_jax.core.errors import require
 
@@ -33,3 +35,12 @@ def check_number(
 
 def _shown(value: Number) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,g}"
+
+
+def boolean(value: str) -> bool:
+    """Reads yes/no, true/false, t/f, y/n and 1/0, as the official options do."""
+    if value.lower() in ("yes", "true", "t", "y", "1"):
+        return True
+    if value.lower() in ("no", "false", "f", "n", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"{value!r} is neither true nor false")

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
-from zipvoice_jax.data.requests import Request
+from zipvoice_jax.infer.requests import Request
 
 
 @dataclasses.dataclass(frozen=True)

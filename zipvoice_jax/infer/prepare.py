@@ -28,11 +28,11 @@ from zipvoice_jax.config import FeatureConfig, ModelConfig, SamplingConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.numbers import check_number
 from zipvoice_jax.data.checks import Limits, count_words
-from zipvoice_jax.data.requests import DURATIONS, Request
-from zipvoice_jax.data.voices import with_voices
 from zipvoice_jax.flow.sampling import frames_at_rate_of, predicted_frames
 from zipvoice_jax.infer.jobs import Item, Job
 from zipvoice_jax.infer.lengths import fitted
+from zipvoice_jax.infer.requests import DURATIONS, Request
+from zipvoice_jax.infer.voice_requests import with_voices
 from zipvoice_jax.text.chunking import (
     add_punctuation,
     chunk_tokens_dialog,

@@ -21,10 +21,10 @@ from zipvoice_jax.core.outputs import check_file
 from zipvoice_jax.core.processes import exchange, is_lead, on_lead
 from zipvoice_jax.core.progress import progress_bar
 from zipvoice_jax.core.supervise import beat
-from zipvoice_jax.data.requests import BadLine, Request, wave_path
 from zipvoice_jax.infer.plot import plot
 from zipvoice_jax.infer.prepare import Item
 from zipvoice_jax.infer.report import Report
+from zipvoice_jax.infer.requests import BadLine, Request, wave_path
 from zipvoice_jax.infer.subtitles import subtitles
 from zipvoice_jax.infer.synthesizer import Speech, Synthesizer
 from zipvoice_jax.infer.tracks import track_paths

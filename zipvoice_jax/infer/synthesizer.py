@@ -18,14 +18,14 @@ from zipvoice_jax.checkpoint.loaded import Loaded
 from zipvoice_jax.config import FeatureConfig, ModelConfig, SamplingConfig
 from zipvoice_jax.core.compiling import Compilation
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.data.requests import Request
-from zipvoice_jax.data.voices import transcripts_for
 from zipvoice_jax.infer.buckets import Bucket
 from zipvoice_jax.infer.engine import Engine
 from zipvoice_jax.infer.joining import join
 from zipvoice_jax.infer.prepare import Item, Job, Preparation
+from zipvoice_jax.infer.requests import Request
 from zipvoice_jax.infer.tracks import Track, tracks_of
 from zipvoice_jax.infer.turns import Turn
+from zipvoice_jax.infer.voice_requests import transcripts_for
 from zipvoice_jax.infer.voices import make_voice
 from zipvoice_jax.text.tokenizer import make_tokenizer
 from zipvoice_jax.vocoder.base import Vocoder

@@ -1,0 +1,96 @@
+"""`zipvoice-jax ablate`: trains, speaks and judges the variants of a config, into one table."""
+
+import argparse
+import functools
+from pathlib import Path
+
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.options import add_config
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the `ablate` command."""
+    from zipvoice_jax.judge.config import JUDGES, ROLES
+    from zipvoice_jax.judge.words import LANGUAGES
+
+    parser = subparsers.add_parser(
+        "ablate",
+        help="train variants of a config and compare what they say",
+        description="Trains each row of an ablation with each seed, has it speak the test list, "
+        "judges that, and writes one table with intervals, a picture and the commands. Running "
+        "again does what is missing or was made from something else.",
+    )
+    add = parser.add_argument
+    add("name", metavar="NAME", help="of the config's get_ablations, such as turns")
+    add_config(parser)
+    add("--test-list", type=Path, required=True, metavar="FILE", help="as of `generate`")
+    add("--to", type=Path, required=True, metavar="DIR", help="folder of everything")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="(default: 0 1 2)")
+    add("--jobs", type=int, default=1, metavar="N",
+        help="commands at a time, each on an accelerator of its own, or with its share of the "
+        "cores (default: 1, with all of them)")  # fmt: skip
+    add("--vocoder-path", metavar="DIR", help="as of `generate`")
+    add("--language", choices=LANGUAGES, default="en", help="of the speech (default: en)")
+    add("--judges", choices=JUDGES, default="offline", help="as of `evaluate` (default: offline)")
+    for name in ROLES:
+        add(f"--{name.replace('_', '-')}", metavar="NAME", help="instead, as of `evaluate`")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs `zipvoice-jax ablate`.
+
+    Raises:
+        UserError: the config, the list, a judge or an option cannot be used, or a command failed.
+    """
+    import jax
+
+    from zipvoice_jax.ablation.study import Setup, read_ablations, run_ablation
+    from zipvoice_jax.core.outputs import check_folder
+    from zipvoice_jax.infer.requests import Request, read_requests
+    from zipvoice_jax.judge.config import ROLES, JudgeConfig
+    from zipvoice_jax.judge.judge import Judge, is_dialogue
+    from zipvoice_jax.train.load import load_config
+    from zipvoice_jax.vocoder.find import find as find_vocoder
+
+    check_folder(args.to)
+    ablations = read_ablations(args.config)
+    if args.name not in ablations:
+        raise UserError(
+            f"{args.config} has no ablation {args.name}; it has {', '.join(ablations)}."
+        )
+    ablation = ablations[args.name]
+    if len(set(args.seeds)) != len(args.seeds) or args.jobs < 1:
+        raise UserError("--seeds must differ, and --jobs be 1 or more.")
+    # The commands need the accelerators: this process is not to hold any.
+    jax.config.update("jax_platforms", "cpu")
+    items = [one for one in read_requests(args.test_list) if isinstance(one, Request)]
+    chosen = {name: value for name in ROLES if (value := getattr(args, name)) is not None}
+    config = JudgeConfig.by_name(
+        args.judges, args.language, dialogue=any(map(is_dialogue, items)), metrics=ablation.metrics,
+        **chosen,
+    )  # fmt: skip
+    judge = Judge.open(config).about()  # also shows before any training that the weights are there
+    load = functools.partial(load_config, args.config)
+    vocoded = ()
+    if args.vocoder_path is not None:
+        vocoded = ("--vocoder-path", args.vocoder_path)
+        find_vocoder(args.vocoder_path, load(args.settings).features)
+    options = {"judges": args.judges, "language": args.language, **chosen}
+    setup = Setup(
+        config=args.config,
+        settings=tuple(args.settings),
+        test_list=args.test_list,
+        seeds=tuple(args.seeds),
+        generate=vocoded,
+        evaluate=tuple(
+            word
+            for name, value in options.items()
+            for word in (f"--{name.replace('_', '-')}", value)
+        ),
+        judge=judge,
+        to=args.to,
+    )
+    print(run_ablation(ablation, setup, load, jobs=args.jobs))
+    print(f"{args.to}: table.txt, table.json, table.png, commands.sh")
+    return 0

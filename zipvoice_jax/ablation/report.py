@@ -1,0 +1,132 @@
+"""The table of an ablation: metrics with intervals, validation losses, and differences of both."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zipvoice_jax.core.files import write_json, write_text
+from zipvoice_jax.judge.config import ALL_METRICS
+from zipvoice_jax.judge.page import draw_estimates
+from zipvoice_jax.judge.summary import (
+    INTERVAL,
+    INTERVAL_OF_SEEDS,
+    LEVEL,
+    Records,
+    difference,
+    summarise,
+    table,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What came of a row with a seed.
+
+    Attributes:
+        records: of the items, as `evaluate` wrote them.
+        loss: the last validation loss; None without one.
+    """
+
+    records: Records
+    loss: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Paired:
+    """The mean of differences with the same seeds, and its interval by Student's t.
+
+    Below three seeds the interval is None: it would tell nothing.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    seeds: int
+
+    def told(self) -> str:
+        """As a table prints it."""
+        if self.low is None:
+            return f"{self.mean:+.4f}"
+        return f"{self.mean:+.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+
+def paired(losses: Sequence[float | None], others: Sequence[float | None]) -> Paired | None:
+    """The mean of losses less others', seed by seed; None where one is missing."""
+    from scipy.special import stdtrit
+
+    if None in losses or None in others or not losses:
+        return None
+    deltas = np.subtract(np.array(losses, np.float64), np.array(others, np.float64))
+    mean, count = float(deltas.mean()), len(deltas)
+    if count < 3:
+        return Paired(mean, None, None, count)
+    half = float(-stdtrit(count - 1, (1.0 - LEVEL / 100.0) / 2.0) * deltas.std(ddof=1))
+    half /= math.sqrt(count)
+    return Paired(mean, mean - half, mean + half, count)
+
+
+def write_report(
+    question: str,
+    seeds: Sequence[int],
+    trained_on: Mapping[str, str],
+    outcomes: Mapping[str, Sequence[Outcome]],
+    to: Path,
+) -> str:
+    """Writes table.txt, table.json and table.png; returns the table.
+
+    Args:
+        question: that the ablation answers.
+        seeds: of training.
+        trained_on: of each row.
+        outcomes: of each row, by seed; the first row is what the others are compared with.
+        to: folder of the table.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    first, *others = outcomes
+    runs = {name: [one.records for one in found] for name, found in outcomes.items()}
+    losses = {name: [one.loss for one in found] for name, found in outcomes.items()}
+    systems = {name: summarise(*found) for name, found in runs.items()}
+    names = [name for name in ALL_METRICS if any(name in found for found in systems.values())]
+    titles = [f"{ALL_METRICS[n].title} {ALL_METRICS[n].unit}".strip() for n in names]
+    rows = [["", "trained on", "validation loss", *titles]]
+    for row, found in systems.items():
+        told = ["" if one is None else f"{one:.4f}" for one in losses[row]]
+        cells = [found[n].told(ALL_METRICS[n]) if n in found else "" for n in names]
+        rows.append([row, trained_on[row], " ".join(told), *cells])
+    deltas = [["less the first", "validation loss", *titles]]
+    content: dict[str, dict[str, Any]] = {
+        row: {
+            "trained_on": trained_on[row],
+            "validation_loss": losses[row],
+            **{name: one.as_json() for name, one in found.items()},
+        }
+        for row, found in systems.items()
+    }
+    for row in others:
+        loss = paired(losses[row], losses[first])
+        found = {name: difference(runs[row], runs[first], name) for name in names}
+        told = [
+            "" if one is None else one.told(ALL_METRICS[n], sign=True) for n, one in found.items()
+        ]
+        deltas.append([row, "" if loss is None else loss.told(), *told])
+        content[row]["less_the_first"] = {
+            "validation_loss": None if loss is None else dataclasses.asdict(loss),
+            **{name: one.as_json() for name, one in found.items() if one is not None},
+        }
+    interval = INTERVAL if len(seeds) == 1 else INTERVAL_OF_SEEDS
+    text = (
+        f"{question}\n{len(seeds)} seeds, {len(runs[first][0])} items. Intervals: {interval}.\n"
+        "A validation loss for each seed; its differences are paired by seed, with Student's t "
+        f"from 3 seeds on.\n\n{table(rows)}\n\n{table(deltas)}"
+    )
+    write_text(to / "table.txt", text + "\n")
+    about = {"question": question, "seeds": list(seeds), "interval": interval, "rows": content}
+    write_json(to / "table.json", about)
+    draw_estimates(systems, to / "table.png")
+    return text

@@ -1,0 +1,328 @@
+"""Ablations: rows that differ in one thing, each trained with several seeds, spoken and judged.
+
+All is done by commands of `zipvoice-jax`, which are written down as they are run; what is done is
+not done again. Rows with the same training share it. What can be refused is refused before any
+training.
+"""
+
+import dataclasses
+import functools
+import os
+import runpy
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from zipvoice_jax.ablation.commands import Command, Place, find_places, identity, run_all
+from zipvoice_jax.ablation.report import Outcome, write_report
+from zipvoice_jax.config import SamplingConfig
+from zipvoice_jax.core.errors import UserError, require
+from zipvoice_jax.core.files import write_text
+from zipvoice_jax.core.progress import progress_bar
+from zipvoice_jax.data.alignment import alignment_name
+from zipvoice_jax.data.records import index_name, open_split
+from zipvoice_jax.infer.prepare import Preparation
+from zipvoice_jax.infer.requests import BadLine, Request, read_requests, wave_path
+from zipvoice_jax.judge.packages import fingerprint
+from zipvoice_jax.judge.run import ITEMS, load
+from zipvoice_jax.text.tokenizer import make_tokenizer
+from zipvoice_jax.train.config import TrainConfig
+from zipvoice_jax.train.log import LOG, read_log
+from zipvoice_jax.train.stages import stage_model
+
+LoadConfig = Callable[[Sequence[str]], TrainConfig]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One variant.
+
+    Attributes:
+        name: for the table.
+        settings: arguments of the config file's get_config, NAME=VALUE.
+        generate: options of `generate`.
+    """
+
+    name: str
+    settings: tuple[str, ...] = ()
+    generate: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> str:
+        """The name for files."""
+        return "".join(c if c.isalnum() else "_" for c in self.name).strip("_")
+
+
+@dataclasses.dataclass(frozen=True)
+class Ablation:
+    """Rows under one budget; the first is what the others are compared with.
+
+    Attributes:
+        question: that it answers.
+        stage: whose model speaks.
+        rows: the variants.
+        metrics: of `evaluate`. With "rtf" nothing runs beside a `generate`.
+    """
+
+    question: str
+    stage: str
+    rows: tuple[Row, ...]
+    metrics: tuple[str, ...] = ("wer", "cpwer", "cpsim", "mos", "turns")
+
+    def __post_init__(self) -> None:
+        names = [row.name for row in self.rows]
+        require(
+            len(names) > 1 and len({row.folder for row in self.rows}) == len(names),
+            "an ablation needs two rows or more with names of their own (in letters and digits), "
+            f"not {names}.",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What all rows have in common.
+
+    Attributes:
+        config: file with get_config and get_ablations.
+        settings: of get_config, for all rows.
+        test_list: what is said, as of `generate`.
+        seeds: of training.
+        generate: options of `generate` for all rows.
+        evaluate: options of `evaluate` for all rows.
+        judge: who judges, as `Judge.about` tells.
+        to: folder of everything.
+    """
+
+    config: Path
+    settings: tuple[str, ...]
+    test_list: Path
+    seeds: tuple[int, ...]
+    generate: tuple[str, ...]
+    evaluate: tuple[str, ...]
+    judge: Mapping[str, Any]
+    to: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """A row with a seed.
+
+    Attributes:
+        config: of its training.
+        model: folder of its training.
+        report: folder of what the judge says.
+        train: its commands; those of rows with one training are equal.
+        speak: after it.
+        judge: after that.
+    """
+
+    config: TrainConfig
+    model: Path
+    report: Path
+    train: Command
+    speak: Command
+    judge: Command
+
+
+def read_ablations(path: Path) -> dict[str, Ablation]:
+    """The ablations that a file's get_ablations returns.
+
+    Raises:
+        UserError: there are none.
+    """
+    if not path.is_file():
+        raise UserError(f"the config {path} does not exist; give one such as configs/ablations.py.")
+    try:
+        make: Callable[[], Any] | None = runpy.run_path(str(path)).get("get_ablations")
+        found = None if make is None else make()
+    except Exception as error:  # a config is code and can fail in any way
+        raise UserError(f"{path} cannot be used: {type(error).__name__}: {error}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} has no get_ablations that returns a dict of Ablation; define one.")
+    return found
+
+
+def run_ablation(ablation: Ablation, setup: Setup, load_config: LoadConfig, *, jobs: int) -> str:
+    """Trains, speaks and judges every row with every seed; returns the table.
+
+    Writes commands.sh, table.txt, table.json and table.png.
+
+    Args:
+        ablation: what varies.
+        setup: what does not.
+        load_config: the training that settings give.
+        jobs: commands that run at a time, each on an accelerator of its own if there are any.
+
+    Raises:
+        UserError: something of it cannot be used, a command failed, or a file cannot be written.
+    """
+    configs = {
+        (row.name, seed): load_config([*setup.settings, *row.settings, f"seed={seed}"])
+        for row in ablation.rows
+        for seed in setup.seeds
+    }
+    for (name, _), config in configs.items():
+        if ablation.stage not in (stages := [stage.name for stage in config.stages]):
+            raise UserError(
+                f"row {name!r} trains {', '.join(stages)}, but {ablation.stage} is to speak; "
+                "leave it in."
+            )
+    identify = functools.cache(_identity_of_data)  # of each dataset once
+    about = {key: _identity_of_run(config, identify) for key, config in configs.items()}
+    items = read_items(setup.test_list, _preparation(ablation, next(iter(configs.values()))))
+    places = find_places(jobs)
+    said = _identity_of_items(items)
+    runs = {
+        (row.name, seed): _plan(ablation, setup, row, seed, configs[row.name, seed],
+                                about[row.name, seed], items, said)
+        for row in ablation.rows
+        for seed in setup.seeds
+    }  # fmt: skip
+    _run(list(runs.values()), ablation, setup, places)
+    ids = {item.item_id for item in items}
+    outcomes = {
+        row.name: [_outcome(runs[row.name, seed], ablation.stage, ids) for seed in setup.seeds]
+        for row in ablation.rows
+    }
+    trained_on = _trained_on({row.name: configs[row.name, setup.seeds[0]] for row in ablation.rows})
+    return write_report(ablation.question, setup.seeds, trained_on, outcomes, setup.to)
+
+
+def read_items(path: Path, prepare: Callable[[Request], Any]) -> list[Request]:
+    """The items of a test list, all of which can be spoken.
+
+    Raises:
+        UserError: one cannot; `generate` would fail on it after every training.
+    """
+    items = []
+    for item in progress_bar(read_requests(path), desc="check", unit="item", leave=False):
+        if isinstance(item, BadLine):
+            raise UserError(f"the list {path}: {item.item_id}: {item.error}")
+        try:
+            prepare(item)
+        except UserError as error:
+            raise UserError(f"the list {path}: {item.item_id}: {error}") from None
+        items.append(item)
+    return items
+
+
+def _preparation(ablation: Ablation, config: TrainConfig) -> Preparation:
+    """What `generate` does to the items before the model sees them."""
+    names = [stage.name for stage in config.stages]
+    model = stage_model(config, names.index(ablation.stage))
+    return Preparation(
+        model=model.config,
+        features=config.features,
+        sampling=SamplingConfig.for_kind(model.config.kind),
+        tokenizer=make_tokenizer("dialog" if model.config.is_dialog else "emilia", model.table),
+    )
+
+
+def _identity_of_data(path: str, split: str) -> str:
+    """Changes when a dataset is another one."""
+    open_split(path, split)  # refuses one that cannot be used
+    learned = Path(path) / alignment_name(split)
+    beside = fingerprint(learned) if learned.exists() else ""
+    return fingerprint(Path(path) / index_name(split)) + beside
+
+
+def _identity_of_run(config: TrainConfig, identify: Callable[[str, str], str]) -> str:
+    """Changes when a training would be another one."""
+    parts = [data for stage in config.stages for data in (stage.data, stage.valid) if data]
+    data = [identify(source.path, source.split) for part in parts for source in part.sources]
+    tables = [stage_model(config, i).table.fingerprint for i in range(len(config.stages))]
+    return identity(config.to_dict(), data, tables)
+
+
+def _identity_of_items(items: Sequence[Request]) -> str:
+    """Changes when what is to be said, or a prompt, is another one."""
+    prompts = dict.fromkeys(path for item in items for path in item.prompt_wavs)
+    told = [[item.item_id, item.text, item.prompt_texts, item.speed] for item in items]
+    wavs = [[str(path), fingerprint(path)] for path in prompts]
+    return identity(told, [list(map(str, item.prompt_wavs)) for item in items], wavs)
+
+
+def _plan(
+    ablation: Ablation,
+    setup: Setup,
+    row: Row,
+    seed: int,
+    config: TrainConfig,
+    about: str,
+    items: Sequence[Request],
+    said: str,
+) -> _Run:
+    """The commands of a row with a seed; `about` and `said` identify training and list."""
+    settings = (*setup.settings, *row.settings, f"seed={seed}")
+    sets = [part for setting in settings for part in ("--set", setting)]
+    model = setup.to / "models" / f"{about}-seed{seed}"
+    folder = setup.to / "rows" / row.folder / f"seed{seed}"
+    wavs, report = folder / "wavs", folder / f"report-{identity(dict(setup.judge))}"
+    train = Command(
+        ("train", "--config", str(setup.config), "--to", str(model), *sets),
+        (about,),
+        (model / LOG, model / ablation.stage),
+    )
+    speak = Command(
+        ("generate", "--model-dir", str(model / ablation.stage),
+         "--test-list", str(setup.test_list), "--res-dir", str(wavs), *setup.generate,
+         *row.generate),
+        (about, said),
+        tuple(wave_path(wavs, item.item_id) for item in items),
+    )  # fmt: skip
+    judge = Command(
+        ("evaluate", "--test-list", str(setup.test_list), "--wav-dir", str(wavs),
+         "--to", str(report), "--metrics", *ablation.metrics, *setup.evaluate),
+        (about, said, *speak.words),
+        (report / ITEMS,),
+    )  # fmt: skip
+    return _Run(config, model, report, train, speak, judge)
+
+
+def _run(runs: Sequence[_Run], ablation: Ablation, setup: Setup, places: Sequence[Place]) -> None:
+    """Writes the commands down and runs them: all trainings, then all speech, then all judging."""
+    # A training that rows share is there once, under the settings of the first of them.
+    trainings = {run.model: run.train for run in reversed(runs)}
+    steps = [list(reversed(trainings.values())), [r.speak for r in runs], [r.judge for r in runs]]
+    lines = [f"cd {shlex.quote(os.getcwd())}", *(one.line for step in steps for one in step)]
+    write_text(setup.to / "commands.sh", "set -e\n" + "\n".join(lines) + "\n")
+    alone = [Place()] if "rtf" in ablation.metrics else places  # else it would be measured too slow
+    total = sum(map(len, steps))
+    bar: tqdm[Any] = progress_bar(total=total, desc="ablate", unit="command")
+    with bar:
+        for commands, where in zip(steps, (places, alone, places), strict=True):
+            run_all(commands, setup.to / "logs", where, bar)
+
+
+def _outcome(run: _Run, stage: str, ids: set[str]) -> Outcome:
+    records = [one for one in load(run.report) if one["id"] in ids and "error" not in one]
+    names = [one.name for one in run.config.stages]
+    begin, end = run.config.boundaries[names.index(stage) :][:2]
+    losses = [
+        entry.get("flow")
+        for entry in read_log(run.model / LOG)
+        if entry["kind"] == "valid" and begin < entry["step"] <= end
+    ]
+    return Outcome(records, losses[-1] if losses else None)
+
+
+def _trained_on(configs: Mapping[str, TrainConfig]) -> dict[str, str]:
+    """Steps, audio and datasets of each row's stages; paths from the folder that all are in."""
+    paths = [
+        os.path.abspath(source.path)
+        for config in configs.values()
+        for stage in config.stages
+        for source in stage.data.sources
+    ]
+    base = os.path.commonpath([os.path.dirname(path) for path in paths])
+    return {
+        name: ", ".join(
+            f"{stage.steps} x {stage.data.batch_seconds:g} s of "
+            + "+".join(os.path.relpath(source.path, base) for source in stage.data.sources)
+            for stage in config.stages
+        )
+        for name, config in configs.items()
+    }

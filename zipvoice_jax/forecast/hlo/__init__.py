@@ -1,0 +1,22 @@
+"""What a compiled program does and takes, read from the text of its HLO."""
+
+from zipvoice_jax.forecast.hlo.cost import (
+    HOOK_SHARE,
+    Collective,
+    Part,
+    ProgramCost,
+    analyse,
+    report,
+)
+from zipvoice_jax.forecast.hlo.text import Program, parse
+
+__all__ = [
+    "HOOK_SHARE",
+    "Collective",
+    "Part",
+    "Program",
+    "ProgramCost",
+    "analyse",
+    "parse",
+    "report",
+]

@@ -1,0 +1,62 @@
+"""Voices in requests: a file that holds a recording and its transcript in the place of both."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from zipvoice_jax.audio.voice import Voice, is_voice
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.infer.requests import Request
+from zipvoice_jax.text.normalizer import single_line
+from zipvoice_jax.text.tokens import quote
+
+
+def transcripts_for(sources: Sequence[object], given: Sequence[str]) -> tuple[str, ...]:
+    """One transcript for each prompt; "" for voices, which have their own.
+
+    Args:
+        sources: the prompts.
+        given: transcripts of all of them, or of those that are no voices.
+    """
+    silent = [not is_voice(source) for source in sources]
+    if len(given) == len(sources) or len(given) != sum(silent):
+        return tuple(given)
+    rest = iter(given)
+    return tuple(next(rest) if needs else "" for needs in silent)
+
+
+def with_voices(request: Request, sampling_rate: int) -> Request:
+    """The request with the transcripts of its voices, and with these loaded.
+
+    Args:
+        request: as it was given.
+        sampling_rate: of the model's features, Hz.
+
+    Raises:
+        UserError: a voice cannot be read, is for another model, or is contradicted by a transcript.
+    """
+    sources = request.contents or request.prompt_wavs
+    if not any(map(is_voice, sources)):
+        return request
+    found, texts = [], []
+    for source, text in zip(sources, request.prompt_texts, strict=True):
+        if is_voice(source):
+            source = source if isinstance(source, Voice) else Voice.load(str(source))
+            text = _transcript(source, text, sampling_rate)
+        found.append(source)
+        texts.append(text)
+    return dataclasses.replace(request, prompt_texts=tuple(texts), contents=tuple(found))
+
+
+def _transcript(voice: Voice, given: str, sampling_rate: int) -> str:
+    """What a voice says, if it can be used."""
+    if voice.sampling_rate != sampling_rate:
+        raise UserError(
+            f"{voice} has {voice.sampling_rate} Hz and the model's features {sampling_rate} Hz; "
+            "make a voice for this model from the recording."
+        )
+    if given.strip() and single_line(given) != single_line(voice.transcript):
+        raise UserError(
+            f"{voice} says {quote(voice.transcript)}, and the transcript that was given for it is "
+            f"{quote(given.strip())}; leave that out, or make the voice anew."
+        )
+    return voice.transcript

@@ -1,0 +1,151 @@
+"""Who says what in a recording of two: by channel, by voice, or by a recogniser's tags."""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from zipvoice_jax.judge.backends import RATE, Recogniser, SpeakerEncoder, Wave, Word, joined
+from zipvoice_jax.judge.speakers import unit
+from zipvoice_jax.judge.timing import Region, Turn, speech_regions, turns_of
+from zipvoice_jax.judge.words import by_speaker
+
+_PAUSE = 0.3  # seconds between words that part phrases
+_SHORTEST = 0.8  # seconds that a voice is listened to at least
+_STARTS = 24  # phrases of which any two may begin the groups
+_ENDS = tuple(".?!\u3002\uff1f\uff01")
+
+
+@dataclasses.dataclass(frozen=True)
+class Voices:
+    """What each speaker of a recording says.
+
+    Attributes:
+        by: how words and voices were given to speakers; "nothing": they were not.
+        words: of each speaker, as recognised.
+        turns: in order.
+        sound: of each speaker alone, at 16 kHz.
+    """
+
+    by: dict[str, str]
+    words: dict[str, str]
+    turns: list[Turn]
+    sound: dict[str, Wave]
+
+
+def phrases(words: Sequence[Word]) -> list[Word]:
+    """Words put together up to a pause or the end of a sentence, where speakers may change."""
+    found: list[list[Word]] = []
+    for word in words:
+        ended = found and (
+            word.start - found[-1][-1].end > _PAUSE or found[-1][-1].text.rstrip().endswith(_ENDS)
+        )
+        if not found or ended:
+            found.append([word])
+        else:
+            found[-1].append(word)
+    return [Word(joined(part), part[0].start, part[-1].end) for part in found]
+
+
+def by_channel(stereo: Float[np.ndarray, "2 samples"], recogniser: Recogniser, lang: str) -> Voices:
+    """Speaker 1 is what the left channel has, speaker 2 the right."""
+    channels = dict(zip(("S1", "S2"), stereo, strict=True))
+    regions = {name: speech_regions(wave) for name, wave in channels.items()}
+    return Voices(
+        {"words": "channel", "voices": "channel"},
+        {name: joined(recogniser.words(wave, lang)) for name, wave in channels.items()},
+        turns_of(regions),
+        {name: _join(wave, regions[name]) for name, wave in channels.items()},
+    )
+
+
+def by_tags(wave: Wave, words: Sequence[Word], encoder: SpeakerEncoder) -> Voices:
+    """Words go by the recogniser's tags; since it knows no times, turns and sound go by voice."""
+    voices = by_voice(wave, [], encoder, timed=False)
+    by = {"words": "tags", "voices": "cluster"}
+    return dataclasses.replace(voices, by=by, words=by_speaker(joined(words)))
+
+
+def by_voice(
+    wave: Wave,
+    words: Sequence[Word],
+    encoder: SpeakerEncoder,
+    prompts: Sequence[Float[np.ndarray, " dim"]] | None = None,
+    *,
+    timed: bool = True,
+) -> Voices:
+    """Phrases go to the more similar prompt, or without prompts into two groups of like voices.
+
+    Args:
+        wave: of both speakers.
+        words: with their times.
+        encoder: knows voices.
+        prompts: of speakers 1 and 2.
+        timed: whether the times are known; else stretches of speech are taken for phrases, and
+            nobody's words are known.
+    """
+    how = "cluster" if prompts is None else "prompt"
+    if not timed:
+        words = [Word("", region.start, region.end) for region in speech_regions(wave)]
+    parts = phrases(words)
+    vectors = [encoder.embed(_around(wave, part)) for part in parts]
+    if prompts is not None:
+        labels = [int(vector @ prompts[1] > vector @ prompts[0]) for vector in vectors]
+    else:
+        labels = two_groups(vectors, [part.end - part.start for part in parts])
+    said: dict[str, list[Word]] = {"S1": [], "S2": []}
+    for part, label in zip(parts, labels, strict=True):
+        said[("S1", "S2")[label]].append(part)
+    regions = {name: [Region(p.start, p.end) for p in found] for name, found in said.items()}
+    return Voices(
+        {"words": how if timed else "nothing", "voices": how},
+        {name: " ".join(part.text for part in found) for name, found in said.items()},
+        turns_of(regions),
+        {name: _join(wave, found) for name, found in regions.items()},
+    )
+
+
+def two_groups(vectors: Sequence[Float[np.ndarray, " dim"]], weights: Sequence[float]) -> list[int]:
+    """Labels 0 and 1 of unit vectors, by two means on the sphere; the first vector has 0.
+
+    The best of the starts from any two of the longest phrases, so that one that is short and odd
+    does not stand against all others; all have 0 where there is only one.
+
+    Args:
+        vectors: at least one.
+        weights: how much each counts, such as seconds.
+    """
+    if len(vectors) < 2:
+        return [0] * len(vectors)
+    x, w = np.stack(vectors), np.asarray(weights, np.float64)
+    longest = np.argsort(-w, kind="stable")[:_STARTS]
+    fits = [_two_means(x, w, x[[i, j]]) for i, j in itertools.combinations(longest, 2)]
+    labels = max(fits, key=lambda fit: fit[0])[1]
+    return [int(label != labels[0]) for label in labels]
+
+
+def _two_means(
+    x: Float[np.ndarray, "n dim"], w: Float[np.ndarray, " n"], centres: Float[np.ndarray, "2 dim"]
+) -> tuple[float, Int[np.ndarray, " n"]]:
+    """Weighted likeness to the own centre, and labels."""
+    labels = np.full(len(x), -1)
+    for _ in range(100):
+        found = (x @ centres.T).argmax(axis=1)
+        if (found == labels).all():
+            break
+        labels = found
+        centres = np.stack([unit((x * w[:, None])[labels == k].sum(axis=0)) for k in (0, 1)])
+    return float((w * (x @ centres.T).max(axis=1)).sum()), labels
+
+
+def _around(wave: Wave, part: Word) -> Wave:
+    more = max(_SHORTEST - (part.end - part.start), 0.0) / 2.0
+    begin = max(min(part.start - more, len(wave) / RATE - _SHORTEST), 0.0)
+    return wave[round(begin * RATE) : round(max(part.end + more, begin + _SHORTEST) * RATE)]
+
+
+def _join(wave: Wave, regions: Sequence[Region]) -> Wave:
+    parts = [wave[round(r.start * RATE) : round(r.end * RATE)] for r in regions]
+    return np.concatenate(parts) if parts else wave[:0]

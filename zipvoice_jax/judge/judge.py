@@ -1,0 +1,344 @@
+"""Judges one recording: every metric as a numerator and a denominator, and what was heard."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from zipvoice_jax.audio.io import read_audio
+from zipvoice_jax.core.errors import UserError, require
+from zipvoice_jax.infer.requests import Request
+from zipvoice_jax.judge.attribution import Voices, by_channel, by_tags, by_voice
+from zipvoice_jax.judge.backends import (
+    RATE,
+    QualityPredictor,
+    Recogniser,
+    SpeakerEncoder,
+    Wave,
+    Word,
+    joined,
+    versions,
+)
+from zipvoice_jax.judge.config import ROLES, JudgeConfig
+from zipvoice_jax.judge.quality import open_quality_predictor
+from zipvoice_jax.judge.recognisers import open_recogniser
+from zipvoice_jax.judge.speakers import open_speaker_encoder
+from zipvoice_jax.judge.timing import changes, leakage, pauses, speech_regions
+from zipvoice_jax.judge.words import (
+    align,
+    by_speaker,
+    count_cp_errors,
+    count_errors,
+    normaliser,
+    without_tags,
+)
+from zipvoice_jax.text.pauses import without_pauses
+
+# A metric of an item: what is summed over items, and what that is divided by.
+Ratios = dict[str, tuple[float, float]]
+
+_LONGEST = 3600.0  # seconds
+_SHORT = 30.0  # seconds of a "short" dialogue in the paper: one window of Whisper
+_SHORTEST_VOICE = 0.3  # seconds of a speaker from which a voice can be told
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """Backends and what is asked of them; those that no metric takes are None."""
+
+    config: JudgeConfig
+    recogniser: Recogniser | None
+    speaker_encoder: SpeakerEncoder | None
+    quality_predictor: QualityPredictor | None
+
+    @staticmethod
+    def open(config: JudgeConfig) -> "Judge":
+        """Loads what the metrics take.
+
+        Raises:
+            UserError: a backend is unknown, its library or weights are missing, or it cannot do
+                what is asked of it.
+        """
+        roles = config.roles()
+        recogniser = open_recogniser(config.recogniser) if "recogniser" in roles else None
+        if recogniser is not None:
+            require(
+                config.language == "en" or not recogniser.english_only,
+                f"the recogniser {config.recogniser} knows English only; choose another one for "
+                f"--language {config.language}, such as whisper-base.",
+            )
+            require(
+                config.attribution != "tags" or recogniser.writes_tags,
+                f"the recogniser {config.recogniser} writes no tags of speakers; give "
+                "--attribution auto, or --recogniser whisper-d.",
+            )
+        return Judge(
+            config,
+            recogniser,
+            open_speaker_encoder(config.speaker_encoder) if "speaker_encoder" in roles else None,
+            open_quality_predictor(config.quality_predictor)
+            if "quality_predictor" in roles
+            else None,
+        )
+
+    def about(self) -> dict[str, Any]:
+        """All that decides what it finds, for a report; backends that are not asked are None."""
+        told = {
+            role: None if (backend := getattr(self, role)) is None else dict(backend.about)
+            for role in ROLES
+        }
+        libraries = {name: versions(name).split()[-1] for name in sorted(self._libraries())}
+        return {**dataclasses.asdict(self.config), **told, "libraries": libraries}
+
+    def _libraries(self) -> set[str]:
+        """What counts words and finds speech, besides the backends."""
+        wanted, config = set(self.config.metrics), self.config
+        found = {"soxr"}
+        if self.recogniser is not None:
+            found.add("jiwer")
+        if self.recogniser is not None or "rate" in wanted:
+            found |= {"whisper-normalizer"} if config.normaliser == "whisper" else set()
+            found |= {"zhconv"} if config.language == "zh" else set()
+        if self.recogniser is not None and self.speaker_encoder is not None:
+            found |= {"meeteval", "faster-whisper"}
+        if wanted & {"rate", "silence", "leakage"}:
+            found.add("faster-whisper")
+        return found
+
+    def _attribution(self, channels: int) -> str:
+        """Who is taken to have said what, for so many channels.
+
+        Raises:
+            UserError: by channel, and there is only one.
+        """
+        given = self.config.attribution
+        require(
+            given != "channel" or channels == 2,
+            "the recording has one channel, so its speakers are not known by channel; give "
+            "--attribution auto.",
+        )
+        if given != "auto":
+            return given
+        return "channel" if channels == 2 else "cluster"
+
+    def judge(self, request: Request, path: Path, made: Mapping[str, Any]) -> dict[str, Any]:
+        """The record of one item.
+
+        Args:
+            request: what was to be said, and by whom.
+            path: the recording.
+            made: the item's line in the report of `generate`, if there is one.
+
+        Raises:
+            UserError: a recording cannot be read.
+        """
+        wave = read_audio(path, RATE, max_duration=_LONGEST)
+        mono = wave.mean(axis=0)
+        ratios: Ratios = {}
+        record: dict[str, Any] = {
+            "id": request.item_id,
+            "wav": str(path),
+            "seconds": round(len(mono) / RATE, 3),
+            "channels": len(wave),
+            "text": request.text,
+        }
+        wanted = set(self.config.metrics)
+        if self.recogniser is not None:
+            words = self.recogniser.words(mono, self.config.language)
+            self._count_words(request, words, ratios, record)
+            if _has_tags(request):
+                self._two_voices(request, wave, words, ratios, record)
+        if "sim" in wanted and self.speaker_encoder is not None and not is_dialogue(request):
+            prompt = self.speaker_encoder.embed(_mono(request.prompt_wavs[0]))
+            ratios["sim"] = (float(prompt @ self.speaker_encoder.embed(mono)), 1.0)
+        if "voices" in wanted and made.get("turns") and is_dialogue(request):
+            self._count_own_voices(request, mono, made["turns"], ratios)
+        if self.quality_predictor is not None:
+            ratios["mos"] = (self.quality_predictor.score(mono), 1.0)
+        self._times(request, wave, ratios)
+        if "rtf" in wanted and made.get("rtf") is not None:
+            ratios["rtf"] = (made["rtf"] * len(mono) / RATE, len(mono) / RATE)
+        record["metrics"] = {name: [round(x, 6) for x in pair] for name, pair in ratios.items()}
+        return record
+
+    def _count_words(
+        self, request: Request, words: Sequence[Word], ratios: Ratios, record: dict[str, Any]
+    ) -> None:
+        clean = normaliser(self.config.normaliser, self.config.language)
+        reference, hypothesis = clean(without_tags(request.text)), clean(joined(words))
+        errors = count_errors(reference, hypothesis)
+        record["heard"] = joined(words)
+        record["errors"] = dataclasses.asdict(errors)
+        record["alignment"] = [
+            [piece.kind, piece.reference, piece.hypothesis]
+            for piece in align(reference, hypothesis)
+        ]
+        if "wer" in self.config.metrics and errors.words:
+            ratios["wer"] = (errors.total, errors.words)
+
+    def _two_voices(
+        self,
+        request: Request,
+        wave: Float[np.ndarray, "channels samples"],
+        words: Sequence[Word],
+        ratios: Ratios,
+        record: dict[str, Any],
+    ) -> None:
+        config, encoder = self.config, self.speaker_encoder
+        if encoder is None:
+            return
+        how = self._attribution(len(wave))
+        prompts = self._prompts(request) if how == "prompt" or "cpsim" in config.metrics else None
+        mono = wave.mean(axis=0)
+        if how == "channel":
+            assert self.recogniser is not None
+            voices = by_channel(wave, self.recogniser, config.language)
+        elif how == "tags":
+            voices = by_tags(mono, words, encoder)
+        elif how == "prompt" and prompts is None:
+            raise UserError(
+                f"the voices of the prompt {request.prompt_wavs[0]} cannot be told apart; give "
+                "--attribution auto."
+            )
+        else:
+            given = prompts if how == "prompt" else None
+            voices = by_voice(mono, words, encoder, given, timed=_timed(words, mono))
+        record["attribution"] = voices.by
+        record["turns"] = [[t.speaker, round(t.start, 2), round(t.end, 2)] for t in voices.turns]
+        if voices.by["words"] != "nothing":
+            self._count_cp_words(request, voices, wave.shape[1] / RATE, ratios, record)
+        if "cpsim" in config.metrics and prompts is not None:
+            ratios["cpsim"] = (self._likeness(prompts, voices), 1.0)
+        if "turns" in config.metrics:
+            _count_turns(request, voices, ratios)
+
+    def _count_cp_words(
+        self,
+        request: Request,
+        voices: Voices,
+        seconds: float,
+        ratios: Ratios,
+        record: dict[str, Any],
+    ) -> None:
+        clean = normaliser(self.config.normaliser, self.config.language)
+        reference = {name: clean(text) for name, text in by_speaker(request.text).items()}
+        hypothesis = {name: clean(text) for name, text in voices.words.items()}
+        errors, assigned = count_cp_errors(reference, hypothesis)
+        record["speakers"] = {
+            name: {"label": label, "heard": voices.words.get(label or "", "")}
+            for name, label in ((name, assigned.get(name)) for name in reference)
+        }
+        record["cp_errors"] = dataclasses.asdict(errors)
+        # Tags mean nothing from one window of the recogniser to the next.
+        told = seconds <= _SHORT or voices.by["words"] != "tags"
+        if "cpwer" in self.config.metrics and errors.words and told:
+            ratios["cpwer"] = (errors.total, errors.words)
+            ratios["cpwer_short" if seconds <= _SHORT else "cpwer_long"] = ratios["cpwer"]
+
+    def _count_own_voices(
+        self, request: Request, mono: Wave, turns: Sequence[Mapping[str, Any]], ratios: Ratios
+    ) -> None:
+        """Turns, by the times of `generate`, whose voice is nearer to their speaker's prompt."""
+        prompts = self._prompts(request)
+        if prompts is None or self.speaker_encoder is None:
+            return
+        own = told = 0
+        for turn in turns:
+            sound = mono[round(turn["start"] * RATE) : round(turn["end"] * RATE)]
+            if turn["speaker"] in ("S1", "S2") and len(sound) >= _SHORTEST_VOICE * RATE:
+                voice = self.speaker_encoder.embed(sound)
+                is_first = float(prompts[0] @ voice) > float(prompts[1] @ voice)
+                own += is_first == (turn["speaker"] == "S1")
+                told += 1
+        if told:
+            ratios["voices"] = (own, told)
+
+    def _prompts(self, request: Request) -> list[Float[np.ndarray, " dim"]] | None:
+        """Voices of speakers 1 and 2; None where one recording has both and nothing parts them."""
+        assert self.speaker_encoder is not None
+        if len(request.prompt_wavs) == 2:
+            return [self.speaker_encoder.embed(_mono(path)) for path in request.prompt_wavs]
+        wave = read_audio(request.prompt_wavs[0], RATE)
+        if len(wave) == 2:
+            return [self.speaker_encoder.embed(channel) for channel in wave]
+        assert self.recogniser is not None
+        words = self.recogniser.words(wave[0], self.config.language)
+        timed = _timed(words, wave[0])
+        voices = by_voice(wave[0], words, self.speaker_encoder, timed=timed)
+        if any(len(sound) < _SHORTEST_VOICE * RATE for sound in voices.sound.values()):
+            return None
+        return [self.speaker_encoder.embed(voices.sound[name]) for name in ("S1", "S2")]
+
+    def _likeness(self, prompts: list[Float[np.ndarray, " dim"]], voices: Voices) -> float:
+        """Mean cosine under the better assignment; a speaker who is not heard counts 0."""
+        assert self.speaker_encoder is not None
+        found = [
+            self.speaker_encoder.embed(sound)
+            if len(sound := voices.sound[name]) >= _SHORTEST_VOICE * RATE
+            else np.zeros_like(prompts[0])
+            for name in ("S1", "S2")
+        ]
+        (a, b), (x, y) = prompts, found
+        return max(float(a @ x + b @ y), float(a @ y + b @ x)) / 2.0
+
+    def _times(
+        self, request: Request, wave: Float[np.ndarray, "channels samples"], ratios: Ratios
+    ) -> None:
+        wanted = set(self.config.metrics)
+        if "leakage" in wanted and len(wave) == 2:
+            found = leakage(wave, [speech_regions(channel) for channel in wave])
+            if found:
+                ratios["leakage"] = (sum(found), len(found))
+        if not wanted & {"rate", "silence"}:
+            return
+        mono = wave.mean(axis=0)
+        regions = speech_regions(mono)
+        spoken = sum(region.end - region.start for region in regions)
+        seconds = len(mono) / RATE
+        if "rate" in wanted and spoken > 0:
+            clean = normaliser(self.config.normaliser, self.config.language)
+            ratios["rate"] = (len(clean(without_tags(request.text)).split()), spoken)
+        if "silence" in wanted:
+            found = pauses(regions)
+            ratios["silence"] = (max(seconds - spoken, 0.0), seconds)
+            ratios["longest_pause"] = (max(found, default=0.0), 1.0)
+            if found:
+                ratios["pause"] = (sum(found), len(found))
+
+
+def _count_turns(request: Request, voices: Voices, ratios: Ratios) -> None:
+    said = without_pauses(request.text).replace("[S2]", "[S1]")
+    written = [part for part in said.split("[S1]") if part.strip()]
+    found = changes(voices.turns)
+    overlaps = [-change for change in found if change < 0]
+    gaps = [change for change in found if change >= 0]
+    ratios["turns"] = (len(voices.turns), len(written))
+    if gaps:
+        ratios["gap"] = (sum(gaps), len(gaps))
+    if voices.by["voices"] != "channel":
+        return  # one recogniser or detector gives one word after another
+    if found:
+        ratios["overlaps"] = (len(overlaps), len(found))
+    if overlaps:
+        ratios["overlap"] = (sum(overlaps), len(overlaps))
+
+
+def _timed(words: Sequence[Word], wave: Wave) -> bool:
+    """Whether a recogniser knows times, rather than give all that it heard as one word."""
+    return len(words) != 1 or words[0].end - words[0].start < len(wave) / RATE
+
+
+def is_dialogue(request: Request) -> bool:
+    """Whether two speak."""
+    return _has_tags(request) or len(request.prompt_wavs) == 2
+
+
+def _has_tags(request: Request) -> bool:
+    return "[S1]" in request.text or "[S2]" in request.text
+
+
+def _mono(path: Path) -> Wave:
+    return read_audio(path, RATE).mean(axis=0)

@@ -1,0 +1,102 @@
+"""Words that a recogniser hears in what a model says: the validation that losses do not give.
+
+A loss can fall while speech stays babble. `train --listen LIST` speaks some items of a list with
+the averaged parameters of every checkpoint and counts word errors.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from zipvoice_jax.checkpoint.loaded import Loaded
+from zipvoice_jax.config import SamplingConfig
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.infer.requests import BadLine, Request, read_requests
+from zipvoice_jax.infer.synthesizer import Synthesizer
+from zipvoice_jax.judge.backends import RATE, joined
+from zipvoice_jax.judge.judge import is_dialogue
+from zipvoice_jax.judge.recognisers import open_recogniser
+from zipvoice_jax.judge.words import count_errors, normaliser, without_tags
+from zipvoice_jax.vocoder.base import GriffinLim, Wave
+from zipvoice_jax.vocoder.find import find as find_vocoder
+
+
+class WordJudge:
+    """Speaks the same few items with every model that it is shown, and counts word errors.
+
+    Args:
+        lists: of `generate --test-list`; items with speaker tags are for dialogue models, the
+            others for models of one speaker.
+        items: most to speak of either kind.
+        recogniser: such as whisper-tiny.
+        vocoder_path: as of `generate`.
+        guidance_scale: of sampling; None takes the model's default.
+
+    Raises:
+        UserError: a list or the recogniser cannot be used.
+    """
+
+    def __init__(
+        self,
+        lists: Sequence[Path],
+        *,
+        items: int = 24,
+        recogniser: str = "whisper-tiny",
+        vocoder_path: str | Path | None = GriffinLim.name,
+        guidance_scale: float | None = None,
+    ) -> None:
+        found = [item for path in lists for item in read_requests(path)]
+        for item in found:
+            if isinstance(item, BadLine):
+                raise UserError(f"{item.item_id} of the list to listen to: {item.error}")
+        requests = [item for item in found if isinstance(item, Request)]
+        self._requests = {
+            kind: [one for one in requests if is_dialogue(one) == kind][:items]
+            for kind in (False, True)
+        }
+        self._recogniser = open_recogniser(recogniser)
+        self._normalise = normaliser("whisper", "en")
+        self._vocoder_path, self._guidance_scale = vocoder_path, guidance_scale
+        self._synthesizer: Synthesizer | None = None
+
+    def __call__(self, loaded: Loaded) -> dict[str, float]:
+        """Word error rate of a model in percent, and the seconds that it took to find out.
+
+        An empty result where no item is for this kind of model.
+        """
+        requests = self._requests[loaded.config.is_dialog]
+        if not requests:
+            return {}
+        begin = time.perf_counter()
+        synthesizer = self._opened(loaded)
+        sampling = SamplingConfig.for_kind(loaded.config.kind, guidance_scale=self._guidance_scale)
+        prepare = synthesizer.preparation(sampling)
+        said = {one.item_id: self._normalise(without_tags(one.text)) for one in requests}
+        errors = {item_id: len(text.split()) for item_id, text in said.items()}
+        prepared = [prepare(one) for one in requests]
+        # What gives no usable wave has said none of its words.
+        spoken = synthesizer.speak(prepared, sampling, prepare, failed=lambda *_: None)
+        for speech in spoken:
+            wave = _resampled(speech.wave.mean(axis=0), speech.sampling_rate)
+            heard = self._normalise(joined(self._recogniser.words(wave, "en")))
+            errors[speech.item_id] = count_errors(said[speech.item_id], heard).total
+        words = sum(len(text.split()) for text in said.values())
+        return {
+            "wer": 100.0 * sum(errors.values()) / max(words, 1),
+            "listening_seconds": time.perf_counter() - begin,
+        }
+
+    def _opened(self, loaded: Loaded) -> Synthesizer:
+        """A synthesizer with these parameters; the same one, with its programs, for one config."""
+        if self._synthesizer is None or self._synthesizer.config != loaded.config:
+            vocoder, _ = find_vocoder(self._vocoder_path, loaded.features)
+            self._synthesizer = Synthesizer(loaded, vocoder=vocoder)
+        else:
+            self._synthesizer.engine.load(loaded.params)
+        return self._synthesizer
+
+
+def _resampled(wave: Wave, rate: int) -> Wave:
+    import soxr
+
+    return soxr.resample(wave, rate, RATE, quality="HQ")
