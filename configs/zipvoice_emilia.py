@@ -8,7 +8,8 @@ Times and learning rates follow the hours of audio seen, as officially.
 
 from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.data.config import DataConfig, SourceConfig
-from zipvoice_jax.train.config import Eden, Stage, TrainConfig
+from zipvoice_jax.train.config import Stage, TrainConfig
+from zipvoice_jax.train.schedules import Eden
 
 BATCH_SECONDS = 8 * 500.0  # --world-size 8 --max-duration 500
 HOURS = 46_000 + 49_000  # English and Chinese: the weights of CutSet.mux in train_zipvoice.py

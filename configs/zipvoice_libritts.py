@@ -8,7 +8,8 @@ Times and learning rates follow the epochs, as officially.
 
 from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.data.config import DataConfig, SourceConfig
-from zipvoice_jax.train.config import Eden, Stage, TrainConfig
+from zipvoice_jax.train.config import Stage, TrainConfig
+from zipvoice_jax.train.schedules import Eden
 
 BATCH_SECONDS = 8 * 250.0  # --world-size 8 --max-duration 250
 HOURS = 53.8 + 191.3 + 310.1  # train-clean-100, train-clean-360, train-other-500 (OpenSLR 60)

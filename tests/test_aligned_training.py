@@ -23,11 +23,11 @@ from zipvoice_jax.data.config import SourceConfig
 from zipvoice_jax.data.loader import Loader
 from zipvoice_jax.data.records import open_split, write_dataset
 from zipvoice_jax.train.config import TrainConfig
-from zipvoice_jax.train.curriculum import schedules_of, values_at
 from zipvoice_jax.train.load import load_config
 from zipvoice_jax.train.loop import train
 from zipvoice_jax.train.objectives import SpeechBatch, flow_batch
-from zipvoice_jax.train.stages import first_params, stage_model
+from zipvoice_jax.train.schedules import schedules_of, values_at
+from zipvoice_jax.train.stages import first_params, plan_stage
 
 TABLE = ASSETS / "tokens_emilia.txt"  # another one than that of these tests
 PROMPT = Path(__file__).parent / "data" / "prompt_s1.flac"
@@ -90,7 +90,7 @@ def test_a_model_of_durations_trains_resumes_and_speaks(place: Path, run_cli: Ru
 def test_a_head_is_trained_beside_a_model_that_stays_as_it_is(place: Path, tmp_path: Path) -> None:
     # Weight decay, averages and a window between two of them would all show in what is frozen.
     run = run_of(place, "upsampling=average", "stages=one", "steps=6", "optimizer=adamw")
-    model, rng = stage_model(run, 0), np.random.default_rng(0)
+    model, rng = plan_stage(run, 0), np.random.default_rng(0)
     leaves = {
         path: (0.3 * rng.standard_normal(shape)).astype(np.float32)
         for path, shape in param_shapes(model.config).items()
@@ -145,7 +145,7 @@ def test_data_without_alignments_are_refused_with_the_command_that_makes_them(
 def batch_of(place: Path) -> SpeechBatch:
     run = run_of(place)
     loader = Loader(
-        run.stages[0].data, stage_model(run, 0).table, run.features,
+        run.stages[0].data, plan_stage(run, 0).table, run.features,
         seed=0, stage="one", alignments=True,
     )  # fmt: skip
     with loader.iterate(0) as batches:

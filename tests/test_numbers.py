@@ -18,7 +18,9 @@ from zipvoice_jax.data.checks import Limits
 from zipvoice_jax.data.config import DataConfig, SourceConfig
 from zipvoice_jax.data.prepare_config import PrepareConfig
 from zipvoice_jax.data.sources import Source
-from zipvoice_jax.train.config import Eden, OptimizerConfig, Stage, TrainConfig
+from zipvoice_jax.train.config import Stage, TrainConfig
+from zipvoice_jax.train.optimizer import OptimizerConfig
+from zipvoice_jax.train.schedules import Eden
 
 DATA = DataConfig((SourceConfig("somewhere"),), batch_seconds=4000.0)
 STAGE = Stage(name="a", kind="zipvoice", steps=10, data=DATA)

@@ -12,9 +12,14 @@ import optax
 import pytest
 from conftest import devices
 
+from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.train import averaging, schedules
-from zipvoice_jax.train.scaled_adam import adamw, grow_state, scaled_adam
+from zipvoice_jax.core.schedule import PiecewiseLinear
+from zipvoice_jax.data.config import DataConfig, SourceConfig
+from zipvoice_jax.train import schedules
+from zipvoice_jax.train import state as averaging
+from zipvoice_jax.train.config import Stage, TrainConfig
+from zipvoice_jax.train.optimizer import adamw, grow_state, scaled_adam
 
 Tree = dict[str, Any]
 
@@ -159,7 +164,7 @@ import sys
 import jax, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 import test_optimiser as t
-from zipvoice_jax.train.scaled_adam import scaled_adam
+from zipvoice_jax.train.optimizer import scaled_adam
 
 params = {"layers": {"kernel": t.normal(0, 3, 16, 8)}, "embed": t.normal(1, 24, 5)}
 grads = t.gradients(params, 25)
@@ -252,11 +257,18 @@ def test_eden_at_its_boundaries() -> None:
 
 
 def test_stages_count_their_own_steps() -> None:
-    joined = schedules.stages([lambda s: s.astype(jnp.float32), schedules.fixed(-1.0), lambda s: 2.0 * s.astype(jnp.float32)], [3, 2, 9])  # fmt: skip  # noqa: E501
+    def rising(slope: float) -> PiecewiseLinear:
+        return PiecewiseLinear(((0.0, 0.0), (9.0, 9.0 * slope)))
+
+    data = DataConfig((SourceConfig("none"),), batch_seconds=9.0)
+    stages = tuple(
+        Stage(name=name, kind="zipvoice", steps=steps, data=data, exclusive_weight=weight)
+        for name, steps, weight in (("a", 3, rising(1.0)), ("b", 2, 7.0), ("c", 9, rising(2.0)))
+    )
+    run = TrainConfig(model=ModelConfig(), stages=stages, tokens="none")
+    joined = schedules.schedules_of(run)["exclusive_weight"]
     values = [float(joined(jnp.int32(step))) for step in range(8)]
-    assert values == [0.0, 1.0, 2.0, -1.0, -1.0, 0.0, 2.0, 4.0]
-    with pytest.raises(UserError, match="curriculum"):
-        schedules.stages([schedules.fixed(1.0)], [3, 2])
+    assert values == [0.0, 1.0, 2.0, 7.0, 7.0, 0.0, 2.0, 4.0]
 
 
 def test_batch_counts_are_refreshed_every_ten_batches() -> None:

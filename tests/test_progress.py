@@ -6,19 +6,14 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from tqdm import tqdm
 
 from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.core.progress import progress_bar
-from zipvoice_jax.data.batches import Batch
-from zipvoice_jax.data.config import DataConfig, SourceConfig
 from zipvoice_jax.data.plan import Bucket
 from zipvoice_jax.infer.requests import BadLine, Request, read_requests
-from zipvoice_jax.train.config import Stage, TrainConfig
-from zipvoice_jax.train.log import RunLog, read_log
-from zipvoice_jax.train.watch import Watch
+from zipvoice_jax.train.log import RunLog, Speedometer, read_log
 
 
 def test_a_file_gets_lines_now_and_then(
@@ -59,23 +54,23 @@ def test_speeds_are_of_steps_that_were_timed(
 ) -> None:
     now = [100.0]
     clock = SimpleNamespace(perf_counter=lambda: now[0])
-    monkeypatch.setattr("zipvoice_jax.train.watch.time", clock)
-    monkeypatch.setattr("zipvoice_jax.train.watch.matmul_flops_per_second", lambda dtype: 1e12)
-    data = DataConfig((SourceConfig("somewhere"),), batch_seconds=9.0)
-    stage = Stage(name="one", kind="zipvoice", steps=9, data=data)
-    run = TrainConfig(model=ModelConfig(), stages=(stage,), tokens="t", log_every=1)
+    monkeypatch.setattr("zipvoice_jax.train.log.time", clock)
+    monkeypatch.setattr("zipvoice_jax.train.log.matmul_flops_per_second", lambda dtype: 1e12)
     log = RunLog(tmp_path, start=0, total=9, config={})
-    watch = Watch(run, "one", 9, ModelConfig(), log)
-    batch = Batch(1, Bucket(64, 16, 4, 1), {}, ("a",), ())
-    metrics = {"loss": np.float32(1.0), "frames": 200.0, "padding": 0.2, "bad_steps": 0.0}
-    watch.restart(1)  # step 1 was compiled, and is noted at once
-    watch.note(1, batch, metrics)
+    speed = Speedometer(ModelConfig())
+    metrics = {"loss": 1.0, "frames": 200.0, "padding": 0.2, "bad_steps": 0.0}
+
+    def ended(step: int) -> None:
+        log.step("one", step, Bucket(64, 16, 4, 1), metrics, speed, write=True)
+
+    speed.reset(1)  # step 1 was compiled, and has ended at once
+    ended(1)
     now[0] += 2.0
-    watch.note(2, batch, metrics)
-    watch.restart(3)  # step 3 was compiled, of another shape
-    watch.note(3, batch, metrics)
+    ended(2)
+    speed.reset(3)  # step 3 was compiled, of another shape
+    ended(3)
     now[0] += 4.0
-    watch.note(4, batch, metrics)
+    ended(4)
     log.close()
     speeds = [entry.get("frames_per_second") for entry in read_log(log.path)]
     assert speeds == [None, 100.0, None, 50.0]

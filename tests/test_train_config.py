@@ -15,9 +15,10 @@ from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.schedule import PiecewiseLinear
 from zipvoice_jax.data.config import DataConfig, SourceConfig
-from zipvoice_jax.train.config import Eden, OptimizerConfig, Stage, TrainConfig, differences
-from zipvoice_jax.train.curriculum import Clock, schedules_of, values_at
+from zipvoice_jax.train.config import Stage, TrainConfig, differences
 from zipvoice_jax.train.load import load_config
+from zipvoice_jax.train.optimizer import OptimizerConfig
+from zipvoice_jax.train.schedules import Eden, schedules_of, stage_step, values_at
 
 DATA = DataConfig((SourceConfig("somewhere"),), batch_seconds=4000.0)
 CONFIGS = ROOT / "configs"
@@ -99,7 +100,7 @@ def test_schedules_change_at_the_boundary_and_restart_there() -> None:
             batch_count_offset=1e5,
         ),
     )
-    schedules, clock = schedules_of(run), Clock(run.boundaries)
+    schedules, boundaries = schedules_of(run), run.boundaries
 
     def at(step: int) -> dict[str, float]:
         values = jax.jit(lambda s: values_at(schedules, s))(jnp.int32(step))
@@ -114,7 +115,7 @@ def test_schedules_change_at_the_boundary_and_restart_there() -> None:
     # 4,000 s a batch against 50 s, refreshed every ten steps.
     assert at(9)["batch_count"] == 0.0
     assert at(10)["batch_count"] == 1e5
-    steps = [int(clock.stage_step(jnp.int32(step))) for step in (0, 9, 10, 19)]
+    steps = [int(stage_step(boundaries, jnp.int32(step))) for step in (0, 9, 10, 19)]
     assert steps == [0, 9, 0, 9]
 
 

@@ -28,13 +28,13 @@ from zipvoice_jax.train.checkpoints import Checkpoints
 from zipvoice_jax.train.config import TrainConfig
 from zipvoice_jax.train.load import load_config
 from zipvoice_jax.train.log import RunLog
-from zipvoice_jax.train.loop import Outcome, train
-from zipvoice_jax.train.programs import Programs
-from zipvoice_jax.train.scaled_adam import grow_state
+from zipvoice_jax.train.loop import TrainResult, train
+from zipvoice_jax.train.optimizer import grow_state
 from zipvoice_jax.train.state import TrainState
-from zipvoice_jax.train.step import StepRecipe
+from zipvoice_jax.train.step import Recipe
+from zipvoice_jax.train.validate import Review
 
-Go = Callable[..., Outcome]
+Go = Callable[..., TrainResult]
 
 
 @functools.cache
@@ -48,18 +48,16 @@ def states(monkeypatch: pytest.MonkeyPatch) -> list[TrainState]:
     """The states before each step of all runs of a test."""
     seen: list[TrainState] = []
 
-    def step(
-        self: Programs, recipe: StepRecipe, batch: Batch, state: TrainState, *, asked: bool
-    ) -> Any:
+    def step(programs: Any, recipe: Recipe, layout: Any, state: TrainState, batch: Batch) -> Any:
         seen.append(state)
         params = jax.tree.map(lambda x: x + 1.0, state.params)
-        values = {"loss": 1.0, "frames": 9.0, "padding": 0.5, "bad_steps": 0.0, "asked": asked}
+        values = {"loss": 1.0, "frames": 9.0, "padding": 0.5, "bad_steps": 0.0}
         after = state.replace(step=state.step + 1, params=params)  # type: ignore[attr-defined]
         return after, values
 
-    monkeypatch.setattr(Programs, "train", step)
+    monkeypatch.setattr("zipvoice_jax.train.loop.call_train_step", step)
     monkeypatch.setattr("zipvoice_jax.train.stages.init_params", lambda config, _: first(config))
-    monkeypatch.setattr("zipvoice_jax.train.watch.matmul_flops_per_second", lambda dtype: 1.0)
+    monkeypatch.setattr("zipvoice_jax.train.log.matmul_flops_per_second", lambda dtype: 1.0)
     return seen
 
 
@@ -189,7 +187,7 @@ def test_an_optimiser_that_is_kept_follows_its_tokens(
         given.append(source_rows)
         return grow_state(state, params, source_rows=source_rows)
 
-    monkeypatch.setattr("zipvoice_jax.train.loop.grow_state", grow)
+    monkeypatch.setattr("zipvoice_jax.train.stages.grow_state", grow)
     run = config(tmp_path, data, "steps=2")
     one, two = run.stages
     table = swapped_tokens(tmp_path / "tokens.txt")
@@ -242,22 +240,21 @@ def saved(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
     def steps(folder: Path) -> list[int]:
         return sorted(int(one.name) for one in folder.glob("checkpoints/*") if one.name.isdigit())
 
-    def losses(programs: Any, recipe: Any, batches: Any, state: TrainState, end: int) -> Any:
-        del programs, batches, end
-        seen["valid"].append((int(state.step), steps(Path(recipe.run.tokens).parent / "run")))
+    def losses(review: Review, state: TrainState) -> Any:
+        seen["valid"].append((int(state.step), steps(review.folder)))
         return {"loss": 1.0 / int(state.step)}
 
-    def sample(*_: Any, folder: Path, step: int, **__: Any) -> None:
-        seen["samples"].append((step, steps(folder.parent)))
+    def sample(review: Review, state: TrainState, *_: Any) -> None:
+        seen["samples"].append((int(state.step), steps(review.folder)))
 
     def draw(log: Path, picture: Path) -> None:
         del log
         seen["picture"].append(steps(picture.parent))
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("zipvoice_jax.train.validate.validation_losses", losses)
-    monkeypatch.setattr("zipvoice_jax.train.validate.sample_items", sample)
-    monkeypatch.setattr("zipvoice_jax.train.review.draw_losses", draw)
+    monkeypatch.setattr(Review, "losses", losses)
+    monkeypatch.setattr(Review, "sample", sample)
+    monkeypatch.setattr("zipvoice_jax.train.validate.draw_losses", draw)
     return seen
 
 
@@ -308,7 +305,7 @@ def test_a_review_that_a_kill_cut_short_is_made_up_for_at_the_end_too(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("zipvoice_jax.train.validate.validation_losses", killed)
+        patch.setattr(Review, "losses", killed)
         with pytest.raises(KeyboardInterrupt):
             train(run, tmp_path / "run")
     assert len(states) == 2
@@ -344,17 +341,15 @@ def test_samples_and_pictures_that_fail_end_nothing(
     tried: list[Any] = []
     run = validated(config(tmp_path, data, "stages=one", "steps=2"), samples=3)
     run = dataclasses.replace(run, export_window=0)
-    monkeypatch.setattr(
-        "zipvoice_jax.train.validate._continue", lambda *_: (np.zeros((9, 100), np.float32), 4)
-    )
-    monkeypatch.setattr("zipvoice_jax.train.validate.validation_losses", lambda *_: {"loss": 1.0})
-    monkeypatch.setattr("zipvoice_jax.train.review.find_vocoder", lambda *_: (Hum(), ""))
+    monkeypatch.setattr(Review, "_continue", lambda *_: (np.zeros((9, 100), np.float32), 4))
+    monkeypatch.setattr(Review, "losses", lambda *_: {"loss": 1.0})
+    monkeypatch.setattr("zipvoice_jax.train.validate.find_vocoder", lambda *_: (Hum(), ""))
     monkeypatch.setattr("zipvoice_jax.train.validate.write_audio", full)
-    monkeypatch.setattr("zipvoice_jax.train.log.save_picture", full)
+    monkeypatch.setattr("zipvoice_jax.train.pictures.save_picture", full)
     assert train(run, tmp_path / "run").done
     said = capfd.readouterr().err
     assert len(tried) == 4 and said.count("step 2: no sample of ") == 3
-    assert "(AssertionError: No space left on device)" in said
+    assert ": AssertionError: No space left on device" in said
     assert "step 2: no losses.png: AssertionError: " in said and "Traceback" not in said
     assert not list((tmp_path / "run").rglob("*.wav"))
 

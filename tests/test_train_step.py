@@ -24,14 +24,13 @@ from zipvoice_jax.models.zipvoice import init_params
 from zipvoice_jax.nn.training import StepContext
 from zipvoice_jax.text.tokens import TokenTable
 from zipvoice_jax.train.config import OptimizerConfig, TrainConfig
-from zipvoice_jax.train.curriculum import schedules_of, values_at
 from zipvoice_jax.train.load import load_config
 from zipvoice_jax.train.loop import train
-from zipvoice_jax.train.objectives import SpeechBatch, condition_mask, draw_batch
-from zipvoice_jax.train.programs import Programs, make_optimizer
-from zipvoice_jax.train.stages import entered, first_params, grown, stage_model
+from zipvoice_jax.train.objectives import OBJECTIVES, SpeechBatch, condition_mask
+from zipvoice_jax.train.schedules import schedules_of, values_at
+from zipvoice_jax.train.stages import entered, first_params, grown, plan_stage
 from zipvoice_jax.train.state import TrainState, new_state
-from zipvoice_jax.train.step import StepRecipe, loss_and_gradients, micro_batches, train_step
+from zipvoice_jax.train.step import Recipe, loss_and_gradients, micro_batches, train_step
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +49,15 @@ def speech(rows: int = 4, frames: int = 24) -> SpeechBatch:
     )
 
 
-def start(run: TrainConfig, index: int = 0, teacher: Any = None) -> tuple[TrainState, StepRecipe]:
-    config = stage_model(run, index).config
+def start(run: TrainConfig, index: int = 0, teacher: Any = None) -> tuple[TrainState, Recipe]:
+    config = plan_stage(run, index).config
+    recipe = Recipe(config, OBJECTIVES[run.stages[index].objective], run)
     params = init_params(config, jax.random.key(0))
     state = new_state(
-        params, make_optimizer(run.optimizer), seed=run.seed, step=run.boundaries[index],
+        params, recipe.optimizer, seed=run.seed, step=run.boundaries[index],
         teacher=teacher,
     )  # fmt: skip
-    return state, StepRecipe(config, run.stages[index].objective, run)
+    return state, recipe
 
 
 def close(a: Any, b: Any, limit: float) -> bool:
@@ -89,7 +89,7 @@ def test_conditions_are_dropped_as_often_as_scheduled(run: TrainConfig) -> None:
     values = values_at(schedules_of(run), jnp.int32(0))
     rows = dataclasses.asdict(speech(1))
     batch = jax.tree.map(lambda v: jnp.repeat(v, 2000, axis=0), SpeechBatch(**rows))
-    given = draw_batch(jax.random.key(1), batch, values, objective="flow", feat_scale=0.1)
+    given = OBJECTIVES["flow"].draw(jax.random.key(1), batch, values, 0.1)
     assert isinstance(given, FlowBatch)
     assert float(given.keep_text.mean()) == pytest.approx(0.8, abs=0.03)
     assert float(given.t.min()) >= 0.0 and float(given.t.max()) < 1.0
@@ -115,9 +115,7 @@ def test_times_are_drawn_evenly_or_nearer_to_noise(run: TrainConfig) -> None:
 def test_distillation_draws_times_in_order(run: TrainConfig, objective: Any, least: float) -> None:
     values = values_at(schedules_of(run), jnp.int32(0))
     for seed in range(20):
-        given = draw_batch(
-            jax.random.key(seed), speech(), values, objective=objective, feat_scale=0.1
-        )
+        given = OBJECTIVES[objective].draw(jax.random.key(seed), speech(), values, 0.1)
         assert isinstance(given, DistillBatch)
         times = float(given.t), float(given.t_middle), float(given.t_end)
         assert 0.0 <= times[0] <= times[1] <= times[2] <= 1.0
@@ -130,12 +128,12 @@ def test_distillation_draws_times_in_order(run: TrainConfig, objective: Any, lea
 
 
 def drawn(batch: SpeechBatch, values: Any) -> FlowBatch:
-    given = draw_batch(jax.random.key(0), batch, values, objective="flow", feat_scale=0.1)
+    given = OBJECTIVES["flow"].draw(jax.random.key(0), batch, values, 0.1)
     assert isinstance(given, FlowBatch)
     return given
 
 
-def jitted(recipe: StepRecipe) -> Any:
+def jitted(recipe: Recipe) -> Any:
     return jax.jit(functools.partial(loss_and_gradients, recipe=recipe))
 
 
@@ -182,12 +180,7 @@ def test_the_last_stage_of_padding_and_empty_rows_change_nothing(
 
 def test_a_step_learns_and_one_that_is_not_finite_changes_nothing(run: TrainConfig) -> None:
     state, recipe = start(run)
-    optimizer = make_optimizer(run.optimizer)
-    step = jax.jit(
-        lambda s, b: train_step(
-            s, b, recipe=recipe, schedules=schedules_of(run), optimizer=optimizer
-        )
-    )
+    step = jax.jit(functools.partial(train_step, recipe=recipe))
     after, metrics = step(state, speech())
     assert int(after.step) == 1 and int(after.skipped) == 0
     assert not close(after.params, state.params, 1e-6)
@@ -210,14 +203,12 @@ def test_gradients_that_stay_broken_end_the_run(
 ) -> None:
     steps: list[float] = []
 
-    def broken(
-        self: Programs, recipe: StepRecipe, batch: Batch, state: TrainState, *, asked: bool
-    ) -> Any:
+    def broken(programs: Any, recipe: Recipe, layout: Any, state: TrainState, batch: Batch) -> Any:
         steps.append(len(steps) + 1.0)
         values = {"loss": np.nan, "frames": 9.0, "padding": 0.5, "bad_steps": steps[-1]}
         return state, values
 
-    monkeypatch.setattr(Programs, "train", broken)
+    monkeypatch.setattr("zipvoice_jax.train.loop.call_train_step", broken)
     patient = dataclasses.replace(run.stages[0], steps=100)
     stubborn = dataclasses.replace(run, stages=(patient,), max_bad_steps=3)
     with pytest.raises(UserError, match="not finite in 3 steps in a row"):
@@ -240,20 +231,18 @@ def test_a_student_starts_as_its_teacher_and_has_nothing_to_learn_without_guidan
     run: TrainConfig,
 ) -> None:
     run = distilling(run)
-    teacher = stage_model(run, 0)
+    teacher = plan_stage(run, 0)
     params = jax.device_get(init_params(teacher.config, jax.random.key(0)))
     loaded = Loaded(teacher.config, FeatureConfig(), teacher.table, params)
-    student, taught = entered(run, 1, loaded)
+    student, taught = entered(plan_stage(run, 1), loaded)
     assert taught is loaded.params
-    config = stage_model(run, 1).config
+    config = plan_stage(run, 1).config
     silent = jax.tree.map(jnp.asarray, student)
     kernel = silent["fm_decoder"]["guidance_scale_embed"]["kernel"]
     assert 0 < float(jnp.abs(kernel).max()) <= 0.1 * 192**-0.5
     silent["fm_decoder"]["guidance_scale_embed"]["kernel"] = jnp.zeros_like(kernel)
     values = values_at(schedules_of(run), jnp.int32(2))
-    given = draw_batch(
-        jax.random.key(5), speech(), values, objective="distill_first", feat_scale=0.1
-    )
+    given = OBJECTIVES["distill_first"].draw(jax.random.key(5), speech(), values, 0.1)
     assert isinstance(given, DistillBatch)
     # One step to where the first of the teacher's two steps ends, without guidance.
     same = given.replace(t_end=given.t_middle, guidance_scale=jnp.zeros(4))
@@ -267,13 +256,10 @@ def test_a_student_starts_as_its_teacher_and_has_nothing_to_learn_without_guidan
 @pytest.mark.slow
 def test_the_second_teacher_follows_the_student(run: TrainConfig) -> None:
     run = distilling(run)
-    config = stage_model(run, 2).config
+    config = plan_stage(run, 2).config
     params = init_params(config, jax.random.key(0))
     state, recipe = start(run, 2, teacher=params)
-    optimizer = make_optimizer(run.optimizer)
-    step = functools.partial(
-        train_step, recipe=recipe, schedules=schedules_of(run), optimizer=optimizer
-    )
+    step = functools.partial(train_step, recipe=recipe)
     after, metrics = jax.jit(step)(state, speech())
     between = jax.tree.map(lambda a, b: (a + b) / 2, state.params, after.params)
     assert close(after.teacher, between, 1e-6)
@@ -318,7 +304,7 @@ def test_a_run_can_start_from_an_official_directory(run: TrainConfig, kind: Any)
         run, model=loaded.config, stages=(stage,), init=str(directory), tokens=str(TOKENS)
     )
     params, teacher = first_params(begun)
-    check_params(params, stage_model(begun, 0).config, source="the first parameters")
+    check_params(params, plan_stage(begun, 0).config, source="the first parameters")
     assert teacher == {}
     old, new = loaded.params["embed"]["embedding"], params["embed"]["embedding"]
     wanted = TokenTable.load(TOKENS)
@@ -333,7 +319,7 @@ def test_a_run_can_start_from_an_official_directory(run: TrainConfig, kind: Any)
 def test_a_model_of_one_rule_of_upsampling_starts_one_of_the_other(
     run: TrainConfig, old: Any, new: Any
 ) -> None:
-    first = stage_model(run, 0)
+    first = plan_stage(run, 0)
     config = dataclasses.replace(first.config, upsampling=old)
     params = jax.device_get(init_params(config, jax.random.key(0)))
     before = Loaded(config, FeatureConfig(), first.table, params)
@@ -347,21 +333,21 @@ def test_a_model_of_one_rule_of_upsampling_starts_one_of_the_other(
 
 def test_growing_refuses_what_has_no_way(run: TrainConfig) -> None:
     table = TokenTable.load(TOKENS)
-    dialog = stage_model(run, 1)
+    dialog = plan_stage(run, 1)
     params = jax.device_get(init_params(dialog.config, jax.random.key(0)))
     before = Loaded(dialog.config, FeatureConfig(), table, params)
     with pytest.raises(UserError, match="cannot be grown from zipvoice_dialog"):
-        grown(before, stage_model(run, 0), jax.random.key(0))
+        grown(before, plan_stage(run, 0), jax.random.key(0))
     wider = dataclasses.replace(run, model=dataclasses.replace(run.model, fm_decoder_dim=32))
     with pytest.raises(UserError, match="fm_decoder_dim 16 and 32"):
-        grown(before, stage_model(wider, 1), jax.random.key(0))
+        grown(before, plan_stage(wider, 1), jax.random.key(0))
     alone = dataclasses.replace(distilling(run), stages=distilling(run).stages[1:])
     with pytest.raises(UserError, match="no model to start from"):
         first_params(alone)
 
 
 def test_the_hooks_of_every_name_are_drawn(run: TrainConfig) -> None:
-    config = stage_model(run, 0).config
+    config = plan_stage(run, 0).config
     # A name that no draw covers would be a KeyError here.
     ctx = StepContext(jnp.float32(0.0), jax.random.key(0))
     assert ctx.at("a").uniform("b") != ctx.at("c").uniform("b")

@@ -21,7 +21,8 @@ TIMES = ("frames_per_second", "teraflops", "utilisation")
 CONFIG = """
 from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.data.config import DataConfig, SourceConfig
-from zipvoice_jax.train.config import OptimizerConfig, Stage, TrainConfig
+from zipvoice_jax.train.config import Stage, TrainConfig
+from zipvoice_jax.train.optimizer import OptimizerConfig
 
 
 def get_config(

@@ -22,8 +22,7 @@ from zipvoice_jax.flow.losses import DistillBatch, FlowBatch, flow_matching_loss
 from zipvoice_jax.flow.sampling import SampleInputs, predicted_frames, sample, time_steps
 from zipvoice_jax.models.zipvoice import ZipVoice
 from zipvoice_jax.text.tokenizer import make_tokenizer
-from zipvoice_jax.train.config import Objective
-from zipvoice_jax.train.objectives import objective_loss
+from zipvoice_jax.train.objectives import OBJECTIVES, Objective
 
 Cases = Callable[[Path], Iterator[Case]]
 
@@ -79,14 +78,12 @@ def _distillation(
             guidance_scale=jnp.asarray(io["guidance_scale"]),
             **times,
         )
-        objective = "distill_first" if stage == "first" else "distill_second"
+        objective = OBJECTIVES[f"distill_{stage}"]
 
         def loss(
             params: Any, teacher: Any, batch: DistillBatch, objective: Objective = objective
         ) -> tuple[jax.Array, dict[str, jax.Array]]:
-            return objective_loss(
-                params, teacher, batch, {}, None, config=config, objective=objective
-            )
+            return objective.loss(params, teacher, batch, {}, None, config=config)
 
         run = jax.jit(jax.value_and_grad(loss, has_aux=True))
         (value, parts), grads = run(params, teacher, batch)

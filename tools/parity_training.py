@@ -19,12 +19,11 @@ from zipvoice_jax.config import FeatureConfig, ModelConfig
 from zipvoice_jax.data.config import DataConfig, SourceConfig
 from zipvoice_jax.flow.losses import FlowBatch
 from zipvoice_jax.train.config import Stage, TrainConfig
-from zipvoice_jax.train.curriculum import schedules_of, values_at
-from zipvoice_jax.train.programs import make_optimizer
-from zipvoice_jax.train.scaled_adam import scaled_adam
-from zipvoice_jax.train.schedules import eden
+from zipvoice_jax.train.objectives import OBJECTIVES
+from zipvoice_jax.train.optimizer import scaled_adam
+from zipvoice_jax.train.schedules import eden, schedules_of, values_at
 from zipvoice_jax.train.state import TrainState, new_state
-from zipvoice_jax.train.step import StepRecipe, update
+from zipvoice_jax.train.step import Recipe, update
 
 State = dict[str, np.ndarray]  # by official name
 
@@ -119,20 +118,20 @@ def _trained(d: Any, config: ModelConfig) -> tuple[np.ndarray, Callable[[int], S
     )
     features = FeatureConfig(n_mels=config.feat_dim)
     run = TrainConfig(model=config, stages=(stage,), tokens="none", features=features)
-    recipe, optimizer = StepRecipe(config, "flow", run, hooks=False), make_optimizer(run.optimizer)
+    recipe = Recipe(config, OBJECTIVES["flow"], run, hooks=False)
     schedules = schedules_of(run)
 
     def step(state: TrainState, drawn: tuple[jax.Array, jax.Array]) -> Any:
         noise, t = drawn
         given = FlowBatch(**fixed, noise=noise, t=t.reshape(-1))
         values = values_at(schedules, state.step)
-        state, metrics = update(state, given, values, recipe=recipe, optimizer=optimizer)
+        state, metrics = update(state, given, values, recipe=recipe)
         return state, (metrics["loss"], ravel_pytree(state.params)[0])
 
     # It runs for less than a second: what takes time is to compile it.
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def course(params: Any, noises: jax.Array, times: jax.Array) -> Any:
-        return jax.lax.scan(step, new_state(params, optimizer, seed=0), (noises, times))[1]
+        return jax.lax.scan(step, new_state(params, recipe.optimizer, seed=0), (noises, times))[1]
 
     init = jax.tree.map(jnp.asarray, mapping.from_official(_part(d, "init."), config))
     _, unravel = ravel_pytree(init)

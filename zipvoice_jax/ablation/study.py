@@ -31,7 +31,7 @@ from zipvoice_jax.judge.run import ITEMS, load
 from zipvoice_jax.text.tokenizer import make_tokenizer
 from zipvoice_jax.train.config import TrainConfig
 from zipvoice_jax.train.log import LOG, read_log
-from zipvoice_jax.train.stages import stage_model
+from zipvoice_jax.train.stages import plan_stage
 
 LoadConfig = Callable[[Sequence[str]], TrainConfig]
 
@@ -212,7 +212,7 @@ def read_items(path: Path, prepare: Callable[[Request], Any]) -> list[Request]:
 def _preparation(ablation: Ablation, config: TrainConfig) -> Preparation:
     """What `generate` does to the items before the model sees them."""
     names = [stage.name for stage in config.stages]
-    model = stage_model(config, names.index(ablation.stage))
+    model = plan_stage(config, names.index(ablation.stage))
     return Preparation(
         model=model.config,
         features=config.features,
@@ -233,7 +233,7 @@ def _identity_of_run(config: TrainConfig, identify: Callable[[str, str], str]) -
     """Changes when a training would be another one."""
     parts = [data for stage in config.stages for data in (stage.data, stage.valid) if data]
     data = [identify(source.path, source.split) for part in parts for source in part.sources]
-    tables = [stage_model(config, i).table.fingerprint for i in range(len(config.stages))]
+    tables = [plan_stage(config, i).table.fingerprint for i in range(len(config.stages))]
     return identity(config.to_dict(), data, tables)
 
 

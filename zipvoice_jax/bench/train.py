@@ -18,11 +18,11 @@ from zipvoice_jax.data.config import DataConfig, SourceConfig
 from zipvoice_jax.data.plan import Bucket
 from zipvoice_jax.models.flops import training_flops
 from zipvoice_jax.models.zipvoice import init_params
-from zipvoice_jax.train.config import Objective, Stage, TrainConfig
-from zipvoice_jax.train.objectives import SpeechBatch, teacher_of
-from zipvoice_jax.train.programs import Programs
-from zipvoice_jax.train.state import TrainState
-from zipvoice_jax.train.step import StepRecipe
+from zipvoice_jax.train.config import Stage, TrainConfig
+from zipvoice_jax.train.objectives import SpeechBatch
+from zipvoice_jax.train.sharding import Layout
+from zipvoice_jax.train.state import TrainState, new_state
+from zipvoice_jax.train.step import Recipe, lower_train_step
 
 COLUMNS = (
     ("remat", "remat", "{:>6}"),
@@ -87,11 +87,9 @@ def bench_train(
     for remat in remats:
         config = dataclasses.replace(model, remat=remat)
         run = step_run(config)
-        objective = run.stages[0].objective
-        programs, recipe = Programs(run), StepRecipe.of_stage(config, run, run.stages[0])
-        lower = functools.partial(
-            programs.lower_train, recipe, Bucket(frames, tokens, batch, config.channels)
-        )
+        layout, recipe = Layout.of(jax.devices()), Recipe.of_stage(config, run, run.stages[0])
+        bucket = Bucket(frames, tokens, batch, config.channels)
+        lower = functools.partial(lower_train_step, recipe, layout, bucket)
         compiled, seconds = compile_lowered(lower, jax.devices()[0].platform)
         memory = compiled.memory_analysis()
         row: dict[str, Any] = {
@@ -107,12 +105,11 @@ def bench_train(
             "share": float("nan"),
         }
         if repeats:
-            now, best = _state(programs, config, objective), float("inf")
-            given, asked = _batch(config, frames, tokens, batch), jnp.zeros(len(programs.devices))
-            given, asked = jax.device_put((given, asked), programs.layout.over_batch)
+            now, best = _state(recipe, layout), float("inf")
+            rows = jax.device_put(_batch(config, frames, tokens, batch), layout.over_batch)
             for _ in range(repeats + 1):
                 begin = time.perf_counter()
-                now, metrics = compiled(now, given, asked)
+                now, metrics = compiled(now, rows)
                 jax.block_until_ready(metrics["loss"])
                 best = min(best, time.perf_counter() - begin)
             flops = batch * training_flops(config, frames, tokens, channels=config.channels)
@@ -126,12 +123,13 @@ def bench_train(
         yield row
 
 
-def _state(programs: Programs, config: ModelConfig, objective: Objective) -> TrainState:
+def _state(recipe: Recipe, layout: Layout) -> TrainState:
     """A state of random parameters."""
-    params, teacher = init_params(config, jax.random.key(0)), {}
-    if objective != "flow":
-        teacher = init_params(teacher_of(config, objective), jax.random.key(1))
-    return programs.begin(params, teacher=teacher)
+    params, teacher = init_params(recipe.config, jax.random.key(0)), {}
+    if (config := recipe.objective.teacher_config(recipe.config)) is not None:
+        teacher = init_params(config, jax.random.key(1))
+    state = new_state(params, recipe.optimizer, seed=recipe.run.seed, teacher=teacher)
+    return jax.device_put(state, layout.of_state(state))
 
 
 def _batch(config: ModelConfig, frames: int, tokens: int, batch: int) -> SpeechBatch:

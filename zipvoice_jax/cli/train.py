@@ -1,12 +1,11 @@
 """`zipvoice-jax train`: runs or resumes a training that a config file describes."""
 
 import argparse
-import signal
 import sys
 from pathlib import Path
 
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.core.supervise import STOPPED, beat
+from zipvoice_jax.core.supervise import STOPPED
 from zipvoice_jax.options import (
     add_config,
     add_fsdp,
@@ -71,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     tell_idle(args)
     if args.show_schedule is not None:
         check_file(args.show_schedule, PICTURES)
-        from zipvoice_jax.train.curriculum import show_schedules
+        from zipvoice_jax.train.pictures import show_schedules
 
         show_schedules(config, args.show_schedule)
         print(f"{args.show_schedule}: the schedules of {', '.join(s.name for s in config.stages)}")
@@ -81,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
     check_folder(args.folder)
     if args.export is not None:
         check_new_directory(args.export, overwrite=False)
+    from zipvoice_jax.core.processes import sigterm_noted
     from zipvoice_jax.train.loop import export_step, train
 
     if args.export is not None:
@@ -97,30 +97,21 @@ def run(args: argparse.Namespace) -> int:
         from zipvoice_jax.judge.word_judge import WordJudge
 
         listen = WordJudge(args.listen, items=args.listen_items, recogniser=args.recogniser)
-    asked: list[int] = []
-
-    def stop() -> bool:
-        beat()  # asked after every step
-        return bool(asked)
-
-    before = signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
-    try:
-        outcome = train(
+    with sigterm_noted() as asked:
+        result = train(
             config,
             args.folder,
-            stop=stop,
+            stop=asked,
             allow_config_change=args.allow_config_change,
             checkpoints=args.checkpoints,
             fsdp=args.fsdp,
             listen=listen,
         )
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    if not outcome.done:
+    if not result.done:
         print(
-            f"{args.folder}: stopped at step {outcome.step}; the same command goes on",
+            f"{args.folder}: stopped at step {result.step}; the same command goes on",
             file=sys.stderr,
         )
         return STOPPED
-    print(f"{outcome.model}: the trained model, after {outcome.step} steps")
+    print(f"{result.model}: the trained model, after {result.step} steps")
     return 0

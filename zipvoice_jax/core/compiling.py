@@ -3,11 +3,13 @@
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
 import jax
+
+from zipvoice_jax.core.supervise import beat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,3 +71,35 @@ def use_persistent_cache() -> None:
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(Path(home) / "zipvoice_jax" / "xla"))
+
+
+class Programs:
+    """Programs compiled once for each key, and a record of them.
+
+    Args:
+        platform: backend that they run on ("cpu", "gpu", "tpu").
+
+    Attributes:
+        compilations: every program compiled, in order.
+    """
+
+    def __init__(self, platform: str) -> None:
+        self.platform = platform
+        self.compilations: list[Compilation] = []
+        self._compiled: dict[Hashable, Any] = {}
+
+    def run(self, key: Hashable, name: str, function: Callable[[], Any], *args: Any) -> Any:
+        """Calls a program, which is compiled first if there is none of this key.
+
+        Args:
+            key: of the computation and of the shapes of its arguments.
+            name: for the record.
+            function: makes what is to be compiled, the result of `jax.jit`.
+            *args: of the program.
+        """
+        if key not in self._compiled:
+            program, seconds = compile_lowered(lambda: function().lower(*args), self.platform)
+            self.compilations.append(Compilation(name, seconds))
+            self._compiled[key] = program
+        beat()
+        return self._compiled[key](*args)

@@ -1,13 +1,16 @@
 """Several processes as one: how they find each other, and what one of them does for all."""
 
+import contextlib
 import json
 import logging
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 from jax._src.distributed import global_state  # the only way to the coordinator's key-value store
+from jax.experimental import multihost_utils
 
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.supervise import beat
@@ -100,6 +103,36 @@ def on_lead(name: str, work: Callable[[], Any]) -> Any:
     if "error" in told:
         raise UserError(told["error"])
     return told["value"]
+
+
+@contextlib.contextmanager
+def sigterm_noted() -> Iterator[Callable[[], bool]]:
+    """Within it SIGTERM ends nothing; yields what says whether there was one.
+
+    Among several processes JAX's coordination service notes it instead; see `stop_agreed`.
+    """
+    if jax.process_count() > 1:
+        yield lambda: False
+        return
+    noted: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: noted.append(number))
+    try:
+        yield lambda: bool(noted)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def stop_agreed(step: int, asked: Callable[[], bool]) -> bool:
+    """Whether to stop after this step; in every process of a run at the same one.
+
+    Args:
+        step: that is about to begin; each process asks about every one, in order.
+        asked: whether a process that is alone is to stop. Where there are several, SIGTERM to any
+            one of them counts instead, which JAX's coordination service passes on.
+    """
+    if jax.process_count() == 1:
+        return asked()
+    return multihost_utils.reached_preemption_sync_point(step)
 
 
 def exchange(name: str, value: Any) -> list[Any]:

@@ -31,14 +31,17 @@ from zipvoice_jax.config import ModelConfig, SamplingConfig
 from zipvoice_jax.core.compiling import compiler_options
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.plan import SHAPE_STEP, Bucket
+from zipvoice_jax.flow.sampling import SampleInputs, sample
 from zipvoice_jax.forecast.chips import Topology
 from zipvoice_jax.forecast.hlo import ProgramCost, analyse, parse
 from zipvoice_jax.forecast.hlo.memory import Array, largest, refused
 from zipvoice_jax.models.flops import sampling_flops, training_flops
+from zipvoice_jax.models.zipvoice import abstract_params
 from zipvoice_jax.train.config import TrainConfig
-from zipvoice_jax.train.programs import Programs
-from zipvoice_jax.train.stages import stage_model
-from zipvoice_jax.train.step import StepRecipe
+from zipvoice_jax.train.sharding import Layout
+from zipvoice_jax.train.stages import plan_stage
+from zipvoice_jax.train.state import abstract_state
+from zipvoice_jax.train.step import Recipe, abstract_batch, lower_train_step
 
 # Tokens per frame of fast speech: English phonemes come at 12 to 16 a second, frames at 93.75.
 TOKENS_PER_FRAME = 0.18
@@ -196,24 +199,48 @@ def compile_ahead(
 def model_of(run: TrainConfig, stage: int) -> tuple[ModelConfig, str | None]:
     """A stage's model, and a note if its token table could not be read."""
     try:
-        return stage_model(run, stage).config, None
+        return plan_stage(run, stage).config, None
     except UserError as error:
         config = dataclasses.replace(run.model, kind=run.stages[stage].kind)
         return config, f"{error} Compiled with {config.vocab_size} tokens instead."
 
 
+def _lower_sample(config: ModelConfig, layout: Layout, bucket: Bucket, num_step: int) -> Any:
+    """Sampling of a batch that is split over the devices, ready to be compiled."""
+    shape, size = jax.ShapeDtypeStruct, bucket.batch
+    batch = abstract_batch(config, bucket)
+    placeholders: dict[str, Any] = dict(
+        tokens=batch.tokens,
+        tokens_lens=batch.tokens_lens,
+        prompt_features=batch.features,
+        prompt_lens=batch.features_lens,
+        features_lens=batch.features_lens,
+        noise=shape((size, bucket.frames, config.channels * config.feat_dim), jnp.float32),
+        prompt_tokens_lens=batch.tokens_lens if config.looks_up_durations else None,
+    )
+    inputs = SampleInputs(**placeholders)
+    batched = layout.abstract_batch((inputs, shape((size,), jnp.float32)))
+    times = shape((num_step + 1,), jnp.float32, sharding=layout.everywhere)
+
+    def function(params: Any, inputs: SampleInputs, times: Any, scale: Any) -> Any:
+        return sample(layout.whole(params), config, inputs, times, scale)
+
+    jitted = jax.jit(function, out_shardings=layout.over_batch)
+    return jitted.lower(layout.abstract(abstract_params(config)), batched[0], times, batched[1])
+
+
 def _compiled(run: TrainConfig, case: Case, fsdp: int) -> dict[str, Any]:
     devices, topology = devices_of(case.topology)
-    programs = Programs(run, devices, fsdp=fsdp)
+    layout = Layout.of(devices, fsdp)
     config, note = model_of(run, case.stage)
     stage = run.stages[case.stage]
-    recipe = StepRecipe.of_stage(config, run, stage)
+    recipe = Recipe.of_stage(config, run, stage)
     num_step = SamplingConfig.for_kind(config.kind).num_step
     start = time.perf_counter()
     if case.program == "train":
-        lowered = programs.lower_train(recipe, case.bucket)
+        lowered = lower_train_step(recipe, layout, case.bucket)
     else:
-        lowered = programs.lower_sample(recipe, case.bucket, num_step)
+        lowered = _lower_sample(config, layout, case.bucket, num_step)
     compiled, message = None, ""
     try:
         compiled = lowered.compile(compiler_options=compiler_options(devices[0].platform))
@@ -224,7 +251,7 @@ def _compiled(run: TrainConfig, case: Case, fsdp: int) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     rate = run.features.sampling_rate / run.features.hop_length
     limit = topology.chip.hbm_bytes if topology else None
-    state = programs.abstract_state(config, stage.objective)
+    state = layout.abstract(abstract_state(run, config, recipe.objective))
     row: dict[str, Any] = {
         "topology": case.topology,
         "chips": len(devices),

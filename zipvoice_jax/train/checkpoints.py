@@ -1,13 +1,14 @@
-"""Training checkpoints: the one place that talks to Orbax about a run's state.
+"""What a run keeps to go on from: checkpoints of its state, its config, and a lock on its folder.
 
-A checkpoint holds the whole `TrainState` and a JSON object of everything else that a resumed run
-must know. Orbax writes it beside its place and renames it, so one that a kill cut short is never
-seen; it is removed at the next start.
+Nothing else talks to Orbax about a run's state. A checkpoint holds the whole `TrainState` and a
+JSON object of everything else that a resumed run must know. Orbax writes it under another name and
+renames it, so one that a kill cut short is never seen; it is removed at the next start.
 """
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,13 @@ from etils import epath
 
 from zipvoice_jax.checkpoint.pickle_vm import shown
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.core.processes import is_lead
+from zipvoice_jax.core.files import alone
+from zipvoice_jax.core.processes import is_lead, on_lead
+from zipvoice_jax.train.config import TrainConfig, differences
 from zipvoice_jax.train.state import TrainState
 
+CONFIG = "config.json"
+LOCK = ".lock"
 _STATE, _META = "state", "meta"
 
 
@@ -224,3 +229,73 @@ class Checkpoints:
     def close(self) -> None:
         """Finishes what is being written."""
         self._orbax.close()
+
+
+def open_checkpoints(run: TrainConfig, folder: Path, elsewhere: str | None = None) -> Checkpoints:
+    """The checkpoints of a run, kept as its config asks.
+
+    Args:
+        run: the config.
+        folder: of the run.
+        elsewhere: where they are, if not in the folder.
+    """
+    return Checkpoints(
+        elsewhere or folder / "checkpoints",
+        keep_last=run.keep_last,
+        keep_every=run.keep_every,
+        keep_best=run.keep_best,
+        keep_steps=run.window_starts,
+    )
+
+
+# --- the run's folder ------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keeps a second run of this machine out of a run's folder; process 0 holds the lock.
+
+    Raises:
+        UserError: the folder cannot be written, or a run is at work in it.
+    """
+    with contextlib.ExitStack() as stack:
+        busy = f"another process is training in {folder}; wait for it, or give another folder."
+        on_lead("lock", lambda: stack.enter_context(alone(folder / LOCK, busy)))
+        yield
+
+
+def refuse_changes(old: dict[str, Any], new: dict[str, Any], where: object) -> None:
+    """Refuses a config that is not the one of the run before.
+
+    Args:
+        old: config of the run before, as `TrainConfig.to_dict` gives it.
+        new: that of this run.
+        where: the run before is.
+
+    Raises:
+        UserError: they differ in what can change a result; says in what.
+    """
+    if changed := differences(old, new):
+        raise UserError(
+            f"{where} holds a run with another config ({'; '.join(changed)}); give "
+            "another folder, or --allow-config-change to go on with this one."
+        )
+
+
+def keep_config(run: TrainConfig, folder: Path, allow_change: bool) -> None:
+    """Writes the config beside the checkpoints, and refuses one that is not theirs.
+
+    Raises:
+        UserError: it is another one and that is not allowed, or the file cannot be used.
+    """
+    path, values = folder / CONFIG, run.to_dict()
+    try:
+        if path.is_file() and not allow_change:
+            refuse_changes(json.loads(path.read_text(encoding="utf-8")), values, folder)
+        partial = path.with_suffix(".tmp")
+        partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}).") from None
+    except ValueError:
+        raise UserError(f"{path} is not readable JSON; remove it to go on.") from None

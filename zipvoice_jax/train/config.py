@@ -1,7 +1,7 @@
 """A training run as data: stages, what each trains on and how, and what the run writes down.
 
-A file in `configs/` returns one `TrainConfig`. Numbers that may change with the step are a
-`Rate`: a plain number, a `PiecewiseLinear` over the stage's own steps, or `Eden`.
+A file in `configs/` returns one `TrainConfig`. Numbers that may change with the step are fields
+made by `scheduled`: a plain number, or a `PiecewiseLinear` over the stage's own steps.
 """
 
 import dataclasses
@@ -15,17 +15,18 @@ from zipvoice_jax.core.errors import require
 from zipvoice_jax.core.numbers import check_number
 from zipvoice_jax.core.schedule import PiecewiseLinear
 from zipvoice_jax.data.config import DataConfig
-from zipvoice_jax.train.rates import (
+from zipvoice_jax.train.objectives import OBJECTIVES
+from zipvoice_jax.train.optimizer import OptimizerConfig
+from zipvoice_jax.train.schedules import (
     MAX_LEARNING_RATE,
     Eden,
-    OptimizerConfig,
     Rate,
     check_rate,
     points,
+    scheduled,
+    scheduled_fields,
 )
 
-Objective = Literal["flow", "distill_first", "distill_second", "durations"]
-DISTILLATION: tuple[Objective, ...] = ("distill_first", "distill_second")
 MaskKind = Literal["span", "suffix"]
 AlignmentRule = Literal["blend", "items"]
 Average = Literal["running", "ema"]
@@ -43,8 +44,8 @@ class Stage:
         steps: updates.
         data: what it trains on.
         valid: what its validation loss is computed on.
-        objective: flow matching, the first or second stage of distillation, or "durations": the
-            duration head alone, beside a model that stays as it is.
+        objective: what is minimised, by its name in `train/objectives.py`: flow matching, the
+            first or second stage of distillation, or the error of durations.
         learning_rate: over the stage's steps.
         mask: where speech is to be generated: a span anywhere, or the end of an item.
         mask_low: least share of an item that is to be generated.
@@ -85,20 +86,20 @@ class Stage:
     steps: int
     data: DataConfig
     valid: DataConfig | None = None
-    objective: Objective = "flow"
+    objective: str = "flow"
     learning_rate: Rate = 1e-4
     mask: MaskKind = "span"
-    mask_low: float | PiecewiseLinear = 0.7
-    mask_high: float | PiecewiseLinear = 1.0
-    condition_drop: float | PiecewiseLinear = 0.2
-    t_shift: float | PiecewiseLinear = 1.0
-    only_speaker: float | PiecewiseLinear = 0.0
-    exclusive_weight: float | PiecewiseLinear = 0.0
+    mask_low: float | PiecewiseLinear = scheduled(0.7, 0.0, 1.0)
+    mask_high: float | PiecewiseLinear = scheduled(1.0, 0.0, 1.0)
+    condition_drop: float | PiecewiseLinear = scheduled(0.2, 0.0, 1.0)
+    t_shift: float | PiecewiseLinear = scheduled(1.0, 1e-3, 1.0)
+    only_speaker: float | PiecewiseLinear = scheduled(0.0, 0.0, 1.0)
+    exclusive_weight: float | PiecewiseLinear = scheduled(0.0, 0.0, 1e6)
     channel_difference: float = 0.0
     speaker_std: float = SPEAKER_STD
-    alignment: float | PiecewiseLinear | None = None
+    alignment: float | PiecewiseLinear | None = scheduled(None, 0.0, 1.0)
     alignment_rule: AlignmentRule = "blend"
-    duration_weight: float | PiecewiseLinear = 0.05
+    duration_weight: float | PiecewiseLinear = scheduled(0.05, 0.0, 1e6)
     hooks: bool = True
     batch_count_offset: float = 0.0
     tokens: str | None = None
@@ -119,31 +120,17 @@ class Stage:
         about = f"stage {self.name}: "
         check_number(f"{about}steps", self.steps, 0, MAX_STEPS, whole=True, above=True)
         require(
-            self.objective in get_args(Objective) and self.mask in get_args(MaskKind),
+            self.objective in OBJECTIVES and self.mask in get_args(MaskKind),
             f"stage {self.name}: objective {self.objective!r} or mask {self.mask!r} is unknown; "
-            f"objectives are {', '.join(get_args(Objective))}, masks span and suffix.",
+            f"objectives are {', '.join(OBJECTIVES)}, masks span and suffix.",
         )
-        distills = self.objective in DISTILLATION
-        require(
-            self.objective == "durations" or distills == (self.kind == "zipvoice_distill"),
-            f"stage {self.name}: objective {self.objective} does not fit {self.kind}; "
-            "distillation trains zipvoice_distill and flow matching the others.",
-        )
+        OBJECTIVES[self.objective].check_kind(self)
         require(
             (self.data.channels == "mono") or self.kind == "zipvoice_dialog_stereo",
             f"stage {self.name}: its data has channels={self.data.channels!r} but {self.kind} is "
             "mono; use channels='mono'.",
         )
-        for name, low, high in (
-            ("mask_low", 0.0, 1.0),
-            ("mask_high", 0.0, 1.0),
-            ("condition_drop", 0.0, 1.0),
-            ("t_shift", 1e-3, 1.0),
-            ("only_speaker", 0.0, 1.0),
-            ("exclusive_weight", 0.0, 1e6),
-            ("duration_weight", 0.0, 1e6),
-            ("alignment", 0.0, 1.0),
-        ):
+        for name, (low, high) in scheduled_fields(type(self)).items():
             value = getattr(self, name)
             if value is not None:
                 check_rate(about + name, value, low, high)
@@ -281,23 +268,14 @@ class TrainConfig:
             not stage.keep_optimizer or self.optimizer.name == "scaled_adam",
             f"stage {stage.name}: keep_optimizer needs scaled_adam; choose that, or leave it out.",
         )
-        head_alone = stage.objective == "durations"
-        alone_before = number > 0 and self.stages[number - 1].objective == "durations"
+        before = self.stages[max(number - 1, 0)]
+        parts = [OBJECTIVES[one.objective].only_part for one in (before, stage)]
         require(
-            not (stage.keep_optimizer and (head_alone or alone_before)),
+            not (stage.keep_optimizer and any(parts)),
             f"stage {stage.name}: keep_optimizer has nothing to carry between the duration head "
             "alone and a whole model; leave it out.",
         )
-        require(
-            not head_alone or self.model.has_durations,
-            f"stage {stage.name}: objective durations trains a duration head, which the model "
-            "lacks; set duration_head=True.",
-        )
-        require(
-            not head_alone or min(points(self.alignment_of(stage))) == 1.0,
-            f"stage {stage.name}: alignment is {stage.alignment!r}, but durations are learnt from "
-            "the data's own alignments; leave alignment out.",
-        )
+        OBJECTIVES[stage.objective].check(self, stage)
         require(
             not self.model.looks_up_durations or self.is_aligned(stage),
             f"stage {stage.name}: alignment is {stage.alignment!r}, but a model with "
@@ -318,7 +296,8 @@ class TrainConfig:
     def alignment_of(self, stage: Stage) -> float | PiecewiseLinear:
         """The share of aligned boundaries that a stage trains on, by the model's rule if unset."""
         if stage.alignment is None:
-            aligned = self.model.looks_up_durations or stage.objective == "durations"
+            learns = OBJECTIVES[stage.objective].needs_alignments
+            aligned = self.model.looks_up_durations or learns
             return 1.0 if aligned else 0.0
         return stage.alignment
 

@@ -1,21 +1,26 @@
-"""Where a run writes what happens: a progress bar, JSONL, TensorBoard, and W&B if it is there."""
+"""What a run reports: a progress bar with its speed, JSONL, TensorBoard, and W&B if it is there."""
 
 import importlib
 import json
 import os
 import sys
+import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
+from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.files import append_record, write_text
-from zipvoice_jax.core.pictures import save_picture
+from zipvoice_jax.core.peak import matmul_flops_per_second
 from zipvoice_jax.core.progress import progress_bar
-from zipvoice_jax.train.board import open_board
+from zipvoice_jax.data.plan import Bucket
+from zipvoice_jax.models.flops import training_flops
 
 LOG = "log.jsonl"
 
@@ -35,48 +40,56 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def draw_losses(log: Path, picture: Path) -> None:
-    """Draws training and validation losses of a log over its steps, stage by stage.
+class Speedometer:
+    """Frames, operations and padding per second, over the steps since it was last reset.
 
     Args:
-        log: written by `RunLog`.
-        picture: PNG to write.
-
-    Raises:
-        UserError: the picture cannot be written.
+        config: of the model.
+        head_alone: whether only the duration head is trained.
     """
-    import matplotlib
 
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
+    def __init__(self, config: ModelConfig, *, head_alone: bool = False) -> None:
+        self.config, self.head_alone = config, head_alone
+        # What the devices can do, measured, to hold the work done against it.
+        self.peak = jax.device_count() * matmul_flops_per_second(config.dtype)
+        self.reset(0)
 
-    found = read_log(log)
-    train = [entry for entry in found if entry["kind"] == "train"]
-    valid = [entry for entry in found if entry["kind"] == "valid"]
-    figure, axis = plt.subplots(figsize=(9, 4))
-    # Losses of one and of two channels are of different size.
-    for stage, channels in dict.fromkeys((e["stage"], e["bucket"][-1]) for e in train):
-        part = [e for e in train if (e["stage"], e["bucket"][-1]) == (stage, channels)]
-        name = f"{stage}, {channels} channel{'s' if channels == '2' else ''}"
-        axis.plot([e["step"] for e in part], [e["loss"] for e in part], lw=0.7, label=name)
-    stages = dict.fromkeys(e.get("stage") for e in valid)
-    for name, style in (("flow", "k.-"), ("flow_unconditional", "k.:"), ("distill", "k.-")):
-        for stage in stages:
-            shown = [e for e in valid if name in e and e.get("stage") == stage]
-            steps, losses = [e["step"] for e in shown], [e[name] for e in shown]
-            axis.plot(steps, losses, style)
-        if any(name in e for e in valid):
-            axis.plot([], [], style, label=f"valid {name}")
-    axis.set_yscale("log")
-    axis.set_xlabel("step")
-    axis.set_ylabel("loss")
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
-    try:
-        figure.tight_layout()
-        save_picture(figure, picture, dpi=90)
-    finally:
-        plt.close(figure)
+    def reset(self, step: int) -> None:
+        """Forgets the time so far, which was spent on something else than steps.
+
+        Args:
+            step: the last one that was begun; none up to it is timed.
+        """
+        self.begun, self.since = step, time.perf_counter()
+        self.frames = self.flops = self.sizes = 0.0
+
+    def read(self, step: int, bucket: Bucket, frames: float, padding: float) -> dict[str, float]:
+        """The speed up to a step that has ended; empty for one that was not timed.
+
+        Args:
+            step: its number.
+            bucket: shape of its batch.
+            frames: of its items.
+            padding: share of its batch.
+        """
+        if step <= self.begun:
+            # Its time includes a compilation; that of the next one begins here.
+            self.since = time.perf_counter()
+            return {}
+        self.frames += frames
+        self.sizes += bucket.batch * bucket.frames
+        # Padding is no work that anyone wanted.
+        each = training_flops(
+            self.config, bucket.frames, bucket.tokens, channels=bucket.channels,
+            head_alone=self.head_alone,
+        )  # fmt: skip
+        self.flops += (1.0 - padding) * bucket.batch * each
+        seconds = max(time.perf_counter() - self.since, 1e-9)
+        return {
+            "frames_per_second": self.frames / seconds,
+            "teraflops": self.flops / seconds / 1e12,
+            "utilisation": self.flops / seconds / self.peak,
+        }
 
 
 class RunLog:
@@ -112,7 +125,7 @@ class RunLog:
         kept = [entry for entry in read_log(self.path) if entry.get("step", 0) <= start]
         try:
             write_text(self.path, "".join(json.dumps(entry) + "\n" for entry in kept))
-            self._board = open_board(folder / "tensorboard", start=start, tell=self.say)
+            self._board = _open_board(folder / "tensorboard", start=start, say=self.say)
         except OSError as error:
             raise UserError(f"{folder} cannot be written ({error.strerror}).") from None
         self._wandb = _start_wandb(folder, config)
@@ -125,10 +138,36 @@ class RunLog:
         print(line, file=sys.stderr, flush=True)
         self.bar.refresh()
 
+    def step(
+        self, stage: str, step: int, bucket: Bucket, values: dict[str, float],
+        speed: Speedometer, *, write: bool,
+    ) -> None:  # fmt: skip
+        """A step that has ended: on the bar, and where it is due, as an entry.
+
+        Args:
+            stage: its name.
+            step: its number.
+            bucket: shape of its batch.
+            values: its metrics.
+            speed: of the stage.
+            write: whether it gets an entry.
+        """
+        found = speed.read(step, bucket, values["frames"], values["padding"])
+        shown = f"{stage} loss {values['loss']:.4f}"
+        if found:
+            shown += (
+                f", {found['frames_per_second']:.0f} frames/s, MFU {found['utilisation']:.1%}, "
+                f"padding {1.0 - speed.frames / speed.sizes:.1%}"
+            )
+        self.bar.update(step - self.bar.n)
+        self.bar.set_postfix_str(shown)
+        if write:
+            self.write("train", step, {"stage": stage, "bucket": str(bucket), **values, **found})
+
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """One entry: to JSONL as it is, to TensorBoard and W&B its numbers.
 
-        What cannot be written is told once: with a full disk, what matters is that the steps go
+        What cannot be written is reported once: with a full disk, what matters is that the steps go
         on until the next checkpoint.
         """
         if self.silent:
@@ -183,3 +222,56 @@ def _start_wandb(folder: Path, config: dict[str, Any]) -> Any:
         write_text(path, uuid.uuid4().hex[:12])
     name = path.read_text(encoding="utf-8")
     return wandb.init(dir=str(folder), config=config, id=name, name=folder.name, resume="allow")
+
+
+# --- TensorBoard's files, which may be lost without a training being lost ------------------
+
+
+class _Forgiving:
+    """Stands before what writes TensorBoard's records; what it cannot write is left out.
+
+    The thread that writes would otherwise end at the first full disk, with a traceback, and the
+    training would wait for it as soon as its queue is full.
+    """
+
+    def __init__(self, writer: Any, say: Callable[[str], None]) -> None:
+        self._writer, self._say, self._said = writer, say, False
+
+    def _try(self, work: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return work(*args)
+        except (OSError, ValueError) as error:  # ValueError: of a file that is closed
+            if not self._said:
+                self._said = True
+                self._say(f"TensorBoard's files cannot be written ({error}); the run goes on")
+            return None
+
+    def write_event(self, event: Any) -> Any:
+        return self._try(self._writer.write_event, event)
+
+    def flush(self) -> Any:
+        return self._try(self._writer.flush)
+
+    def close(self) -> Any:
+        return self._try(self._writer.close)
+
+
+def _open_board(folder: Path, *, start: int, say: Callable[[str], None]) -> Any:
+    """A tensorboardX `SummaryWriter` that goes on where the disk is full.
+
+    Args:
+        folder: of its files.
+        start: step from which the run goes on; later entries of an earlier attempt go.
+        say: takes a line for the user, once, if something cannot be written.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+    from tensorboardX import SummaryWriter
+
+    board = SummaryWriter(str(folder), purge_step=start + 1)
+    writer: Any = board.file_writer
+    events = writer.event_writer
+    forgiving = _Forgiving(events._ev_writer, say)
+    events._ev_writer = events._worker._record_writer = forgiving
+    return board

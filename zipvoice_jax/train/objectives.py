@@ -1,4 +1,8 @@
-"""The random quantities of a training step, from its key, and the loss they lead to.
+"""What a stage minimises: one class per objective, all found by name in `OBJECTIVES`.
+
+A class says what a stage starts from, what is drawn at random in a step, the loss, which
+parameters it reaches, and what validation watches; nothing else in training asks which
+objective it is. docs/objectives.md adds one.
 
 Official: `compute_fbank_loss` in the zipvoice/bin/train_*.py scripts and `condition_time_mask`
 in zipvoice/utils/common.py.
@@ -6,7 +10,7 @@ in zipvoice/utils/common.py.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import flax.struct
 import jax
@@ -14,26 +18,34 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from zipvoice_jax.config import ModelConfig
+from zipvoice_jax.core.errors import UserError, require
 from zipvoice_jax.core.rng import named_key
 from zipvoice_jax.core.upsampling import blended_starts
 from zipvoice_jax.flow.losses import (
     DistillBatch,
     FlowBatch,
+    counted_frames,
     distillation_loss,
     duration_loss,
     flow_matching_loss,
 )
 from zipvoice_jax.nn.training import StepContext
-from zipvoice_jax.train.config import DISTILLATION, Objective
+from zipvoice_jax.train.schedules import points
+from zipvoice_jax.train.state import ema
 
+if TYPE_CHECKING:
+    from zipvoice_jax.train.config import Stage, TrainConfig
+
+Params = dict[str, Any]
 Values = Mapping[str, Array]
+Losses = dict[str, Float[Array, ""]]
 _LONGEST_STEP = 0.3  # of either teacher step in distillation
 _GUIDANCE_RANGE = 2.0  # width of the guidance scales that a student learns
 
 
 @flax.struct.dataclass
 class SpeechBatch:
-    """What the loader gives: unscaled features and tokens, padded to a bucket.
+    """What the loader yields: unscaled features and tokens, padded to a bucket.
 
     Annotated loosely, since JAX also fills it with placeholders.
 
@@ -53,6 +65,328 @@ class SpeechBatch:
     token_starts: Any = None
 
 
+class Objective:
+    """What all objectives share; a new one overrides what differs.
+
+    Attributes:
+        name: as a config writes it.
+        distills: whether there is a teacher, and the model is zipvoice_distill.
+        source_kind: the kind of model that a stage has to start from; None for any.
+        needs_alignments: learns from the data's own alignments, whatever the model's rule.
+        only_part: the one part of the parameters that has an optimiser state; None for all.
+    """
+
+    name: ClassVar[str]
+    distills: ClassVar[bool] = False
+    source_kind: ClassVar[str | None] = None
+    needs_alignments: ClassVar[bool] = False
+    only_part: ClassVar[str | None] = None
+
+    def check_kind(self, stage: "Stage") -> None:
+        """Refuses a kind of model that the objective does not train.
+
+        Raises:
+            UserError: says what to change.
+        """
+        require(
+            self.distills == (stage.kind == "zipvoice_distill"),
+            f"stage {stage.name}: objective {self.name} does not fit {stage.kind}; "
+            "distillation trains zipvoice_distill and flow matching the others.",
+        )
+
+    def check(self, run: "TrainConfig", stage: "Stage") -> None:
+        """Refuses a stage that does not fit the rest of the run.
+
+        Raises:
+            UserError: says what to change.
+        """
+
+    def check_source(self, stage: "Stage", kind: str | None, same_tokens: bool) -> None:
+        """Refuses a model that a stage of this objective cannot start from.
+
+        Args:
+            stage: of the objective.
+            kind: of that model; None for random weights.
+            same_tokens: whether its token table is the stage's.
+
+        Raises:
+            UserError: says what to start from.
+        """
+        if self.source_kind is None:
+            return
+        if kind is None:
+            raise UserError(
+                f"stage {stage.name} distils, but there is no model to start from; set "
+                "init to a zipvoice model's directory, or train one in a stage before it."
+            )
+        if kind != self.source_kind:
+            raise UserError(
+                f"stage {stage.name} ({self.name}) has a {self.source_kind} model for teacher, "
+                f"but what is before it is {kind}; put it after such a model."
+            )
+
+    def teacher_config(self, config: ModelConfig) -> ModelConfig | None:
+        """The model config of the teacher; None without one."""
+        return None
+
+    def first_teacher(self, before: Params, params: Params) -> Params:
+        """The teacher's parameters as the stage begins; empty without one.
+
+        Args:
+            before: of the model that the stage starts from.
+            params: of the stage, grown from those.
+        """
+        return {}
+
+    def next_teacher(self, teacher: Params, params: Params, decay: float) -> Params:
+        """The teacher's parameters after a step.
+
+        Args:
+            teacher: before it.
+            params: of the model after it.
+            decay: of averages.
+        """
+        return teacher
+
+    def trains(self, part: str, config: ModelConfig) -> bool:
+        """Whether a part of the parameters, a key of the tree's top, is trained."""
+        # A head that only estimates the length of the speech is trained by itself.
+        return part != "duration_head" or config.looks_up_durations
+
+    def draw(
+        self,
+        key: Key[Array, ""],
+        batch: SpeechBatch,
+        values: Values,
+        feat_scale: float,
+        *,
+        even_times: bool = False,
+    ) -> Any:
+        """A batch with the random quantities of its step.
+
+        Args:
+            key: of the step.
+            batch: from the loader.
+            values: the scheduled numbers at the step.
+            feat_scale: factor on the features.
+            even_times: spreads the flow times evenly over the rows instead, as officially in
+                validation.
+        """
+        drawn = flow_batch(key, batch, values, feat_scale)
+        if even_times:
+            size = batch.features.shape[0]
+            times = jnp.arange(size, dtype=jnp.float32) / size
+            drawn = drawn.replace(t=times)  # type: ignore[attr-defined]
+        return drawn
+
+    def loss(
+        self,
+        params: Params,
+        teacher: Params,
+        drawn: Any,
+        values: Values,
+        ctx: StepContext | None,
+        *,
+        config: ModelConfig,
+    ) -> tuple[Float[Array, ""], Losses]:
+        """The loss of a drawn batch, and its parts by name.
+
+        Args:
+            params: to be trained.
+            teacher: empty without one.
+            drawn: from `draw`.
+            values: the scheduled numbers at the step.
+            ctx: drives dropout and gradient hooks; None for neither.
+            config: of the model.
+        """
+        raise NotImplementedError
+
+    def counted(self, drawn: Any, *, config: ModelConfig) -> Float[Array, "batch frames"]:
+        """1.0 for the frames that the loss is the mean of."""
+        return counted_frames(config, drawn)
+
+    def watched(self, params: Params, drawn: Any, *, config: ModelConfig) -> Losses:
+        """What validation shows beside the loss, for comparison."""
+        return {}
+
+
+class Flow(Objective):
+    """Conditional flow matching (paper, section 3.1)."""
+
+    name = "flow"
+
+    def loss(
+        self,
+        params: Params,
+        teacher: Params,
+        drawn: FlowBatch,
+        values: Values,
+        ctx: StepContext | None,
+        *,
+        config: ModelConfig,
+    ) -> tuple[Float[Array, ""], Losses]:
+        return flow_matching_loss(
+            params,
+            config,
+            drawn,
+            exclusive_weight=values["exclusive_weight"],
+            duration_weight=values["duration_weight"],
+            ctx=ctx,
+        )
+
+    def watched(self, params: Params, drawn: FlowBatch, *, config: ModelConfig) -> Losses:
+        """The flow's loss without the text, and without any condition."""
+        no_text = jnp.zeros_like(drawn.keep_text)
+        textless = drawn.replace(keep_text=no_text)  # type: ignore[attr-defined]
+        alone = flow_matching_loss(params, config, drawn, unconditional=True)
+        return {
+            "flow_without_text": flow_matching_loss(params, config, textless)[1]["flow"],
+            "flow_unconditional": alone[1]["flow"],
+        }
+
+
+class Durations(Objective):
+    """The duration head alone, beside a model that stays as it is."""
+
+    name = "durations"
+    needs_alignments = True
+    only_part = "duration_head"
+
+    def check_kind(self, stage: "Stage") -> None:
+        pass  # any has a text encoder
+
+    def check(self, run: "TrainConfig", stage: "Stage") -> None:
+        require(
+            run.model.has_durations,
+            f"stage {stage.name}: objective durations trains a duration head, which the model "
+            "lacks; set duration_head=True.",
+        )
+        require(
+            min(points(run.alignment_of(stage))) == 1.0,
+            f"stage {stage.name}: alignment is {stage.alignment!r}, but durations are learnt from "
+            "the data's own alignments; leave alignment out.",
+        )
+
+    def check_source(self, stage: "Stage", kind: str | None, same_tokens: bool) -> None:
+        if kind is None:
+            raise UserError(
+                f"stage {stage.name} trains the duration head of a model, but there is "
+                "none to start from; set init to its directory, or train one in a stage before it."
+            )
+        if kind != stage.kind or not same_tokens:
+            raise UserError(
+                f"stage {stage.name} trains the duration head of a model that stays as it is, but "
+                f"its {'kind' if kind != stage.kind else 'token table'} is not that of the model "
+                "that it starts from; give it the same."
+            )
+
+    def trains(self, part: str, config: ModelConfig) -> bool:
+        return part == "duration_head"
+
+    def loss(
+        self,
+        params: Params,
+        teacher: Params,
+        drawn: FlowBatch,
+        values: Values,
+        ctx: StepContext | None,
+        *,
+        config: ModelConfig,
+    ) -> tuple[Float[Array, ""], Losses]:
+        return duration_loss(params, config, drawn)
+
+
+class DistillFirst(Objective):
+    """A student's step against two guided steps of a ZipVoice model (train_zipvoice_distill.py)."""
+
+    name = "distill_first"
+    distills = True
+    source_kind = "zipvoice"
+    least_guidance: ClassVar[float] = 0.0  # of the scales drawn: officially [0, 2)
+
+    def teacher_config(self, config: ModelConfig) -> ModelConfig:
+        return dataclasses.replace(config, kind="zipvoice")
+
+    def first_teacher(self, before: Params, params: Params) -> Params:
+        if before.keys() == params.keys():
+            return before
+        # A duration head was added or left out.
+        return {name: before.get(name, part) for name, part in params.items()}
+
+    def trains(self, part: str, config: ModelConfig) -> bool:
+        """The decoder alone, as officially ("only update the fm_decoder")."""
+        return part == "fm_decoder"
+
+    def draw(
+        self,
+        key: Key[Array, ""],
+        batch: SpeechBatch,
+        values: Values,
+        feat_scale: float,
+        *,
+        even_times: bool = False,
+    ) -> DistillBatch:
+        return distill_batch(key, batch, values, feat_scale, self.least_guidance)
+
+    def loss(
+        self,
+        params: Params,
+        teacher: Params,
+        drawn: DistillBatch,
+        values: Values,
+        ctx: StepContext | None,
+        *,
+        config: ModelConfig,
+    ) -> tuple[Float[Array, ""], Losses]:
+        # No gradient is worked out for what stays as it is.
+        params = only_trained(self, params, jax.lax.stop_gradient(params), config)
+        return distillation_loss(
+            params, config, teacher, self.teacher_config(config), drawn, ctx=ctx
+        )
+
+
+class DistillSecond(DistillFirst):
+    """A student's step against two steps of its own average."""
+
+    name = "distill_second"
+    source_kind = "zipvoice_distill"
+    least_guidance = 1.0  # officially [1, 3)
+
+    def teacher_config(self, config: ModelConfig) -> ModelConfig:
+        return config
+
+    def first_teacher(self, before: Params, params: Params) -> Params:
+        return params
+
+    def next_teacher(self, teacher: Params, params: Params, decay: float) -> Params:
+        return ema(params, teacher, decay)
+
+
+OBJECTIVES: dict[str, Objective] = {
+    one.name: one for one in (Flow(), DistillFirst(), DistillSecond(), Durations())
+}
+
+
+def only_trained(
+    objective: Objective, after: Params, before: Params, config: ModelConfig
+) -> Params:
+    """A tree of parameters, with what the objective does not train taken from another such tree.
+
+    Args:
+        objective: of the stage.
+        after: what is trained comes from here.
+        before: the rest.
+        config: of the model.
+    """
+    return {
+        name: part if objective.trains(name, config) else before[name]
+        for name, part in after.items()
+    }
+
+
+# --- what is drawn ---------------------------------------------------------------------------
+
+
 def condition_mask(
     key: Key[Array, ""],
     features_lens: Int[Array, " batch"],
@@ -67,8 +401,8 @@ def condition_mask(
     lens = features_lens.astype(jnp.float32)
     size = ((low + (high - low) * share) * lens).astype(jnp.int32)
     room = (features_lens - size).astype(jnp.float32)
-    place = jnp.where(suffix > 0, 1.0, jax.random.uniform(named_key(key, "start"), batch))
-    start = (place * room).astype(jnp.int32)
+    position = jnp.where(suffix > 0, 1.0, jax.random.uniform(named_key(key, "start"), batch))
+    start = (position * room).astype(jnp.int32)
     frame = jnp.arange(frames)[None, :]
     return (frame >= start[:, None]) & (frame < (start + size)[:, None])
 
@@ -149,95 +483,3 @@ def distill_batch(
         t_middle=middle,
         t_end=end,
     )
-
-
-def draw_batch(
-    key: Key[Array, ""],
-    batch: SpeechBatch,
-    values: Values,
-    *,
-    objective: Objective,
-    feat_scale: float,
-) -> FlowBatch | DistillBatch:
-    """A batch with the random quantities of its step.
-
-    Args:
-        key: of the step.
-        batch: from the loader.
-        values: the scheduled numbers at this step.
-        objective: which loss they are for.
-        feat_scale: factor on the features.
-    """
-    if objective not in DISTILLATION:  # of the other draws, the head's training uses none
-        return flow_batch(key, batch, values, feat_scale)
-    least = 0.0 if objective == "distill_first" else 1.0
-    return distill_batch(key, batch, values, feat_scale, least)
-
-
-def objective_loss(
-    params: dict[str, Any],
-    teacher: dict[str, Any],
-    given: FlowBatch | DistillBatch,
-    values: Values,
-    ctx: StepContext | None,
-    *,
-    config: ModelConfig,
-    objective: Objective,
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """The loss of a drawn batch, and its parts by name.
-
-    Args:
-        params: to be trained.
-        teacher: of distillation; an empty dict otherwise.
-        given: from `draw_batch`.
-        values: the scheduled numbers at this step.
-        ctx: drives dropout and gradient hooks; None for neither.
-        config: of the model.
-        objective: which loss.
-    """
-    if isinstance(given, FlowBatch):
-        if objective == "durations":
-            return duration_loss(params, config, given)
-        return flow_matching_loss(
-            params,
-            config,
-            given,
-            exclusive_weight=values["exclusive_weight"],
-            duration_weight=values["duration_weight"],
-            ctx=ctx,
-        )
-    teacher_config = teacher_of(config, objective)
-    held = jax.lax.stop_gradient(params)
-    params = only_trained(params, held, config=config, objective=objective)
-    return distillation_loss(params, config, teacher, teacher_config, given, ctx=ctx)
-
-
-def only_trained(
-    after: dict[str, Any], before: dict[str, Any], *, config: ModelConfig, objective: Objective
-) -> dict[str, Any]:
-    """A tree of parameters, with what the objective does not train taken from another such tree.
-
-    Distillation trains the decoder alone, as officially ("only update the fm_decoder" in
-    train_zipvoice_distill.py), the objective "durations" the duration head alone. Flow matching
-    trains all but a head that only tells the length of the speech.
-
-    Args:
-        after: what is trained comes from here.
-        before: the rest.
-        config: of the model.
-        objective: of the stage.
-    """
-
-    def is_trained(part: str) -> bool:
-        if objective in DISTILLATION:
-            return part == "fm_decoder"
-        if objective == "durations":
-            return part == "duration_head"
-        return part != "duration_head" or config.looks_up_durations
-
-    return {name: part if is_trained(name) else before[name] for name, part in after.items()}
-
-
-def teacher_of(config: ModelConfig, objective: Objective) -> ModelConfig:
-    """The config of a distillation's teacher: guided ZipVoice first, then the student's own."""
-    return dataclasses.replace(config, kind="zipvoice") if objective == "distill_first" else config

@@ -8,7 +8,7 @@ split the products of 512 channels, has nothing to gain.
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -84,10 +84,45 @@ class Layout:
                     return PartitionSpec(*names)
         return PartitionSpec()
 
+    # --- arrays from the host and back ------------------------------------------------------
+
+    def replicate(self, tree: Any) -> Any:
+        """Values that every process has, on every device."""
+        return jax.device_put(tree, self.everywhere)
+
+    def split(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """This process's rows as part of global arrays, by name."""
+        return {
+            name: jax.make_array_from_process_local_data(self.over_batch, array)
+            for name, array in arrays.items()
+        }
+
+    def fetch(self, tree: Any) -> Any:
+        """The whole of arrays that lie on the devices of all processes, in host memory."""
+        if jax.process_count() > 1:
+            tree = jax.jit(lambda x: x, out_shardings=self.everywhere)(tree)
+        return jax.device_get(tree)
+
+    # --- shapes, for what is compiled before there are arrays --------------------------------
+
+    def abstract(self, shapes: Any) -> Any:
+        """Shapes of a state with their shardings."""
+        return jax.tree.map(_with_sharding, shapes, self.of_state(shapes))
+
+    def abstract_batch(self, shapes: Any) -> Any:
+        """Shapes of a batch with their shardings."""
+        return jax.tree.map(lambda x: _with_sharding(x, self.over_batch), shapes)
+
+    # --- within a program ----------------------------------------------------------------------
+
     def whole(self, params: Any) -> Any:
-        """Within a program: parameters brought together on every device."""
+        """Parameters brought together on every device."""
         return jax.lax.with_sharding_constraint(params, self.everywhere)
 
     def apart(self, grads: Any) -> Any:
-        """Within a program: gradients split like the parameters they belong to."""
+        """Gradients split like the parameters they belong to."""
         return jax.lax.with_sharding_constraint(grads, self.of_state(grads))
+
+
+def _with_sharding(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)

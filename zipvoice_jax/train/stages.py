@@ -1,7 +1,8 @@
-"""What a stage's model is, and how the parameters of the stage before grow into it."""
+"""What follows from a stage: its model, the state it begins with, the parameters it hands on."""
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,12 @@ from zipvoice_jax.data.plan import make_plan, repetition
 from zipvoice_jax.data.records import open_split
 from zipvoice_jax.models.zipvoice import init_params
 from zipvoice_jax.text.tokens import TokenTable
-from zipvoice_jax.train.config import DISTILLATION, Stage, TrainConfig
+from zipvoice_jax.train.config import Stage, TrainConfig
+from zipvoice_jax.train.objectives import OBJECTIVES, Objective, only_trained
+from zipvoice_jax.train.optimizer import grow_state
+from zipvoice_jax.train.sharding import Layout
+from zipvoice_jax.train.state import TrainState, abstract_state, between, new_state
+from zipvoice_jax.train.step import Recipe
 
 # How a model becomes another, step by step.
 _ROUTES = {
@@ -41,14 +47,62 @@ _FROM_TABLE = ("kind", "vocab_size", "pad_id", "spk_a_id", "spk_b_id")
 
 
 @dataclasses.dataclass(frozen=True)
-class StageModel:
-    """A stage's model config and token table."""
+class StagePlan:
+    """A stage of a run, with its model's config and token table.
 
+    Attributes:
+        run: the config of the run.
+        index: of the stage.
+        config: of its model.
+        table: its tokens.
+    """
+
+    run: TrainConfig
+    index: int
     config: ModelConfig
     table: TokenTable
 
+    @property
+    def stage(self) -> Stage:
+        """The stage's part of the config."""
+        return self.run.stages[self.index]
 
-def stage_model(run: TrainConfig, index: int) -> StageModel:
+    @property
+    def name(self) -> str:
+        """Of the stage and of its folder."""
+        return self.stage.name
+
+    @property
+    def begin(self) -> int:
+        """Steps of the run before it."""
+        return self.run.boundaries[self.index]
+
+    @property
+    def end(self) -> int:
+        """Steps of the run after it."""
+        return self.run.boundaries[self.index + 1]
+
+    @property
+    def objective(self) -> Objective:
+        """What it minimises."""
+        return OBJECTIVES[self.stage.objective]
+
+    @property
+    def recipe(self) -> Recipe:
+        """What its programs depend on."""
+        return Recipe.of_stage(self.config, self.run, self.stage)
+
+    def saves(self, step: int) -> bool:
+        """Whether a step of the stage ends with a checkpoint and its review."""
+        run = self.run
+        return step % run.save_every == 0 or step in (self.end, *run.window_starts)
+
+    def abstract_state(self, layout: Layout) -> TrainState:
+        """The shapes of its state, with their shardings."""
+        return layout.abstract(abstract_state(self.run, self.config, self.objective))
+
+
+def plan_stage(run: TrainConfig, index: int) -> StagePlan:
     """Model and token table of a stage.
 
     Raises:
@@ -64,17 +118,17 @@ def stage_model(run: TrainConfig, index: int) -> StageModel:
         if table.spk_a_id is None or table.spk_b_id is None:
             raise UserError(f"{path} lacks [S1] or [S2], which a {kind} model needs.")
         ids |= {"spk_a_id": table.spk_a_id, "spk_b_id": table.spk_b_id}
-    return StageModel(dataclasses.replace(run.model, kind=kind, **ids), table)
+    return StagePlan(run, index, dataclasses.replace(run.model, kind=kind, **ids), table)
 
 
-def check_stages(run: TrainConfig, first: int = 0) -> list[StageModel]:
-    """Models and token tables of all stages from one on; what cannot begin is told at once.
+def plan_stages(run: TrainConfig, first: int = 0) -> list[StagePlan]:
+    """The stages from one on; what a later one lacks is reported before the first step.
 
     Raises:
         UserError: a token table or dataset is missing, a dataset is far too small for its
             batches, or a stage's model cannot be grown from the one that it starts from.
     """
-    models = [stage_model(run, index) for index in range(len(run.stages))]
+    plans = [plan_stage(run, index) for index in range(len(run.stages))]
     for index in range(first, len(run.stages)):
         stage, source = run.stages[index], run.source_of(index)
         for data in (stage.data, *([stage.valid] if stage.valid else [])):
@@ -87,16 +141,15 @@ def check_stages(run: TrainConfig, first: int = 0) -> list[StageModel]:
                 )
                 repetition(plan, data, run.features)
         if source is not None:
-            kind = run.stages[source].kind
+            kind, tables = run.stages[source].kind, (plans[source].table, plans[index].table)
             _route(kind, stage.kind)
-            _check_teacher(stage, kind)
-            _check_unchanged(stage, kind, models[source].table, models[index].table)
-            if lost := set(models[source].table.tokens) - set(models[index].table.tokens):
+            plans[index].objective.check_source(stage, kind, tables[0] == tables[1])
+            if lost := set(tables[0].tokens) - set(tables[1].tokens):
                 raise UserError(
                     f"the token table of stage {stage.name} lacks {len(lost)} tokens of the one "
                     f"before, such as {min(lost)!r}; keep all old tokens and add to them."
                 )
-    return models[first:]
+    return plans[first:]
 
 
 def _route(old: str, new: str) -> tuple[str, ...]:
@@ -111,30 +164,9 @@ def _route(old: str, new: str) -> tuple[str, ...]:
     return _ROUTES[old, new]
 
 
-def _check_teacher(stage: Stage, kind: str) -> None:
-    """Whether a model can be the teacher of a stage, if it takes one."""
-    wanted = {"distill_first": "zipvoice", "distill_second": "zipvoice_distill"}
-    teacher = wanted.get(stage.objective, kind)
-    if kind != teacher:
-        raise UserError(
-            f"stage {stage.name} ({stage.objective}) has a {teacher} model for teacher, but what "
-            f"is before it is {kind}; put it after such a model."
-        )
-
-
-def _check_unchanged(stage: Stage, kind: str, old: TokenTable, new: TokenTable) -> None:
-    """Whether a stage that trains the duration head alone leaves the rest as it is."""
-    if stage.objective == "durations" and (kind, old) != (stage.kind, new):
-        raise UserError(
-            f"stage {stage.name} trains the duration head of a model that stays as it is, but its "
-            f"{'kind' if kind != stage.kind else 'token table'} is not that of the model that it "
-            "starts from; give it the same."
-        )
-
-
 def grown(
     before: Loaded,
-    wanted: StageModel,
+    wanted: StagePlan,
     key: Key[Array, ""],
     *,
     speaker_std: float = SPEAKER_STD,
@@ -155,7 +187,7 @@ def grown(
     params, config, table = before.params, before.config, before.table
     if not config.is_dialog:  # whose speakers are told apart only from here on
         config = dataclasses.replace(config, **{n: getattr(wanted.config, n) for n in _SPEAKERS})
-    # No layer hangs on either rule of upsampling, but for the head.
+    # No layer depends on the rule of upsampling, but for the head.
     rule = {name: getattr(wanted.config, name) for name in ("upsampling", "duration_head")}
     config = dataclasses.replace(config, **rule)
     if not config.has_durations:  # a head that was there would soon be wrong
@@ -164,9 +196,9 @@ def grown(
         params = {**params, "duration_head": new_duration_head(config, named_key(key, "durations"))}
     fixed = {f.name for f in dataclasses.fields(ModelConfig)} - {*_RUNS, *_FROM_TABLE}
     if odd := sorted(n for n in fixed if getattr(config, n) != getattr(wanted.config, n)):
-        told = ", ".join(f"{n} {getattr(config, n)} and {getattr(wanted.config, n)}" for n in odd)
+        sizes = ", ".join(f"{n} {getattr(config, n)} and {getattr(wanted.config, n)}" for n in odd)
         raise UserError(
-            f"the model to start from and the config differ in {told}; give the config the sizes "
+            f"the model to start from and the config differ in {sizes}; give the config the sizes "
             "of that model."
         )
     for step in _route(config.kind, wanted.config.kind):
@@ -189,43 +221,95 @@ def grown(
     return params
 
 
-def first_params(run: TrainConfig) -> tuple[Params, Mapping[str, Any]]:
+def first_params(run: TrainConfig) -> tuple[Params, Params]:
     """Parameters in which a run starts, and those of a teacher if the first stage has one."""
-    wanted = stage_model(run, 0)
+    plan = plan_stage(run, 0)
+    if run.init is not None:
+        return entered(plan, load_model(model_dir=run.init))
+    plan.objective.check_source(plan.stage, None, True)
     key = named_key(jax.random.key(run.seed), "init")
-    if run.init is None:
-        if run.stages[0].objective == "durations":
-            raise UserError(
-                f"stage {run.stages[0].name} trains the duration head of a model, but there is "
-                "none to start from; set init to its directory, or train one in a stage before it."
-            )
-        if run.stages[0].objective != "flow":
-            raise UserError(
-                f"stage {run.stages[0].name} distils, but there is no model to start from; set "
-                "init to a zipvoice model's directory, or train one in a stage before it."
-            )
-        return jax.device_get(init_params(wanted.config, key)), {}
-    return entered(run, 0, load_model(model_dir=run.init))
+    return jax.device_get(init_params(plan.config, key)), {}
 
 
-def entered(run: TrainConfig, index: int, before: Loaded) -> tuple[Params, Mapping[str, Any]]:
+def entered(plan: StagePlan, before: Loaded) -> tuple[Params, Params]:
     """Parameters in which a stage begins, and its teacher's, from the model before it.
 
     Raises:
         UserError: the stage cannot begin from that model.
     """
-    stage = run.stages[index]
+    run, stage = plan.run, plan.stage
     key = named_key(jax.random.key(run.seed), "grow", stage.name)
-    wanted = stage_model(run, index)
-    _check_unchanged(stage, before.config.kind, before.table, wanted.table)
-    starts = dict(speaker_std=stage.speaker_std, channel_difference=stage.channel_difference)
-    params = grown(before, wanted, key, **starts)
-    if stage.objective not in DISTILLATION:
-        return params, {}
-    _check_teacher(stage, before.config.kind)
-    if stage.objective == "distill_second":
-        return params, params
-    teacher = before.params
-    if teacher.keys() != params.keys():  # a duration head was added or left out
-        teacher = {name: teacher.get(name, part) for name, part in params.items()}
-    return params, teacher
+    plan.objective.check_source(stage, before.config.kind, before.table == plan.table)
+    params = grown(
+        before, plan, key,
+        speaker_std=stage.speaker_std, channel_difference=stage.channel_difference,
+    )  # fmt: skip
+    return params, plan.objective.first_teacher(before.params, params)
+
+
+def begin_state(
+    plan: StagePlan, folder: Path, layout: Layout, before: TrainState | None
+) -> TrainState:
+    """The state at a stage's start: from `init` or nothing, or from the model before it.
+
+    Args:
+        plan: the stage.
+        folder: of the run, where the models of finished stages are.
+        layout: of the run's arrays.
+        before: the last state of the stage before; None for the first.
+
+    Raises:
+        UserError: the stage cannot begin from that model.
+    """
+    run, source = plan.run, plan.run.source_of(plan.index)
+    if source is None:
+        params, teacher = first_params(run)
+    else:
+        params, teacher = entered(plan, load_model(model_dir=folder / run.stages[source].name))
+    opt_state = None
+    if plan.stage.keep_optimizer and before is not None:
+        old, new = plan_stage(run, plan.index - 1).table.token2id, plan.table.tokens
+        rows = {("embed", "embedding"): [old.get(token, -1) for token in new]}
+        opt_state = grow_state(layout.fetch(before.opt_state), params, source_rows=rows)
+    make = functools.partial(
+        new_state, optimizer=plan.recipe.optimizer, seed=run.seed, step=plan.begin,
+        skipped=0 if before is None else int(before.skipped),
+    )  # fmt: skip
+    rest = {"teacher": teacher, "opt_state": opt_state}
+    shardings = layout.of_state(jax.eval_shape(make, params, **rest))
+    return jax.jit(make, out_shardings=shardings)(params, **rest)
+
+
+def handed_on(
+    plan: StagePlan,
+    state: TrainState,
+    since: int | None,
+    state_at: Callable[[int], TrainState],
+    fetch: Callable[[Any], Any] = jax.device_get,
+) -> Params:
+    """The parameters that a stage hands on, averaged over the steps after `since`.
+
+    Officially the average of the last n checkpoints is that over the steps since the n-th before
+    the end, formed from the running means at both (generate_averaged_model.py). With `average`
+    "ema" it is that average; where nothing has been averaged yet, since the stage is shorter
+    than `average_period`, the parameters themselves. What the stage does not train stays as it is.
+
+    Args:
+        plan: the stage.
+        state: after its last step.
+        since: a step of the stage; None takes the parameters as they are.
+        state_at: reads the state of an earlier step.
+        fetch: brings arrays to the host.
+
+    Raises:
+        UserError: no mean was taken between the steps.
+    """
+    run, begin, end = plan.run, plan.begin, int(state.step)
+    if since is None or (end - begin < run.average_period and run.average == "running"):
+        return fetch(state.params)
+    average = fetch(state.average)
+    if run.average == "ema" or since <= begin:
+        return average
+    earlier = fetch(state_at(since).average)
+    mean = between(earlier, since - begin, average, end - begin, run.average_period)
+    return only_trained(plan.objective, mean, average, plan.config)

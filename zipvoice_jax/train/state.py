@@ -1,13 +1,30 @@
-"""Everything that training carries from step to step, as one pytree, and its start."""
+"""Everything that training carries from step to step: its start, and its averages.
 
-from typing import Any
+The official running mean of parameters (zipvoice/utils/checkpoint.py) is kept in float64. Here it
+is float32 and moves by increments: after 400 averages over 4,000 updates it is off the float64 mean
+by about 1e-6 at most (relative, see tests/test_optimiser.py), and a window by
+end / (end - start) times that.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float, Int
 
+from zipvoice_jax.checkpoint import growth
+from zipvoice_jax.config import ModelConfig
+from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.rng import named_key
+from zipvoice_jax.models.zipvoice import abstract_params
+from zipvoice_jax.train.optimizer import make_optimizer
+
+if TYPE_CHECKING:
+    from zipvoice_jax.train.config import TrainConfig
+    from zipvoice_jax.train.objectives import Objective
 
 
 @flax.struct.dataclass
@@ -70,3 +87,115 @@ def new_state(
         skipped=jnp.asarray(skipped, jnp.int32),
         key=named_key(jax.random.key(seed), "train"),
     )
+
+
+def abstract_state(run: "TrainConfig", config: ModelConfig, objective: "Objective") -> TrainState:
+    """The shapes of a stage's state.
+
+    Args:
+        run: the config of the run.
+        config: of the stage's model.
+        objective: of the stage.
+    """
+    teacher_config = objective.teacher_config(config)
+    teacher = {} if teacher_config is None else abstract_params(teacher_config)
+    optimizer = make_optimizer(run.optimizer, objective.only_part)
+
+    def start(params: Any, teacher: Any) -> TrainState:
+        return new_state(params, optimizer, seed=run.seed, teacher=teacher)
+
+    return jax.eval_shape(start, abstract_params(config), teacher)
+
+
+def averaged(run: "TrainConfig", params: Any, average: Any, done: Int[Array, ""]) -> Any:
+    """The average of parameters after an update, by the rule that the config names.
+
+    Args:
+        run: the config.
+        params: after the update.
+        average: before it.
+        done: updates made in the stage, this one included.
+    """
+    if run.average == "ema":
+        return ema(params, average, warm_decay(done, run.ema_decay))
+    return running_average(params, average, done, run.average_period)
+
+
+def running_average(params: Any, average: Any, step: Int[Array, ""] | int, period: int) -> Any:
+    """The mean of the parameters at all multiples of `period` up to a step.
+
+    update_averaged_model: params * period / step + average * (1 - period / step), and only
+    where the step is such a multiple. What it starts from is forgotten at the first one.
+
+    Args:
+        params: after the update.
+        average: before it.
+        step: updates made, this one included.
+        period: updates between two terms of the mean.
+
+    Returns:
+        The new average, a tree like the others.
+    """
+    step = jnp.asarray(step)
+    due = (step > 0) & (step % period == 0)
+    weight = period / jnp.maximum(step, 1).astype(jnp.float32)
+    return jax.lax.cond(
+        due,
+        lambda new, old: optax.incremental_update(new, old, weight),
+        lambda new, old: old,
+        params,
+        average,
+    )
+
+
+def ema(new: Any, old: Any, decay: float | Float[Array, ""]) -> Any:
+    """Exponential average: old * decay + new * (1 - decay) (`ema` in train_zipvoice_distill.py)."""
+    return optax.incremental_update(new, old, 1.0 - decay)
+
+
+def warm_decay(step: Int[Array, ""] | int, decay: float) -> Float[Array, ""]:
+    """A decay that forgets the beginning: at most (1 + step) / (10 + step).
+
+    With a decay of 0.999 alone, the parameters that a stage began with would still make up a
+    quarter of its average after 1,350 steps.
+
+    Args:
+        step: updates made in the stage, this one included.
+        decay: what it rises to.
+    """
+    count = jnp.asarray(step, jnp.float32)
+    return jnp.minimum(decay, (1.0 + count) / (10.0 + count))
+
+
+def between(
+    avg_start: Mapping[str, Any],
+    step_start: int,
+    avg_end: Mapping[str, Any],
+    step_end: int,
+    period: int,
+) -> dict[str, Any]:
+    """The mean over a window, from the running averages at its ends.
+
+    average_checkpoints_with_averaged_model: (end * avg_end - start * avg_start) / (end - start)
+    with both steps rounded down to multiples of `period`, in float64 on the host.
+
+    Args:
+        avg_start: running average at the start, whose own steps are left out.
+        step_start: updates made by then; 0 for all from the beginning.
+        avg_end: running average at the end.
+        step_end: updates made by then.
+        period: of the running average.
+
+    Returns:
+        Float32 numpy arrays.
+
+    Raises:
+        UserError: no term of the mean lies between the steps, or the trees differ.
+    """
+    start, end = (step // period * period for step in (step_start, step_end))
+    if end <= start:
+        raise UserError(
+            f"no parameters were averaged between steps {step_start} and {step_end}; choose "
+            f"checkpoints with a multiple of {period} between them."
+        )
+    return growth.average([avg_start, avg_end], [-start, end])

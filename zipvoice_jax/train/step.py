@@ -1,4 +1,4 @@
-"""One training step and one validation step, as pure functions to be compiled per bucket."""
+"""One training step and one validation step, as pure functions and as the programs of a run."""
 
 import dataclasses
 import functools
@@ -11,42 +11,34 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from zipvoice_jax.config import ModelConfig
+from zipvoice_jax.core.compiling import Programs
 from zipvoice_jax.core.rng import named_key
-from zipvoice_jax.flow.losses import (
-    DistillBatch,
-    FlowBatch,
-    counted_frames,
-    flow_matching_loss,
-)
+from zipvoice_jax.data.batches import Batch
+from zipvoice_jax.data.plan import Bucket
 from zipvoice_jax.nn.training import StepContext
-from zipvoice_jax.train.averaging import ema, running_average, warm_decay
-from zipvoice_jax.train.config import Objective, Stage, TrainConfig
-from zipvoice_jax.train.curriculum import Clock, Schedules, values_at
-from zipvoice_jax.train.objectives import (
-    SpeechBatch,
-    draw_batch,
-    objective_loss,
-    only_trained,
-)
+from zipvoice_jax.train.config import Stage, TrainConfig
+from zipvoice_jax.train.objectives import OBJECTIVES, Objective, SpeechBatch, only_trained
+from zipvoice_jax.train.optimizer import make_optimizer
+from zipvoice_jax.train.schedules import schedules_of, stage_step, values_at
 from zipvoice_jax.train.sharding import Layout
-from zipvoice_jax.train.state import TrainState
+from zipvoice_jax.train.state import TrainState, abstract_state, averaged
 
 Metrics = dict[str, Float[Array, ""]]
 
 
 @dataclasses.dataclass(frozen=True)
-class StepRecipe:
-    """What a step's program is made of, beside its arrays' shapes.
+class Recipe:
+    """What a step's program depends on, beside its arrays' shapes.
 
-    Stages whose recipes are equal share their programs, since what differs between them is in
-    the schedules.
+    Stages of equal recipes share their programs, since what differs between them is in the
+    schedules.
 
     Attributes:
         config: of the model.
-        objective: which loss.
+        objective: what is minimised.
         run: the config of the run.
         hooks: dropout and gradient hooks; False for comparisons with numbers made without.
-        aligned: batches tell where their tokens begin.
+        aligned: batches say where their tokens begin.
     """
 
     config: ModelConfig
@@ -56,10 +48,153 @@ class StepRecipe:
     aligned: bool = False
 
     @classmethod
-    def of_stage(cls, config: ModelConfig, run: TrainConfig, stage: Stage) -> "StepRecipe":
-        """The recipe of a stage of a run, whose model is of this config."""
-        aligned = run.is_aligned(stage)
-        return cls(config, stage.objective, run, hooks=stage.hooks, aligned=aligned)
+    def of_stage(cls, config: ModelConfig, run: TrainConfig, stage: Stage) -> "Recipe":
+        """The recipe of a stage.
+
+        Args:
+            config: of its model.
+            run: the config of the run.
+            stage: one of the run's.
+        """
+        objective = OBJECTIVES[stage.objective]
+        return cls(config, objective, run, stage.hooks, run.is_aligned(stage))
+
+    @property
+    def optimizer(self) -> optax.GradientTransformationExtraArgs:
+        """The stage's optimiser."""
+        return make_optimizer(self.run.optimizer, self.objective.only_part)
+
+    def __str__(self) -> str:
+        return f"{self.config.kind} {self.objective.name}"
+
+
+def train_step(
+    state: TrainState, batch: SpeechBatch, *, recipe: Recipe, layout: Layout | None = None
+) -> tuple[TrainState, Metrics]:
+    """One update on a batch from the loader, whose noise, times and masks are drawn here.
+
+    Args:
+        state: donated when compiled.
+        batch: from the loader.
+        recipe: what to compute.
+        layout: of the arrays on several devices.
+
+    Returns:
+        The next state, and what to log about this step.
+    """
+    values = values_at(schedules_of(recipe.run), state.step)
+    key = named_key(state.key, state.step)
+    drawn = recipe.objective.draw(key, batch, values, recipe.run.feat_scale)
+    after, metrics = update(state, drawn, values, recipe=recipe, layout=layout)
+    frames = batch.features_lens.sum().astype(jnp.float32)
+    metrics |= {
+        "frames": frames,
+        "padding": 1.0 - frames / float(batch.features.shape[0] * batch.features.shape[1]),
+    }
+    return after, metrics
+
+
+def update(
+    state: TrainState,
+    drawn: Any,
+    values: Mapping[str, Array],
+    *,
+    recipe: Recipe,
+    layout: Layout | None = None,
+) -> tuple[TrainState, Metrics]:
+    """One update; a loss or gradient that is not finite changes nothing but the counts.
+
+    Args:
+        state: before the step.
+        drawn: a batch with the random quantities of the step.
+        values: the scheduled numbers at this step.
+        recipe: what to compute.
+        layout: of the arrays on several devices.
+
+    Returns:
+        The next state, and what to log about this step.
+    """
+    run, objective = recipe.run, recipe.objective
+    whole = state
+    if layout is not None:
+        params, teacher = layout.whole((state.params, state.teacher))
+        whole = state.replace(params=params, teacher=teacher)  # type: ignore[attr-defined]
+    metrics, grads = loss_and_gradients(whole, drawn, values, recipe)
+    if layout is not None:
+        grads = layout.apart(grads)
+    norm = optax.tree.norm(grads)
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
+    # What is not trained stays bit for bit, in the averages too.
+    trained = functools.partial(only_trained, objective, config=recipe.config)
+
+    def step(params: Any, opt_state: Any) -> tuple[Any, Any]:
+        rate = values["learning_rate"]
+        found: Any = recipe.optimizer.update(grads, opt_state, params, learning_rate=rate)
+        changes, opt_state = found
+        changed: Any = optax.apply_updates(params, changes)
+        return trained(changed, params), opt_state
+
+    params, opt_state = jax.lax.cond(finite, step, lambda *old: old, state.params, state.opt_state)
+    done = stage_step(run.boundaries, state.step) + 1
+    average = averaged(run, params, state.average, done)
+    bad = (~finite).astype(jnp.int32)
+    after = state.replace(  # type: ignore[attr-defined]
+        step=state.step + 1,
+        params=params,
+        opt_state=opt_state,
+        average=trained(average, state.average),
+        teacher=objective.next_teacher(state.teacher, params, run.ema_decay),
+        bad_steps=(state.bad_steps + 1) * bad,
+        skipped=state.skipped + bad,
+    )
+    metrics |= {
+        "grad_norm": norm,
+        "learning_rate": values["learning_rate"],
+        "bad_steps": after.bad_steps.astype(jnp.float32),
+        "skipped": after.skipped.astype(jnp.float32),
+    }
+    return after, metrics
+
+
+def loss_and_gradients(
+    state: TrainState, drawn: Any, values: Mapping[str, Array], recipe: Recipe
+) -> tuple[Metrics, dict[str, Any]]:
+    """Mean loss of a step, its parts, and the gradients.
+
+    Noise, times and masks were drawn for the whole batch, and micro-batches count by their
+    frames: but for dropout, hooks and the error of durations (a mean over each part's tokens),
+    `accumulate` changes nothing.
+    """
+    run, objective, config = recipe.run, recipe.objective, recipe.config
+
+    def weighted(params: dict[str, Any], drawn: Any, key: Key[Array, ""]) -> Any:
+        ctx = StepContext(values["batch_count"], key) if recipe.hooks else None
+        loss, parts = objective.loss(params, state.teacher, drawn, values, ctx, config=config)
+        count = objective.counted(drawn, config=config).sum()
+        sums = jax.tree.map(lambda x: x * count, {"loss": loss, **parts})
+        return loss * count, {**sums, "count": count}
+
+    gradient = jax.grad(weighted, has_aux=True)
+    key = named_key(state.key, state.step, "model")
+    if run.accumulate == 1:
+        grads, sums = gradient(state.params, drawn, key)
+    else:
+        keys = jax.vmap(lambda i: named_key(key, i))(jnp.arange(run.accumulate))
+        parts = (micro_batches(drawn, run.accumulate), keys)
+        structure = jax.tree.structure(drawn)
+
+        def of_part(part: tuple[list[Array], Key[Array, ""]]) -> Any:
+            leaves, key = part
+            return gradient(state.params, jax.tree.unflatten(structure, leaves), key)
+
+        like = jax.eval_shape(of_part, jax.tree.map(lambda x: x[0], parts))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+        (grads, sums), _ = jax.lax.scan(
+            lambda total, part: (jax.tree.map(jnp.add, total, of_part(part)), None), zeros, parts
+        )
+    count = jnp.maximum(sums.pop("count"), 1.0)
+    means = jax.tree.map(lambda x: x / count, sums)
+    return means, jax.tree.map(lambda g: g / count, grads)
 
 
 def micro_batches(batch: Any, parts: int) -> list[Array]:
@@ -76,162 +211,6 @@ def micro_batches(batch: Any, parts: int) -> list[Array]:
     return [split(leaf) for leaf in jax.tree.leaves(batch)]
 
 
-def loss_and_gradients(
-    state: TrainState,
-    given: FlowBatch | DistillBatch,
-    values: Mapping[str, Array],
-    recipe: StepRecipe,
-) -> tuple[Metrics, dict[str, Any]]:
-    """Mean loss of a step, its parts, and the gradients.
-
-    Noise, times and masks were drawn for the whole batch, and micro-batches count by their
-    frames: but for dropout, hooks and the error of durations (a mean over each part's tokens),
-    `accumulate` changes nothing.
-    """
-    run, objective = recipe.run, recipe.objective
-
-    def weighted(params: dict[str, Any], given: Any, key: Key[Array, ""]) -> Any:
-        ctx = StepContext(values["batch_count"], key) if recipe.hooks else None
-        loss, parts = objective_loss(
-            params, state.teacher, given, values, ctx, config=recipe.config, objective=objective
-        )
-        count = counted_frames(recipe.config, given).sum()
-        sums = jax.tree.map(lambda x: x * count, {"loss": loss, **parts})
-        return loss * count, {**sums, "count": count}
-
-    gradient = jax.grad(weighted, has_aux=True)
-    key = named_key(state.key, state.step, "model")
-    if run.accumulate == 1:
-        grads, sums = gradient(state.params, given, key)
-    else:
-        keys = jax.vmap(lambda i: named_key(key, i))(jnp.arange(run.accumulate))
-        parts = (micro_batches(given, run.accumulate), keys)
-        structure = jax.tree.structure(given)
-
-        def of_part(part: tuple[list[Array], Key[Array, ""]]) -> Any:
-            leaves, key = part
-            return gradient(state.params, jax.tree.unflatten(structure, leaves), key)
-
-        like = jax.eval_shape(of_part, jax.tree.map(lambda x: x[0], parts))
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
-        (grads, sums), _ = jax.lax.scan(
-            lambda total, part: (jax.tree.map(jnp.add, total, of_part(part)), None), zeros, parts
-        )
-    count = jnp.maximum(sums.pop("count"), 1.0)
-    means = jax.tree.map(lambda x: x / count, sums)
-    return means, jax.tree.map(lambda g: g / count, grads)
-
-
-def train_step(
-    state: TrainState,
-    batch: SpeechBatch,
-    *,
-    recipe: StepRecipe,
-    schedules: Schedules,
-    optimizer: optax.GradientTransformationExtraArgs,
-    layout: Layout | None = None,
-) -> tuple[TrainState, Metrics]:
-    """One update on a batch from the loader, whose noise, times and masks are drawn here.
-
-    Args:
-        state: donated when compiled.
-        batch: from the loader.
-        recipe: what to compute.
-        schedules: of the whole run.
-        optimizer: takes `learning_rate` as an extra argument.
-        layout: of the arrays on several devices.
-
-    Returns:
-        The next state, and what to log about this step.
-    """
-    values = values_at(schedules, state.step)
-    given = draw_batch(
-        named_key(state.key, state.step),
-        batch,
-        values,
-        objective=recipe.objective,
-        feat_scale=recipe.run.feat_scale,
-    )
-    after, metrics = update(state, given, values, recipe=recipe, optimizer=optimizer, layout=layout)
-    frames = batch.features_lens.sum().astype(jnp.float32)
-    metrics |= {
-        "frames": frames,
-        "padding": 1.0 - frames / float(batch.features.shape[0] * batch.features.shape[1]),
-    }
-    return after, metrics
-
-
-def update(
-    state: TrainState,
-    given: FlowBatch | DistillBatch,
-    values: Mapping[str, Array],
-    *,
-    recipe: StepRecipe,
-    optimizer: optax.GradientTransformationExtraArgs,
-    layout: Layout | None = None,
-) -> tuple[TrainState, Metrics]:
-    """One update; a loss or gradient that is not finite changes nothing but the counts.
-
-    Args:
-        state: before the step.
-        given: a batch with the random quantities of the step.
-        values: the scheduled numbers at this step.
-        recipe: what to compute.
-        optimizer: takes `learning_rate` as an extra argument.
-        layout: of the arrays on several devices.
-
-    Returns:
-        The next state, and what to log about this step.
-    """
-    run, clock = recipe.run, Clock(recipe.run.boundaries)
-    whole = state
-    if layout is not None:
-        params, teacher = layout.whole((state.params, state.teacher))
-        whole = state.replace(params=params, teacher=teacher)  # type: ignore[attr-defined]
-    metrics, grads = loss_and_gradients(whole, given, values, recipe)
-    if layout is not None:
-        grads = layout.apart(grads)
-    norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
-    # What is not trained stays bit for bit, in the averages too.
-    kept = functools.partial(only_trained, config=recipe.config, objective=recipe.objective)
-
-    def step(params: Any, opt_state: Any) -> tuple[Any, Any]:
-        rate = values["learning_rate"]
-        found: Any = optimizer.update(grads, opt_state, params, learning_rate=rate)
-        updates, opt_state = found
-        moved: Any = optax.apply_updates(params, updates)
-        return kept(moved, params), opt_state
-
-    params, opt_state = jax.lax.cond(finite, step, lambda *old: old, state.params, state.opt_state)
-    done = clock.stage_step(state.step) + 1
-    if run.average == "ema":
-        average = ema(params, state.average, warm_decay(done, run.ema_decay))
-    else:
-        average = running_average(params, state.average, done, run.average_period)
-    average = kept(average, state.average)
-    teacher = state.teacher
-    if recipe.objective == "distill_second":
-        teacher = ema(params, teacher, run.ema_decay)
-    bad = (~finite).astype(jnp.int32)
-    after = state.replace(  # type: ignore[attr-defined]
-        step=state.step + 1,
-        params=params,
-        opt_state=opt_state,
-        average=average,
-        teacher=teacher,
-        bad_steps=(state.bad_steps + 1) * bad,
-        skipped=state.skipped + bad,
-    )
-    metrics |= {
-        "grad_norm": norm,
-        "learning_rate": values["learning_rate"],
-        "bad_steps": after.bad_steps.astype(jnp.float32),
-        "skipped": after.skipped.astype(jnp.float32),
-    }
-    return after, metrics
-
-
 def valid_step(
     params: dict[str, Any],
     teacher: dict[str, Any],
@@ -239,31 +218,97 @@ def valid_step(
     key: Key[Array, ""],
     values: Mapping[str, Array],
     *,
-    recipe: StepRecipe,
+    recipe: Recipe,
 ) -> Metrics:
     """Sums of losses over a validation batch, on noise and times that depend on the key alone.
 
-    Times are spread evenly over the rows, as officially. Beside the loss of flow matching stand
-    those without the text and without any condition, for comparison.
+    Times are spread evenly over the rows, as officially.
 
     Returns:
         Sums over the frames that are counted, and their `count`.
     """
     config, objective = recipe.config, recipe.objective
     values = {**values, "condition_drop": jnp.zeros(())}
-    scale = recipe.run.feat_scale
-    given = draw_batch(key, batch, values, objective=objective, feat_scale=scale)
-    size = batch.features.shape[0]
-    if isinstance(given, FlowBatch):
-        given = given.replace(t=jnp.arange(size, dtype=jnp.float32) / size)  # type: ignore[attr-defined]
-    loss, parts = objective_loss(
-        params, teacher, given, values, None, config=config, objective=objective
-    )
-    losses = {"loss": loss, **parts}
-    if isinstance(given, FlowBatch) and objective == "flow":
-        textless = given.replace(keep_text=jnp.zeros_like(given.keep_text))  # type: ignore[attr-defined]
-        losses["flow_without_text"] = flow_matching_loss(params, config, textless)[1]["flow"]
-        alone = flow_matching_loss(params, config, given, unconditional=True)
-        losses["flow_unconditional"] = alone[1]["flow"]
-    count = counted_frames(config, given).sum()
+    drawn = objective.draw(key, batch, values, recipe.run.feat_scale, even_times=True)
+    loss, parts = objective.loss(params, teacher, drawn, values, None, config=config)
+    losses = {"loss": loss, **parts, **objective.watched(params, drawn, config=config)}
+    count = objective.counted(drawn, config=config).sum()
     return {**{name: value * count for name, value in losses.items()}, "count": count}
+
+
+# --- as programs -----------------------------------------------------------------------------
+
+
+def call_train_step(
+    programs: Programs, recipe: Recipe, layout: Layout, state: TrainState, batch: Batch
+) -> tuple[TrainState, Metrics]:
+    """`train_step`, compiled for the batch's bucket.
+
+    Args:
+        programs: of the run.
+        recipe: what to compute.
+        layout: of the run's arrays.
+        state: before the step, given up.
+        batch: this process's rows.
+    """
+    rows = SpeechBatch(**layout.split(batch.arrays))
+    key = ("train", recipe, batch.bucket)
+    name = f"train {recipe}, {batch.bucket}"
+    return programs.run(key, name, lambda: jit_train_step(recipe, layout), state, rows)
+
+
+def call_valid_step(
+    programs: Programs, recipe: Recipe, layout: Layout, state: TrainState, batch: Batch, *rest: Any
+) -> Metrics:
+    """`valid_step` of a state's parameters, compiled for the batch's bucket.
+
+    Args:
+        programs: of the run.
+        recipe: what to compute.
+        layout: of the run's arrays.
+        state: whose parameters are judged.
+        batch: this process's rows.
+        *rest: the key and the scheduled numbers.
+    """
+    rows = SpeechBatch(**layout.split(batch.arrays))
+    key = ("validate", recipe, batch.bucket)
+    name = f"validate {recipe}, {batch.bucket}"
+    args = (state.params, state.teacher, rows, *layout.replicate(rest))
+    return programs.run(key, name, lambda: jit_valid_step(recipe, layout), *args)
+
+
+def jit_train_step(recipe: Recipe, layout: Layout) -> Any:
+    """`train_step` of a state and a batch, whose state stays where it lies and is given up."""
+    step = functools.partial(train_step, recipe=recipe, layout=layout)
+    state = layout.of_state(abstract_state(recipe.run, recipe.config, recipe.objective))
+    return jax.jit(step, donate_argnums=(0,), out_shardings=(state, layout.everywhere))
+
+
+def jit_valid_step(recipe: Recipe, layout: Layout) -> Any:
+    """`valid_step`, whose sums every device has."""
+
+    def step(params: Any, teacher: Any, *rest: Any) -> Metrics:
+        params, teacher = layout.whole((params, teacher))
+        return valid_step(params, teacher, *rest, recipe=recipe)
+
+    return jax.jit(step, out_shardings=layout.everywhere)
+
+
+def lower_train_step(recipe: Recipe, layout: Layout, bucket: Bucket) -> Any:
+    """A training step for a global batch of a bucket's shape, ready to be compiled."""
+    state = layout.abstract(abstract_state(recipe.run, recipe.config, recipe.objective))
+    batch = layout.abstract_batch(abstract_batch(recipe.config, bucket, aligned=recipe.aligned))
+    return jit_train_step(recipe, layout).lower(state, batch)
+
+
+def abstract_batch(config: ModelConfig, bucket: Bucket, *, aligned: bool = False) -> SpeechBatch:
+    """The shapes of a global batch in a bucket."""
+    shape, size = jax.ShapeDtypeStruct, bucket.batch
+    tokens = shape((size, bucket.tokens), jnp.int32)
+    return SpeechBatch(
+        features=shape((size, bucket.frames, bucket.channels * config.feat_dim), jnp.float32),
+        features_lens=shape((size,), jnp.int32),
+        tokens=tokens,
+        tokens_lens=shape((size,), jnp.int32),
+        token_starts=tokens if aligned else None,
+    )

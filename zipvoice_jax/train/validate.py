@@ -1,5 +1,12 @@
-"""Validation: losses on fixed noise and times, and a sampled item as audio and picture."""
+"""What follows a checkpoint: validation losses, sampled items, pictures and words heard.
 
+None of it begins before the checkpoint is on disk. Only the validation itself can end a run, where
+its data cannot be read; what is written for people to see and hear may fail, on a full disk for
+instance, and costs one line. A run that is stopped between a checkpoint and its review makes up
+for it when it goes on.
+"""
+
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,193 +19,263 @@ from jaxtyping import Float
 from zipvoice_jax.audio.io import write_audio
 from zipvoice_jax.checkpoint.loaded import Loaded
 from zipvoice_jax.config import SamplingConfig
+from zipvoice_jax.core.compiling import Programs
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.pictures import save_picture
-from zipvoice_jax.core.processes import is_lead
+from zipvoice_jax.core.processes import is_lead, on_lead
 from zipvoice_jax.core.rng import named_key
 from zipvoice_jax.data.batches import Batch
-from zipvoice_jax.data.loader import Validation
-from zipvoice_jax.flow.sampling import SampleInputs, item_noise, time_steps
-from zipvoice_jax.train.config import TrainConfig
-from zipvoice_jax.train.curriculum import values_at
-from zipvoice_jax.train.log import RunLog
-from zipvoice_jax.train.programs import Programs
+from zipvoice_jax.data.loader import Loader, Validation, validation_batches
+from zipvoice_jax.flow.sampling import SampleInputs, item_noise, sample, time_steps
+from zipvoice_jax.train.checkpoints import Checkpoints
+from zipvoice_jax.train.log import RunLog, read_log
+from zipvoice_jax.train.pictures import draw_losses, draw_sample
+from zipvoice_jax.train.schedules import schedules_of, values_at
+from zipvoice_jax.train.sharding import Layout
+from zipvoice_jax.train.stages import StagePlan
 from zipvoice_jax.train.state import TrainState
-from zipvoice_jax.train.step import StepRecipe
+from zipvoice_jax.train.step import call_valid_step
 from zipvoice_jax.vocoder.base import Vocoder
+from zipvoice_jax.vocoder.find import find as find_vocoder
 
 # What hears words in the speech of a model; see `zipvoice-jax train --listen`.
 Listen = Callable[[Loaded], Mapping[str, float]]
-PROMPT_SHARE = 0.4  # of a sampled item is given as its prompt
+PROMPT_SHARE = 0.4  # of a sampled item serves as its prompt
 
 
-def validation_losses(
-    programs: Programs, recipe: StepRecipe, batches: Validation, state: TrainState, end: int
-) -> dict[str, float]:
-    """Mean losses over a validation set, by frames; nothing in them depends on the step.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Review:
+    """Of the checkpoints of one stage.
 
-    Args:
+    Attributes:
+        plan: the stage.
+        folder: of the run.
         programs: of the run.
-        recipe: of the stage.
-        batches: every utterance once.
-        state: whose parameters are judged.
-        end: the stage's last step, whose scheduled numbers count throughout.
-    """
-    values = values_at(programs.schedules, jnp.asarray(end - 1, jnp.int32))
-    root = named_key(jax.random.key(recipe.run.seed), "valid")
-    sums: dict[str, float] = {}
-    with iter(batches) as iterator:
-        for batch in iterator:
-            key = named_key(root, batch.step)
-            for name, value in programs.validate(recipe, batch, state, key, values).items():
-                sums[name] = sums.get(name, 0.0) + float(value)
-    count = max(sums.pop("count", 0.0), 1.0)
-    return {name: value / count for name, value in sums.items()}
-
-
-def first_batch(batches: Validation) -> Batch:
-    """The batch whose items are sampled."""
-    with iter(batches) as iterator:
-        return next(iterator)
-
-
-def log_words(listen: Listen, loaded: Loaded, log: RunLog, step: int, stage: str) -> None:
-    """Logs what is heard of a model; a failure is told and ends nothing.
-
-    Args:
-        listen: gives numbers such as a word error rate.
-        loaded: the averaged model, on the host.
+        layout: of the run's arrays.
         log: of the run.
-        step: of the checkpoint.
-        stage: name of the stage.
+        checkpoints: of the run; they learn their validation losses.
+        listen: called with each averaged model.
+        valid: what validation losses are computed on.
+        shown: the batch whose items are sampled.
+        vocoder: of the samples.
     """
-    if not is_lead():
-        return
-    try:
-        found = listen(loaded)
-    except Exception as error:  # of a recogniser, which may fail in any way
-        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        log.say(f"step {step}: nothing can be heard: {kind}{' '.join(str(error).split())[:300]}")
-        return
-    log.write("heard", step, {"stage": stage, **found})
-    shown = ", ".join(f"{name} {value:.1f}" for name, value in found.items())
-    log.say(f"step {step}: heard {shown or 'nothing, no item is for this kind of model'}")
 
+    plan: StagePlan
+    folder: Path
+    programs: Programs
+    layout: Layout
+    log: RunLog
+    checkpoints: Checkpoints
+    listen: Listen | None
+    valid: Validation | None = None
+    shown: Batch | None = None
+    vocoder: Vocoder | None = None
 
-def sample_items(
-    programs: Programs,
-    recipe: StepRecipe,
-    batch: Batch,
-    state: TrainState,
-    vocoder: Vocoder,
-    *,
-    folder: Path,
-    step: int,
-    log: RunLog,
-) -> None:
-    """Continues validation items from their own beginnings; writes audio and a picture of each.
+    def opened(self, loader: Loader) -> "Review":
+        """The same with its validation data opened, in the shapes of the training's batches.
 
-    Files are FOLDER/STEP-ITEM.wav and .png. What cannot be made or written is told, and no more.
-    """
-    run, config = recipe.run, recipe.config
-    sampling = SamplingConfig.for_kind(config.kind)
-    rows = [i for i, name in enumerate(batch.ids) if name][: run.samples]
-    for row in rows:
-        try:
-            mel, prompt = _continue(programs, recipe, batch, row, state, sampling)
-        except Exception as error:  # such as too little memory for a longer sample
-            if jax.process_count() > 1:  # the others would wait for this one
-                raise
-            _tell_lost(log, step, batch.ids[row], error)
-            continue
-        if not is_lead():
-            continue
-        try:
-            _write_sample(batch, row, mel, prompt, vocoder, run, folder, step, log)
-        except Exception as error:  # a full disk, a vocoder, a library of pictures
-            _tell_lost(log, step, batch.ids[row], error)
+        Raises:
+            UserError: the data or the vocoder cannot be used.
+        """
+        run, data = self.plan.run, self.plan.stage.valid
+        if data is None:
+            return self
 
+        def opened(**hosts: int) -> Validation:
+            return validation_batches(
+                data, self.plan.table, run.features,
+                buckets=loader.buckets, alignments=self.plan.recipe.aligned, **hosts,
+            )  # fmt: skip
 
-def _tell_lost(log: RunLog, step: int, name: str, error: Exception) -> None:
-    """A line about a sample that is not there; no run ends for one."""
-    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-    log.say(f"step {step}: no sample of {name} ({kind}{' '.join(str(error).split())[:300]})")
+        valid = opened(host_index=jax.process_index(), host_count=jax.process_count())
+        if not run.samples:
+            return dataclasses.replace(self, valid=valid)
+        vocoder, note = find_vocoder(run.vocoder_path, run.features)
+        self.log.say(f"samples by {vocoder.name}{note and f' ({note})'}")
+        with iter(opened()) as batches:  # whole, on every process
+            shown = next(batches)
+        return dataclasses.replace(self, valid=valid, shown=shown, vocoder=vocoder)
 
+    @property
+    def computes(self) -> bool:
+        """Whether it takes any time to speak of."""
+        return self.valid is not None or self.listen is not None
 
-def _write_sample(
-    batch: Batch,
-    row: int,
-    mel: Float[np.ndarray, "frames channels_feat"],
-    prompt: int,
-    vocoder: Vocoder,
-    run: TrainConfig,
-    folder: Path,
-    step: int,
-    log: RunLog,
-) -> None:
-    """Audio and picture of one item, for whoever opens the folder and for the log."""
-    frames = int(batch.arrays["features_lens"][row])
-    true = batch.arrays["features"][row, :frames]
-    name = f"{step:07d}-{''.join(c if c.isalnum() else '_' for c in batch.ids[row])[:80]}"
-    channels = np.split(mel, mel.shape[1] // run.features.n_mels, axis=1)
-    wave = np.stack(vocoder(channels))
-    rate = run.features.sampling_rate
-    write_audio(folder / f"{name}.wav", wave, rate)
-    figure = _picture(true, mel, prompt, rate / run.features.hop_length, batch.ids[row], step)
-    save_picture(figure, folder / f"{name}.png", dpi=80)
-    log.sample(f"sample/{batch.ids[row]}", step, wave.mean(axis=0), rate, figure)
+    def is_owed(self, step: int) -> bool:
+        """True for a checkpoint after which the run ended too soon for its review.
 
+        Args:
+            step: of the checkpoint; asked once in a run.
+        """
+        plan = self.plan
+        wanted = {"valid"} if plan.stage.valid is not None else set()
+        wanted |= {"heard"} if self.listen is not None else set()
+        if step <= plan.begin or not plan.saves(step) or not wanted:
+            return False
 
-def _continue(
-    programs: Programs,
-    recipe: StepRecipe,
-    batch: Batch,
-    row: int,
-    state: TrainState,
-    sampling: SamplingConfig,
-) -> tuple[Float[np.ndarray, "frames channels_feat"], int]:
-    """An item's unscaled features, sampled after a prompt of its own first frames."""
-    run, arrays = recipe.run, batch.arrays
-    one = {name: array[row : row + 1] for name, array in arrays.items()}
-    frames = int(one["features_lens"][0])
-    prompt = int(PROMPT_SHARE * frames)
-    size = one["features"].shape
-    key = named_key(jax.random.key(run.seed), "sample", batch.ids[row])
-    inputs = SampleInputs(
-        tokens=jnp.asarray(one["tokens"]),
-        tokens_lens=jnp.asarray(one["tokens_lens"]),
-        prompt_features=jnp.asarray(one["features"] * np.float32(run.feat_scale)),
-        prompt_lens=jnp.asarray([prompt], jnp.int32),
-        features_lens=jnp.asarray(one["features_lens"]),
-        noise=item_noise(key, size[1], size[2])[None],
-    )
-    times = time_steps(sampling.num_step, sampling.t_shift, sampling.schedule)
-    scale = jnp.full((1,), sampling.guidance_scale)
-    out = programs.sample(recipe, batch.bucket, state.average, inputs, jnp.asarray(times), scale)
-    # What sampling makes of the prompt itself is of no use.
-    mel = np.asarray(out)[0, :frames] / np.float32(run.feat_scale)
-    return np.concatenate([one["features"][0, :prompt], mel[prompt:]]), prompt
+        def look() -> bool:
+            entries = read_log(self.log.path)
+            return wanted <= {entry["kind"] for entry in entries if entry.get("step") == step}
 
+        return not on_lead(f"reviewed {step}", look)
 
-def _picture(
-    true: np.ndarray, made: np.ndarray, prompt: int, fps: float, name: str, step: int
-) -> Any:
-    import matplotlib
+    def __call__(self, state: TrainState) -> None:
+        """Reviews a checkpoint that is on disk.
 
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
+        Args:
+            state: that was saved.
 
-    figure, axes = plt.subplots(2, 1, figsize=(9, 5), sharex=True)
-    low, high = float(true.min()), float(true.max())
-    for axis, mel, title in ((axes[0], true, "recording"), (axes[1], made, f"step {step}")):
-        extent = (0.0, len(mel) / fps, 0.0, float(mel.shape[1]))
-        axis.imshow(
-            mel.T, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=low, vmax=high
+        Raises:
+            UserError: the validation data cannot be read.
+        """
+        step, plan = int(state.step), self.plan
+        if self.valid is not None:
+            losses = self.losses(state)
+            loss = losses["loss"]
+            self._try(
+                step, "loss beside the checkpoint",
+                lambda: self.checkpoints.judge(step, plan.index, loss),
+            )  # fmt: skip
+            self.log.write("valid", step, {"stage": plan.name, **losses})
+            shown = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
+            self.log.say(f"step {step}: validation {shown}")
+            if self.shown is not None and self.vocoder is not None:
+                self.sample(state, self.shown, self.vocoder)
+        if is_lead():
+            picture = self.folder / "losses.png"
+            self._try(step, picture.name, lambda: draw_losses(self.log.path, picture))
+        if self.listen is not None:
+            average = self.layout.fetch(state.average)
+            loaded = Loaded(plan.config, plan.run.features, plan.table, average)
+            if is_lead():
+                self._hear(step, self.listen, loaded)
+
+    def losses(self, state: TrainState) -> dict[str, float]:
+        """Mean losses over the validation set, by frames; nothing in them depends on the step.
+
+        Args:
+            state: whose parameters are judged, by the scheduled numbers of the stage's last step.
+        """
+        assert self.valid is not None
+        run, recipe = self.plan.run, self.plan.recipe
+        values = values_at(schedules_of(run), jnp.asarray(self.plan.end - 1, jnp.int32))
+        root = named_key(jax.random.key(run.seed), "valid")
+        sums: dict[str, float] = {}
+        with iter(self.valid) as batches:
+            for batch in batches:
+                key = named_key(root, batch.step)
+                found = call_valid_step(
+                    self.programs, recipe, self.layout, state, batch, key, values
+                )
+                for name, value in found.items():
+                    sums[name] = sums.get(name, 0.0) + float(value)
+        count = max(sums.pop("count", 0.0), 1.0)
+        return {name: value / count for name, value in sums.items()}
+
+    def sample(self, state: TrainState, batch: Batch, vocoder: Vocoder) -> None:
+        """Continues validation items from their own beginnings; writes audio and a picture of each.
+
+        Files are samples/STEP-ITEM.wav and .png. What cannot be made or written costs one line.
+        """
+        step = int(state.step)
+        rows = [i for i, name in enumerate(batch.ids) if name][: self.plan.run.samples]
+        for row in rows:
+            what = f"sample of {batch.ids[row]}"
+            try:
+                mel, prompt = self._continue(state, batch, row)
+            except Exception as error:  # such as too little memory for a longer sample
+                if jax.process_count() > 1:  # the others would wait for this one
+                    raise
+                self._say_lost(step, what, error)
+                continue
+            if is_lead():
+                self._try(
+                    step, what,
+                    lambda row=row, mel=mel, prompt=prompt: self._write_sample(
+                        step, batch, row, mel, prompt, vocoder
+                    ),
+                )  # fmt: skip
+
+    def _continue(
+        self, state: TrainState, batch: Batch, row: int
+    ) -> tuple[Float[np.ndarray, "frames channels_feat"], int]:
+        """An item's unscaled features, sampled after a prompt of its own first frames."""
+        run, recipe, layout = self.plan.run, self.plan.recipe, self.layout
+        sampling = SamplingConfig.for_kind(recipe.config.kind)
+        one = {name: array[row : row + 1] for name, array in batch.arrays.items()}
+        frames = int(one["features_lens"][0])
+        prompt = int(PROMPT_SHARE * frames)
+        size = one["features"].shape
+        key = named_key(jax.random.key(run.seed), "sample", batch.ids[row])
+        inputs = SampleInputs(
+            tokens=jnp.asarray(one["tokens"]),
+            tokens_lens=jnp.asarray(one["tokens_lens"]),
+            prompt_features=jnp.asarray(one["features"] * np.float32(run.feat_scale)),
+            prompt_lens=jnp.asarray([prompt], jnp.int32),
+            features_lens=jnp.asarray(one["features_lens"]),
+            noise=item_noise(key, size[1], size[2])[None],
         )
-        axis.axvline(prompt / fps, color="white", linestyle="--", linewidth=0.8)
-        axis.set_ylabel("mel bin")
-        axis.set_title(f"{name}: {title}", fontsize=9, loc="left")
-    axes[-1].set_xlabel("seconds (before the line: prompt)")
-    figure.tight_layout()
-    plt.close(figure)
-    return figure
+        times = jnp.asarray(time_steps(sampling.num_step, sampling.t_shift, sampling.schedule))
+        scale = jnp.full((1,), sampling.guidance_scale)
+
+        def sampler(params: Any, *rest: Any) -> Any:
+            return sample(layout.whole(params), recipe.config, *rest)
+
+        out = self.programs.run(
+            ("sample", recipe, batch.bucket),
+            f"sample {recipe}, {batch.bucket}",
+            lambda: jax.jit(sampler, out_shardings=layout.everywhere),
+            state.average,
+            *layout.replicate((inputs, times, scale)),
+        )
+        # What sampling makes of the prompt itself is of no use.
+        mel = np.asarray(out)[0, :frames] / np.float32(run.feat_scale)
+        return np.concatenate([one["features"][0, :prompt], mel[prompt:]]), prompt
+
+    def _write_sample(
+        self,
+        step: int,
+        batch: Batch,
+        row: int,
+        mel: Float[np.ndarray, "frames channels_feat"],
+        prompt: int,
+        vocoder: Vocoder,
+    ) -> None:
+        """Audio and picture of one item, for whoever opens the folder and for the log."""
+        features, folder = self.plan.run.features, self.folder / "samples"
+        true = batch.arrays["features"][row, : int(batch.arrays["features_lens"][row])]
+        name = f"{step:07d}-{''.join(c if c.isalnum() else '_' for c in batch.ids[row])[:80]}"
+        wave = np.stack(vocoder(np.split(mel, mel.shape[1] // features.n_mels, axis=1)))
+        rate = features.sampling_rate
+        write_audio(folder / f"{name}.wav", wave, rate)
+        figure = draw_sample(true, mel, prompt, rate / features.hop_length, batch.ids[row], step)
+        save_picture(figure, folder / f"{name}.png", dpi=80)
+        self.log.sample(f"sample/{batch.ids[row]}", step, wave.mean(axis=0), rate, figure)
+
+    def _hear(self, step: int, listen: Listen, loaded: Loaded) -> None:
+        """Logs the words heard of a model, such as their error rate; a failure ends nothing."""
+        try:
+            found = listen(loaded)
+        except Exception as error:  # of a recogniser, which may fail in any way
+            self.log.say(f"step {step}: nothing can be heard: {_in_words(error)}")
+            return
+        self.log.write("heard", step, {"stage": self.plan.name, **found})
+        shown = ", ".join(f"{name} {value:.1f}" for name, value in found.items())
+        shown = shown or "nothing, no item is for this kind of model"
+        self.log.say(f"step {step}: heard {shown}")
+
+    def _try(self, step: int, what: str, work: Callable[[], object]) -> None:
+        """Does what may fail without ending a run: a full disk, a vocoder, pictures."""
+        try:
+            work()
+        except Exception as error:
+            self._say_lost(step, what, error)
+
+    def _say_lost(self, step: int, what: str, error: Exception) -> None:
+        self.log.say(f"step {step}: no {what}: {_in_words(error)}")
+
+
+def _in_words(error: Exception) -> str:
+    """An error as part of one line; unexpected ones with their type."""
+    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    return f"{kind}{' '.join(str(error).split())[:300]}"

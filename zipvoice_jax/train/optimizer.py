@@ -1,4 +1,4 @@
-"""ScaledAdam, the official optimiser, and AdamW behind the same interface.
+"""ScaledAdam, the official optimiser, AdamW behind the same interface, and the choice of one.
 
 ScaledAdam (zipvoice/utils/optim.py) is Adam whose step is proportional to each tensor's root
 mean square, which also learns that size, and which clips by the median of recent norms. Its
@@ -10,9 +10,10 @@ sees 0. The official trainers call `scheduler.step_batch(n)` just before the n-t
 `learning_rate` as an extra argument too, which goes before the one given at the start.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +21,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.train.clipping import clip_factor, clipped, new_threshold
+from zipvoice_jax.core.errors import UserError, require
+from zipvoice_jax.core.numbers import check_number
 from zipvoice_jax.train.tensors import (
     KeyPath,
     dots,
@@ -34,6 +35,28 @@ from zipvoice_jax.train.tensors import (
 )
 
 LearningRate = float | Array | optax.Schedule | None
+
+_EARLY_UPDATES = (10, 20, 40)  # at which a threshold is first estimated, from few norms
+_EARLY_SLACK = 2.0  # factor on those thresholds, as norms change fast early on
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Which optimiser; the learning rate belongs to the stage."""
+
+    name: Literal["scaled_adam", "adamw"] = "scaled_adam"
+    clipping_scale: float = 2.0  # ScaledAdam: times the median norm
+    clip_norm: float = 1.0  # AdamW: global norm
+    weight_decay: float = 0.01  # AdamW
+
+    def __post_init__(self) -> None:
+        require(
+            self.name in ("scaled_adam", "adamw"),
+            f"the optimizer {self.name!r} is unknown; choose scaled_adam or adamw.",
+        )
+        check_number("clipping_scale", self.clipping_scale, 0.0, 1e6, above=True)
+        check_number("clip_norm", self.clip_norm, 0.0, 1e6, above=True)
+        check_number("weight_decay", self.weight_decay, 0.0, 1e3)
 
 
 class ScaledAdamState(NamedTuple):
@@ -388,5 +411,81 @@ def adamw(
             changes, after = inner.update(clipped(grads, factor), state.inner, params)
         changes = jax.tree.map(lambda change: lr * change, changes)
         return changes, AdamWState(state.updates + 1, state.threshold, norm, factor, after)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+# --- clipping by the norm ------------------------------------------------------------------
+
+
+def new_threshold(
+    count: Int[Array, ""],
+    model_norms: Float[Array, " clipping_update_period"],
+    threshold: Float[Array, ""],
+    clipping_scale: float,
+) -> Float[Array, ""]:
+    """The clipping threshold, renewed at a few early updates and then once in a period.
+
+    An early one is from the last `count` entries in rising order, all the norms that there are.
+    """
+    period = model_norms.shape[0]
+    ordered = jnp.sort(model_norms)
+
+    def median(last: int) -> Array:
+        return ordered[period - last + min(last - 1, last // 4 * 2)]
+
+    renewals = [
+        (count == early, _EARLY_SLACK * clipping_scale * median(early))
+        for early in _EARLY_UPDATES
+        if early < period
+    ]
+    renewals.append(((count > 0) & (count % period == 0), clipping_scale * median(period)))
+    for is_due, renewed in renewals:
+        threshold = jnp.where(is_due & jnp.isfinite(renewed), renewed, threshold)
+    return threshold
+
+
+def clip_factor(norm: Float[Array, ""], threshold: Float[Array, ""]) -> Float[Array, ""]:
+    """What a gradient of this norm is to be multiplied by; 0 where it is not finite."""
+    factor = jnp.minimum(1.0, threshold / (norm + 1e-20))
+    return jnp.where(jnp.isfinite(norm), factor, 0.0)
+
+
+def clipped(grads: Any, factor: Float[Array, ""]) -> Any:
+    """Gradients times the factor; zeros where it is 0, whatever they were."""
+    return jax.tree.map(lambda g: jnp.where(factor > 0, g * factor, 0.0), grads)
+
+
+# --- the optimiser of a run ------------------------------------------------------------------
+
+
+def make_optimizer(
+    config: OptimizerConfig, only_part: str | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """The optimiser that a config names; each update takes its `learning_rate` as an argument.
+
+    Args:
+        config: of the run.
+        only_part: the one part of the parameters that is trained and has a state; None for all.
+    """
+    if config.name == "adamw":
+        made = adamw(weight_decay=config.weight_decay, clip_norm=config.clip_norm)
+    else:
+        made = scaled_adam(clipping_scale=config.clipping_scale)
+    return made if only_part is None else _of_part(made, only_part)
+
+
+def _of_part(
+    inner: optax.GradientTransformationExtraArgs, part: str
+) -> optax.GradientTransformationExtraArgs:
+    """An optimiser of one part of the parameters; all else gets no update."""
+
+    def init(params: Any) -> Any:
+        return inner.init({part: params[part]})
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        own = None if params is None else {part: params[part]}
+        found: Any = inner.update({part: updates[part]}, state, own, **extra)
+        return {**jax.tree.map(jnp.zeros_like, updates), **found[0]}, found[1]
 
     return optax.GradientTransformationExtraArgs(init, update)
