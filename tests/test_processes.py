@@ -1,5 +1,6 @@
 """Several processes as one run: what they learn, what is left when they are killed, who hangs."""
 
+import re
 import signal
 import subprocess
 import time
@@ -81,6 +82,25 @@ def test_processes_that_are_killed_and_change_in_number_learn_the_same(
     assert "goes on from step" in ends[0][2]
     assert distance(run / "one", one / "one") < 1e-5
     assert losses(run) == pytest.approx(losses(one), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_one_process_that_is_asked_to_stop_stops_all_at_the_same_step(place: Path) -> None:
+    log = place / "asked" / "log.jsonl"
+    settings = ("steps=100000", "batch_multiple=2", "stages=one")
+    processes = start_several(
+        [*command(place, "asked", *settings), "--peer-timeout", "300"], 2, devices(1)
+    )
+    while not (log.is_file() and '"step": 4' in log.read_text()):
+        assert all(process.poll() is None for process in processes), finish(*processes)
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGTERM)
+    ends = finish(*processes)
+    assert [status for status, _, _ in ends] == [75, 75], ends
+    steps = {re.search(r"stopped at step (\d+)", said)[1] for _, _, said in ends}
+    assert len(steps) == 1
+    kept = [int(one.name) for one in log.parent.glob("checkpoints/*") if one.name.isdigit()]
+    assert steps == {str(max(kept))}
 
 
 def test_a_process_that_is_missing_is_named(place: Path) -> None:

@@ -53,6 +53,7 @@ _NOT_IN_MODEL_JSON = (
     "pad_id",
     "spk_a_id",
     "spk_b_id",
+    "more_speaker_ids",
     "dtype",
     "remat",
     "unroll_layers",
@@ -113,6 +114,7 @@ class ModelConfig:
     pad_id: int = 0
     spk_a_id: int = 360  # the token [S1]
     spk_b_id: int = 361  # the token [S2]
+    more_speaker_ids: tuple[int, ...] = ()  # the tokens [S3], [S4] and so on; officially none
     dtype: Dtype = "float32"  # of matmuls and activations; norms, softmax, losses stay float32
     remat: RematPolicy = "none"
     # Layers are scanned, which keeps programs small; unrolled, each reads its parameters in
@@ -192,17 +194,38 @@ class ModelConfig:
                 f"{stack}_dim is {dim}; it must be a multiple of 4, since the feed-forward and "
                 f"attention parts of its {heads} heads take three quarters of it.",
             )
-        ids = (self.pad_id, *((self.spk_a_id, self.spk_b_id) if self.is_dialog else ()))
+        ids = (self.pad_id, *(self.speaker_ids if self.is_dialog else ()))
         require(
             max(ids) < self.vocab_size and len(set(ids)) == len(ids),
             f"pad and speaker ids {ids} must differ and be below vocab_size {self.vocab_size}; "
             "check that the token table belongs to this model.",
         )
+        if self.is_dialog and self.more_speaker_ids:
+            for name, value, two in (
+                ("kind", self.kind, "zipvoice_dialog_stereo"),
+                ("speaker_turns", self.speaker_turns, "official"),
+                ("speaker_prompts", self.speaker_prompts, "own"),
+            ):
+                require(
+                    value != two,
+                    f"{name} {two!r} is for two speakers, and this model has {len(ids) - 1}; "
+                    "choose another, or a token table with [S1] and [S2] alone.",
+                )
 
     @property
     def is_dialog(self) -> bool:
         """Whether the model has speaker-turn embeddings."""
         return self.kind in ("zipvoice_dialog", "zipvoice_dialog_stereo")
+
+    @property
+    def speaker_ids(self) -> tuple[int, ...]:
+        """Token ids of the speakers' tags, from [S1] on."""
+        return (self.spk_a_id, self.spk_b_id, *self.more_speaker_ids)
+
+    @property
+    def num_speakers(self) -> int:
+        """How many may speak in a dialogue."""
+        return len(self.speaker_ids) if self.is_dialog else 1
 
     @property
     def is_stereo(self) -> bool:

@@ -26,17 +26,17 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser(
         "generate",
         help="speak a text or a list of texts",
-        description="Speaks a text with the voices of one or two prompts, or a list of texts: TSV "
-        "lines `name, transcript, wav, text` or `name, transcript 1, transcript 2, wav 1, wav 2, "
-        "text`, or JSONL objects with id, text, prompt_text and prompt_wav, and perhaps speed "
-        "or duration.",
+        description="Speaks a text with the voices of its prompts, or a list of texts: TSV "
+        "lines `name, transcript, wav, text` or, with a prompt per speaker, `name, transcript 1, "
+        "transcript 2, wav 1, wav 2, text`, or JSONL objects with id, text, prompt_text and "
+        "prompt_wav, and perhaps speed or duration.",
     )
     add_model(parser)
     add = parser.add_argument
     add(
         "--text",
-        help="what to say; a dialogue has [S1] and [S2] before its turns, "
-        "and [pause 0.5s] is silence",
+        help="what to say; a dialogue has [S1], [S2] and so on before its "
+        "turns, and [pause 0.5s] is silence",
     )
     add(
         "--prompt-wav", nargs="+", type=Path, metavar="WAV",
@@ -73,7 +73,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add(
         "--tracks",
         action="store_true",
-        help="for dialogues, each speaker alone too, as name.s1.wav and name.s2.wav",
+        help="for dialogues, each speaker alone too, as name.s1.wav, name.s2.wav and so on",
     )
     add_flag(parser, "--plot", "draw mel, wave and turns beside each wave")
     add_flag(parser, "--overwrite", "generate finished items of a list again")
@@ -136,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
         write_tracks,
     )
     from zipvoice_jax.infer.synthesizer import Synthesizer
-    from zipvoice_jax.infer.tracks import track_paths
+    from zipvoice_jax.infer.tracks import speakers_of, track_paths
     from zipvoice_jax.infer.voice_requests import transcripts_for
     from zipvoice_jax.vocoder.find import find as find_vocoder
 
@@ -153,7 +153,8 @@ def run(args: argparse.Namespace) -> int:
             check_file(args.res_wav_path.with_suffix(".png"))
         if args.subtitles is not None:
             check_file(args.res_wav_path.with_suffix(f".{args.subtitles}"))
-        for track in track_paths(args.res_wav_path) if args.tracks else ():
+        tracks = track_paths(args.res_wav_path, speakers_of(args.text)) if args.tracks else ()
+        for track in tracks:
             check_file(track)
     tell_idle(args)
     if args.tracks:
@@ -207,7 +208,8 @@ def run(args: argparse.Namespace) -> int:
             print(f"{args.res_wav_path.with_suffix(f'.{args.subtitles}')}: its subtitles")
         if args.tracks:
             write_tracks(speech, args.res_wav_path)
-            print(f"{', '.join(map(str, track_paths(args.res_wav_path)))}: its speakers")
+            tracks = track_paths(args.res_wav_path, speech.speakers)
+            print(f"{', '.join(map(str, tracks))}: its speakers")
         if args.plot:
             plot(speech, args.res_wav_path.with_suffix(".png"))
             print(f"{args.res_wav_path.with_suffix('.png')}: its picture")

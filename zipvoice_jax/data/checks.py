@@ -8,8 +8,13 @@ from typing import Literal, get_args
 
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.numbers import check_number
-from zipvoice_jax.text.tags import check_speaker_tags, turns_without_words
-from zipvoice_jax.text.tokens import SPEAKER_A, SPEAKER_B, quote
+from zipvoice_jax.text.tags import (
+    BARE_TAG,
+    check_speaker_tags,
+    split_turns,
+    turns_without_words,
+)
+from zipvoice_jax.text.tokens import is_speaker_tag, quote, tags_in_words
 
 Reason = Literal[
     "bad entry",
@@ -105,15 +110,16 @@ def normalize_text(text: str) -> str:
 
 def count_turns(text: str) -> int:
     """Number of speaker turns; a text without tags is one."""
-    return max(1, text.count(SPEAKER_A) + text.count(SPEAKER_B))
+    return max(1, len(BARE_TAG.findall(text)))
 
 
-def check_text(text: str, *, dialogue: bool) -> None:
+def check_text(text: str, *, dialogue: bool, speakers: int = 2) -> None:
     """Checks a normalised text by itself.
 
     Args:
         text: as `normalize_text` gives it.
-        dialogue: the text must consist of turns that begin with [S1] or [S2].
+        dialogue: the text must consist of turns that begin with speakers' tags.
+        speakers: that may speak.
 
     Raises:
         Rejected: empty text or broken turn tags.
@@ -123,16 +129,17 @@ def check_text(text: str, *, dialogue: bool) -> None:
     if not dialogue:
         return
     try:
-        check_speaker_tags(text)
+        check_speaker_tags(text, speakers)
     except UserError as error:
         raise Rejected("broken turn tags", str(error)) from None
     for tag in _TAG.findall(text):
-        if tag not in (SPEAKER_A, SPEAKER_B):
+        if not is_speaker_tag(tag):
             raise Rejected("broken turn tags", f"{quote(text)} has {tag}")
-    before, *turns = re.split(r"\[S[12]\]", text)
+    before, *turns = split_turns(text)
     if before.strip() or not turns:
-        raise Rejected("broken turn tags", f"{quote(text)} does not begin with [S1] or [S2]")
-    if not all(any(c.isalnum() for c in turn) for turn in turns):
+        begin = f"{quote(text)} does not begin with {tags_in_words(speakers)}"
+        raise Rejected("broken turn tags", begin)
+    if not all(any(c.isalnum() for c in BARE_TAG.sub("", turn)) for turn in turns):
         raise Rejected("broken turn tags", f"{quote(text)} has a turn without words")
 
 
@@ -202,7 +209,7 @@ def check_turns(tokens: Sequence[str]) -> None:
         Rejected: one has none.
     """
     for number in turns_without_words(tokens, ()):
-        has_tags = SPEAKER_A in tokens or SPEAKER_B in tokens
+        has_tags = any(map(is_speaker_tag, tokens))
         raise Rejected("empty text", f"turn {number} has no words" if has_tags else "has no words")
 
 

@@ -9,8 +9,9 @@ from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.numbers import check_number
 from zipvoice_jax.data.checks import Limits
 from zipvoice_jax.data.sources import SPLIT_RULES, Source, SplitRule
+from zipvoice_jax.text.tags import BARE_TAG
 from zipvoice_jax.text.tokenizer import Tokenizer, make_tokenizer
-from zipvoice_jax.text.tokens import SPEAKER_A, SPEAKER_B, TokenTable
+from zipvoice_jax.text.tokens import TokenTable
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class TokenizerSettings:
         """
         if self.name in ("dialog", "emilia"):
             return self.name == "dialog"
-        return SPEAKER_A in text or SPEAKER_B in text
+        return BARE_TAG.search(text) is not None
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:

@@ -147,7 +147,11 @@ def make_utterance(item: Item, settings: TokenizerSettings, limits: Limits) -> U
         Rejected: the item is not fit for training; says why.
     """
     text = checks.normalize_text(item.text)
-    checks.check_text(text, dialogue=settings.must_be_dialogue(text))
+    checks.check_text(
+        text,
+        dialogue=settings.must_be_dialogue(text),
+        speakers=settings.tokenizer.speakers,
+    )
     tokens = _tokens(text, item.language, settings)
     audio, seconds, channels = _read_item(item)
     checks.check_seconds(seconds, limits)

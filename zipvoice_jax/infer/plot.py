@@ -8,7 +8,7 @@ import numpy as np
 from zipvoice_jax.core.files import write_bytes
 from zipvoice_jax.infer.synthesizer import Speech
 
-COLOURS = {"S1": "#3b6fb6", "S2": "#c8553d", "": "#666666"}
+COLOURS = ("#3b6fb6", "#c8553d", "#5a9a5a", "#8a63a8", "#b8892b")  # of speakers, in turn
 
 
 def plot(speech: Speech, path: Path) -> None:
@@ -34,7 +34,8 @@ def plot(speech: Speech, path: Path) -> None:
         name = ("left", "right")[channel] if channels == 2 else "amplitude"
         bottom.set_ylabel(name)
         for turn in speech.turns:
-            colour = COLOURS[turn.speaker]
+            number = int(turn.speaker[1:]) - 1 if turn.speaker else -1
+            colour = "#666666" if number < 0 else COLOURS[number % len(COLOURS)]
             bottom.axvspan(turn.start, turn.end, color=colour, alpha=0.15, linewidth=0)
             if turn.speaker:
                 top.axvline(turn.start, color="white", linewidth=0.8, linestyle="--")

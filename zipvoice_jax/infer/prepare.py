@@ -5,7 +5,6 @@ Official: generate_sentence and generate_sentence_raw_evaluation in zipvoice/bin
 
 import dataclasses
 import math
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,9 +40,9 @@ from zipvoice_jax.text.chunking import (
 )
 from zipvoice_jax.text.normalizer import single_line
 from zipvoice_jax.text.pauses import Passage, split_pauses, without_pauses
-from zipvoice_jax.text.tags import language_of, turns_without_words
+from zipvoice_jax.text.tags import BARE_TAG, language_of, split_turns, turns_without_words
 from zipvoice_jax.text.tokenizer import Tokenizer
-from zipvoice_jax.text.tokens import SPEAKER_A, SPEAKER_B, quote
+from zipvoice_jax.text.tokens import SPEAKER_B, is_speaker_tag, quote, speaker_tag
 
 # Seconds of prompt and speech in one chunk, about; longer than the model was trained for fails.
 CHUNK_SECONDS = {"zipvoice": 25.0, "zipvoice_distill": 25.0}
@@ -108,7 +107,7 @@ class Preparation:
         transcript = self._prompt_text(request)
         text = self._line(without_pauses(request.text))
         if self.model.is_dialog:
-            validate_dialog(text)
+            self._check_speakers(request, text)
         prompt_ids, prompt_tokens = self._encode(transcript, text, "transcript", notes)
         first = self._first_prompt(prompt_ids, spoken, mel.shape[0])
         passages, ending = self._passages(request.text)
@@ -151,6 +150,23 @@ class Preparation:
         for job in jobs:
             self._check_size(job)
         return Item(given, tuple(jobs), rms, tuple(dict.fromkeys(notes)), samples, ending)
+
+    def _check_speakers(self, request: Request, text: str) -> None:
+        """Refuses prompts and turns of speakers that the model or the prompts lack."""
+        known, prompts = self.model.num_speakers, len(request.prompt_wavs)
+        if prompts > known:
+            raise UserError(
+                f"{request.item_id} has {prompts} prompts, but the model knows {known} speakers; "
+                "use a model of more."
+            )
+        validate_dialog(text, known)
+        tags = set(BARE_TAG.findall(text)) if prompts > 1 else set()
+        heard = {speaker_tag(number) for number in range(1, prompts + 1)}
+        if silent := sorted(tags - heard):
+            raise UserError(
+                f"the text of {request.item_id} has the speaker {silent[0]}, but there are "
+                f"{prompts} prompts; give one for each speaker."
+            )
 
     def _passages(self, text: str) -> tuple[list[Passage], float]:
         """What is said between pauses, and the seconds of silence at the end."""
@@ -205,7 +221,7 @@ class Preparation:
         self, prompt_ids: tuple[int, ...], spoken: list[float], frames: int
     ) -> tuple[int, int]:
         """Tokens and frames of the first of two recordings; 0 and 0 where there is one."""
-        if len(spoken) < 2 or prompt_ids.count(self.model.spk_b_id) != 1:
+        if len(spoken) != 2 or prompt_ids.count(self.model.spk_b_id) != 1:
             return 0, 0
         rate = self.features.sampling_rate / self.features.hop_length
         return prompt_ids.index(self.model.spk_b_id), min(round(spoken[0] * rate), frames)
@@ -213,23 +229,24 @@ class Preparation:
     def _prompt_text(self, request: Request) -> str:
         texts = [self._line(text).strip() for text in request.prompt_texts]
         if not self.model.is_dialog:
-            if len(texts) == 2:
+            if len(texts) > 1:
+                count = "two" if len(texts) == 2 else str(len(texts))
                 raise UserError(
-                    f"{request.item_id} has two prompts, but a {self.model.kind} model takes one "
-                    "speaker; use a dialogue model."
+                    f"{request.item_id} has {count} prompts, but a {self.model.kind} model takes "
+                    "one speaker; use a dialogue model."
                 )
             text = texts[0]
         elif len(texts) == 1:
             text = texts[0]
-            validate_dialog(text)
+            validate_dialog(text, self.model.num_speakers)
         else:
             # One speaker's transcript may already carry its tag.
             bare = [
-                text.removeprefix(tag).strip()
-                for text, tag in zip(texts, (SPEAKER_A, SPEAKER_B), strict=True)
+                text.removeprefix(speaker_tag(number)).strip()
+                for number, text in enumerate(texts, 1)
             ]
-            text = f"{SPEAKER_A}{bare[0]}{SPEAKER_B}{bare[1]}"
-            validate_dialog(text)
+            text = "".join(speaker_tag(n) + said for n, said in enumerate(bare, 1))
+            validate_dialog(text, self.model.num_speakers)
         return text if self.raw_evaluation else add_punctuation(text)
 
     def _line(self, text: str) -> str:
@@ -246,13 +263,13 @@ class Preparation:
             done = self.tokenizer.encode(text, language=language)
         except UserError as error:  # which of the texts it is, the tokenizer does not know
             raise UserError(str(error).replace("the text", where, 1)) from None
-        tags = [tag for tag in (SPEAKER_A, SPEAKER_B) if tag in done.unknown]
+        tags = [tag for tag in done.unknown if is_speaker_tag(tag)]
         if self.model.is_dialog and tags:
             raise UserError(
-                f"the tokenizer has no token for {tags[0]}; give one whose table has both tags."
+                f"the tokenizer has no token for {tags[0]}; give one whose table has all tags."
             )
         for number in turns_without_words(done.tokens, done.unknown):
-            turns = re.split(r"(?=\[S[12]\])", text.strip())
+            turns = split_turns(text.strip())
             turns = turns[1:] if len(turns) > 1 and not turns[0] else turns
             shown = text
             if len(turns) > 1 and number <= len(turns):

@@ -11,7 +11,7 @@ from zipvoice_jax.audio.voice import Voice, is_voice
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.numbers import check_number
 from zipvoice_jax.text.pauses import check_no_pause, split_pauses
-from zipvoice_jax.text.tokens import quote
+from zipvoice_jax.text.tokens import SPEAKERS, quote
 
 _JSON_KEYS = ("id", "text", "prompt_text", "prompt_wav", "speed", "duration")
 MAX_TEXT = 100_000  # characters
@@ -26,8 +26,8 @@ class Request:
     Attributes:
         item_id: names the output.
         text: what to say, with or without pauses (`zipvoice_jax.text.pauses`).
-        prompt_texts: transcripts of the prompts; two for a dialogue with one per speaker. May be
-            empty for voices (`audio/voice.py`), which have their own.
+        prompt_texts: transcripts of the prompts; for a dialogue one per speaker or one of all. May
+            be empty for voices (`audio/voice.py`), which have their own.
         prompt_wavs: the recordings or voices, one per transcript.
         speed: above 1 is faster; None takes that of the run.
         duration: seconds of the speech as a whole, whatever the speed; None takes that of the
@@ -64,11 +64,11 @@ class Request:
                 f"the text of {self.item_id} has {len(self.text):,} characters; split it into "
                 f"items of at most {MAX_TEXT:,}."
             )
-        if len(self.prompt_texts) != len(self.prompt_wavs) or len(self.prompt_wavs) not in (1, 2):
+        count = len(self.prompt_wavs)
+        if len(self.prompt_texts) != count or count not in SPEAKERS:
             raise UserError(
-                f"{self.item_id} has {len(self.prompt_wavs)} prompt recordings and "
-                f"{len(self.prompt_texts)} transcripts; give one of each, or two of each for a "
-                "dialogue."
+                f"{self.item_id} has {count} prompt recordings and {len(self.prompt_texts)} "
+                "transcripts; give one of each, or for a dialogue one of each for every speaker."
             )
         for text, source in zip(self.prompt_texts, self.contents or self.prompt_wavs, strict=True):
             if not text.strip() and not is_voice(source):
@@ -106,10 +106,11 @@ def read_requests(path: Path) -> list[Request | BadLine]:
 
     TSV lines are `name, prompt transcript, prompt wav, text` (one speaker, or a dialogue with
     a merged prompt) or `name, transcript 1, transcript 2, wav 1, wav 2, text` (a dialogue with
-    a prompt per speaker). JSONL objects have id, text, prompt_text and prompt_wav (a string, or
-    a list of two), and may have speed or duration. Recordings are looked for from the working
-    directory, then from the list's own folder. Where a voice stands for one, its transcript may be
-    empty, and of JSONL objects with voices alone prompt_text may be missing.
+    a prompt per speaker; all transcripts, then all recordings, for however many). JSONL objects
+    have id, text, prompt_text and prompt_wav (a string, or a list of one per speaker), and may
+    have speed or duration. Recordings are looked for from the working directory, then from the
+    list's own folder. Where a voice stands for one, its transcript may be empty, and of JSONL
+    objects with voices alone prompt_text may be missing.
 
     Raises:
         UserError: the list as a whole cannot be read, or holds nothing.
@@ -174,12 +175,13 @@ def _from_tsv(line: str, folder: Path) -> Request:
     if len(fields) == 4:
         item, prompt_text, prompt_wav, text = fields
         return Request(item, text, (prompt_text,), (_wav(prompt_wav, folder),))
-    if len(fields) == 6:
-        item, text1, text2, wav1, wav2, text = fields
-        return Request(item, text, (text1, text2), (_wav(wav1, folder), _wav(wav2, folder)))
+    if len(fields) >= 6 and len(fields) % 2 == 0:
+        item, *prompts, text = fields
+        texts, wavs = prompts[: len(prompts) // 2], prompts[len(prompts) // 2 :]
+        return Request(item, text, tuple(texts), tuple(_wav(wav, folder) for wav in wavs))
     raise UserError(
         f"it has {len(fields)} tab-separated fields; 4 are needed (name, transcript, wav, text) "
-        "or 6 (name, two transcripts, two wavs, text)."
+        "or 6 (name, two transcripts, two wavs, text), and 2 more for each further speaker."
     )
 
 

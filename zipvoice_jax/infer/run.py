@@ -27,7 +27,7 @@ from zipvoice_jax.infer.report import Report
 from zipvoice_jax.infer.requests import BadLine, Request, wave_path
 from zipvoice_jax.infer.subtitles import subtitles
 from zipvoice_jax.infer.synthesizer import Speech, Synthesizer
-from zipvoice_jax.infer.tracks import track_paths
+from zipvoice_jax.infer.tracks import speakers_of, track_paths
 from zipvoice_jax.text.tokens import quote
 
 # Requests that are prepared and packed together, by one process: enough to fill batches, few
@@ -117,9 +117,10 @@ def write_subtitles(speech: Speech, text: str, path: Path, form: str | None) -> 
 
 
 def write_tracks(speech: Speech, path: Path) -> None:
-    """Writes each speaker's wave beside that of both."""
-    for track, place in zip(speech.tracks(), track_paths(path), strict=True):
-        write_audio(place, track, speech.sampling_rate)
+    """Writes each speaker's wave beside that of all."""
+    tracks = speech.tracks()
+    for track, own in zip(tracks, track_paths(path, len(tracks)), strict=True):
+        write_audio(own, track, speech.sampling_rate)
 
 
 def write_speech(speech: Speech, path: Path, *, with_plot: bool) -> None:
@@ -192,7 +193,8 @@ def run_list(
     report = Report(res_dir, [request.item_id for request in requests], index, count)
     paths = {r.item_id: wave_path(res_dir, r.item_id) for r in requests if isinstance(r, Request)}
     texts = {r.item_id: r.text for r in requests if isinstance(r, Request)}
-    tracks = {t: i for i, path in paths.items() for t in track_paths(path) if options.tracks}
+    its_tracks = {i: track_paths(path, speakers_of(texts[i])) for i, path in paths.items()}
+    tracks = {t: i for i, found in its_tracks.items() for t in found if options.tracks}
     for name, path in paths.items():
         if path in tracks:
             raise UserError(
@@ -225,7 +227,8 @@ def run_list(
         path, form = paths[request.item_id], options.subtitles
         if form is not None and not path.with_suffix(f".{form}").is_file():
             return False
-        if options.tracks and not all(track.is_file() for track in track_paths(path)):
+        own = its_tracks[request.item_id]
+        if options.tracks and not all(track.is_file() for track in own):
             return False
         return old.get("key") == keys[request.item_id] and path.is_file()
 

@@ -23,7 +23,7 @@ from zipvoice_jax.infer.engine import Engine
 from zipvoice_jax.infer.joining import join
 from zipvoice_jax.infer.prepare import Item, Job, Preparation
 from zipvoice_jax.infer.requests import Request
-from zipvoice_jax.infer.tracks import Track, tracks_of
+from zipvoice_jax.infer.tracks import Track, speakers_of, tracks_of
 from zipvoice_jax.infer.turns import Turn
 from zipvoice_jax.infer.voice_requests import transcripts_for
 from zipvoice_jax.infer.voices import make_voice
@@ -46,6 +46,7 @@ class Speech:
         seconds_vocoder: share in the time of the vocoder.
         buckets: shapes that its chunks were padded to.
         notes: what the user should know.
+        speakers: of a dialogue, who get tracks.
     """
 
     item_id: str
@@ -57,6 +58,7 @@ class Speech:
     seconds_vocoder: float
     buckets: tuple[Bucket, ...]
     notes: tuple[str, ...]
+    speakers: int = 2
 
     @property
     def duration(self) -> float:
@@ -78,13 +80,13 @@ class Speech:
         """Real-time factor of the model alone."""
         return self.seconds_model / max(self.duration, 1e-9)
 
-    def tracks(self) -> tuple[Track, Track]:
+    def tracks(self) -> tuple[Track, ...]:
         """Each speaker of a dialogue alone, as long as the wave (see `tracks_of`).
 
         Raises:
             UserError: there is one speaker, or turns have no times.
         """
-        return tracks_of(self.wave, self.turns, self.sampling_rate)
+        return tracks_of(self.wave, self.turns, self.sampling_rate, self.speakers)
 
     def save(self, path: str | Path) -> None:
         """Writes the wave; the extension tells the format."""
@@ -154,8 +156,8 @@ class Synthesizer:
         """Speaks one text.
 
         Args:
-            text: what to say; a dialogue has [S1] and [S2] before its turns, and [pause 0.5s] is
-                silence.
+            text: what to say; a dialogue has [S1], [S2] and so on before its turns, and [pause
+                0.5s] is silence.
             prompt_wav: a recording, or one per speaker of a dialogue; each is a path, a file open
                 for reading, or (array, rate) with samples (samples,) or (channels, samples),
                 floating-point with full scale 1 or int16; or a voice.
@@ -272,6 +274,7 @@ class Synthesizer:
                     seconds_vocoder=seconds,
                     buckets=tuple(part.bucket for part in of_item),
                     notes=item.notes,
+                    speakers=speakers_of(item.request.text),
                 )
 
     def _waves(

@@ -1,4 +1,4 @@
-"""Each speaker of a dialogue alone: a wave for each of the two, as long as both together."""
+"""Each speaker of a dialogue alone: a wave for each, as long as all together."""
 
 import itertools
 from collections.abc import Sequence
@@ -9,24 +9,27 @@ from jaxtyping import Float
 
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.infer.turns import Turn
-from zipvoice_jax.text.tokens import SPEAKER_A, SPEAKER_B
+from zipvoice_jax.text.tags import BARE_TAG
 
-SPEAKERS = (SPEAKER_A[1:-1], SPEAKER_B[1:-1])
 _FADE_SECONDS = 0.02
 
 Track = Float[np.ndarray, "1 samples"]
 
 
 def tracks_of(
-    wave: Float[np.ndarray, "channels samples"], turns: Sequence[Turn], sampling_rate: int
-) -> tuple[Track, Track]:
-    """The two speakers of a dialogue, who together are the wave.
+    wave: Float[np.ndarray, "channels samples"],
+    turns: Sequence[Turn],
+    sampling_rate: int,
+    speakers: int = 2,
+) -> tuple[Track, ...]:
+    """The speakers of a dialogue, who together are the wave.
 
     Args:
-        wave: with a channel for each, or with both in one; from that a speaker's turns are taken,
-            with fades of 20 ms where the other one takes over.
+        wave: with a channel for each of two, or with all in one; from that a speaker's turns are
+            taken, with fades of 20 ms where another one takes over.
         turns: who speaks when, as far as is known.
         sampling_rate: Hz.
+        speakers: how many there are.
 
     Raises:
         UserError: nobody knows who speaks when.
@@ -35,16 +38,21 @@ def tracks_of(
         return wave[:1], wave[1:]
     if not any(turn.speaker for turn in turns):
         raise UserError("only a dialogue whose long silences stay can be split into tracks.")
-    first, second = (
-        wave * _share(turns, speaker, wave.shape[1], sampling_rate) for speaker in SPEAKERS
+    return tuple(
+        wave * _share(turns, f"S{number}", wave.shape[1], sampling_rate)
+        for number in range(1, speakers + 1)
     )
-    return first, second
 
 
-def track_paths(path: Path) -> tuple[Path, Path]:
-    """Where the tracks of a wave go: `name.s1.wav` and `name.s2.wav` beside `name.wav`."""
-    first, second = (path.with_suffix(f".{name.lower()}{path.suffix}") for name in SPEAKERS)
-    return first, second
+def track_paths(path: Path, speakers: int = 2) -> tuple[Path, ...]:
+    """Where the tracks of a wave go: `name.s1.wav`, `name.s2.wav` and so on beside `name.wav`."""
+    numbers = range(1, speakers + 1)
+    return tuple(path.with_suffix(f".s{number}{path.suffix}") for number in numbers)
+
+
+def speakers_of(text: str) -> int:
+    """How many tracks a dialogue gets: one for each speaker up to the last in it, at least two."""
+    return max([2, *(int(tag[2:-1]) for tag in BARE_TAG.findall(text))])
 
 
 def _share(

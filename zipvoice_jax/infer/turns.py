@@ -8,12 +8,12 @@ import numpy as np
 
 from zipvoice_jax.config import FeatureConfig
 from zipvoice_jax.infer.prepare import Job
-from zipvoice_jax.text.tokens import SPEAKER_A, SPEAKER_B
+from zipvoice_jax.text.tokens import is_speaker_tag
 
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """A stretch of one speaker without a pause; `speaker` is "S1", "S2", or "" without tags."""
+    """A stretch of one speaker without a pause; `speaker` is "S1", "S2", ... or "" without tags."""
 
     speaker: str
     start: float  # seconds
@@ -47,7 +47,7 @@ def turns_of(
             bounds = seconds * ends / max(ends[-1], 1e-9)
         for token, (begin, until) in zip(job.tokens, itertools.pairwise(bounds), strict=True):
             start, end = offset + float(begin), offset + float(until)
-            if token in (SPEAKER_A, SPEAKER_B) and (not turns or turns[-1].speaker != token[1:-1]):
+            if is_speaker_tag(token) and (not turns or turns[-1].speaker != token[1:-1]):
                 turns.append(Turn(token[1:-1], start, end))
             elif not turns:
                 turns.append(Turn("", start, end))

@@ -36,6 +36,7 @@ from zipvoice_jax.judge.words import (
     without_tags,
 )
 from zipvoice_jax.text.pauses import without_pauses
+from zipvoice_jax.text.tags import BARE_TAG, split_turns
 
 # A metric of an item: what is summed over items, and what that is divided by.
 Ratios = dict[str, tuple[float, float]]
@@ -310,8 +311,8 @@ class Judge:
 
 
 def _count_turns(request: Request, voices: Voices, ratios: Ratios) -> None:
-    said = without_pauses(request.text).replace("[S2]", "[S1]")
-    written = [part for part in said.split("[S1]") if part.strip()]
+    said = without_pauses(request.text)
+    written = [turn for turn in split_turns(said) if BARE_TAG.sub("", turn).strip()]
     found = changes(voices.turns)
     overlaps = [-change for change in found if change < 0]
     gaps = [change for change in found if change >= 0]
@@ -332,12 +333,12 @@ def _timed(words: Sequence[Word], wave: Wave) -> bool:
 
 
 def is_dialogue(request: Request) -> bool:
-    """Whether two speak."""
-    return _has_tags(request) or len(request.prompt_wavs) == 2
+    """Whether more than one speak."""
+    return _has_tags(request) or len(request.prompt_wavs) > 1
 
 
 def _has_tags(request: Request) -> bool:
-    return "[S1]" in request.text or "[S2]" in request.text
+    return BARE_TAG.search(request.text) is not None
 
 
 def _mono(path: Path) -> Wave:

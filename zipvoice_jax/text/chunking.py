@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.text.tags import check_speaker_tags
-from zipvoice_jax.text.tokens import SPEAKER_A, SPEAKER_B, quote
+from zipvoice_jax.text.tags import check_speaker_tags, split_turns
+from zipvoice_jax.text.tokens import SPEAKER_A, is_speaker_tag, quote, tags_in_words
 
 PUNCTUATION = frozenset(";:,.!?；：，。！？")
 
@@ -45,7 +45,7 @@ def chunk_tokens_dialog(
         tokens: tokens of one dialogue.
         max_tokens: most tokens in a chunk; a group of turns that is longer stays whole.
         split_long: split such a group too, between turns and after punctuation. Each further
-            piece states its speaker's tag again and may start with [S2], which needs a model
+            piece states its speaker's tag again and may start with any, which needs a model
             whose speaker embedding follows the tag (`ModelConfig.speaker_turns`).
 
     Returns:
@@ -120,17 +120,21 @@ def add_punctuation(text: str, mark: str = ".") -> str:
     return stripped if stripped[-1] in PUNCTUATION else stripped + mark
 
 
-def validate_dialog(text: str) -> None:
+def validate_dialog(text: str, speakers: int = 2) -> None:
     """Checks that a dialogue starts with a speaker tag and has words after every tag.
+
+    Args:
+        text: of the dialogue.
+        speakers: that may speak, from [S1] on.
 
     Raises:
         UserError: it does not; says where.
     """
-    check_speaker_tags(text)
-    before, *turns = re.split(r"(?=\[S[12]\])", text)
+    check_speaker_tags(text, speakers)
+    before, *turns = split_turns(text)
     if before.strip() or not turns:
         raise UserError(
-            f"the dialogue {quote(text)} does not start with {SPEAKER_A} or {SPEAKER_B}; "
+            f"the dialogue {quote(text)} does not start with {tags_in_words(speakers)}; "
             "put the speaker's tag before the first word."
         )
     for number, turn in enumerate(turns, 1):
@@ -179,11 +183,11 @@ def _split_group(group: Sequence[str], max_tokens: int) -> list[list[str]]:
     tag: list[str] = []
     turns: list[list[str]] = []
     for token in group:
-        if token in (SPEAKER_A, SPEAKER_B) or not turns:
+        if is_speaker_tag(token) or not turns:
             turns.append([])
         turns[-1].append(token)
     for turn in turns:
-        tag = turn[:1] if turn[0] in (SPEAKER_A, SPEAKER_B) else []
+        tag = turn[:1] if is_speaker_tag(turn[0]) else []
         for i, sentence in enumerate(_sentences(turn[len(tag) :]) or [[]]):
             addition = sentence if i else tag + sentence
             if pieces and len(pieces[-1]) + len(addition) <= max_tokens:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.text.tags import BARE_TAG
-from zipvoice_jax.text.tokens import SPEAKER_A, SPEAKER_B, quote
+from zipvoice_jax.text.tokens import quote
 
 MAX_PAUSE = 30.0  # seconds
 # What is meant to be a pause, and what is one. A link of Markdown, `[pause](...)`, is neither.
@@ -16,7 +16,7 @@ _FORM = r"\[\s*pause\s+([0-9]+\.?[0-9]*|\.[0-9]+)\s*(m?s)\s*\]"
 _ANY = r"[\[［【]\s*pause(?![^\W\d_])[^\]］】\n]*[\]］】]?"
 _PAUSE = re.compile(_FORM, re.IGNORECASE)
 _MEANT = re.compile(f"{_FORM}|{_ANY}", re.IGNORECASE)
-_OPEN_TAG = re.compile(r"\[S[12]\]\s*$")
+_OPEN_TAG = re.compile(rf"{BARE_TAG.pattern}\s*$")
 _LATE_MARKS = re.compile(r"\s*([.,;:!?…。，！？；：、]+)(?![0-9])")
 
 
@@ -61,7 +61,7 @@ def split_pauses(text: str) -> tuple[tuple[Passage, ...], float]:
         said = said.removesuffix(carried)
         tags = BARE_TAG.findall(said)
         if said.strip():
-            goes_on = not said.lstrip().startswith((SPEAKER_A, SPEAKER_B))
+            goes_on = BARE_TAG.match(said.lstrip()) is None
             said = speaker + said if goes_on else said
             passages.append(Passage(pause, said, goes_on and bool(passages)))
             pause = 0.0

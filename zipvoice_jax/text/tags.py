@@ -6,27 +6,39 @@ import re
 from collections.abc import Callable, Sequence
 
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.text.tokens import SPEAKER_A, SPEAKER_B, quote
+from zipvoice_jax.text.tokens import is_speaker_tag, quote, speaker_tag, tags_in_words
 
 _BRACKETED = re.compile(r"[<\[].*?[>\]]")
 _HAN = re.compile(r"[\u4e00-\u9fa5]")
 _LATIN_WORD = re.compile(r"[A-Za-z]+")
-SPEAKER_TAG = re.compile(r"\s*(\[S[12]\])\s*")
-BARE_TAG = re.compile(r"(\[S[12]\])")
-# What was probably meant to be [S1] or [S2]: any spelling of it, or one bracket missing.
+SPEAKER_TAG = re.compile(r"\s*(\[S[1-9][0-9]?\])\s*")
+BARE_TAG = re.compile(r"(\[S[1-9][0-9]?\])")
+# What was probably meant to be a speaker's tag: any spelling of it, or one bracket missing.
 _ALMOST_SPEAKER_TAG = re.compile(
-    r"[\[［【]\s*(?:s|spk|speaker)[\s_-]*\d*\s*[\]］】]|[\[［【]\s*s\s*\d+|\bs[12]\s*\]",
+    r"[\[［【]\s*(?:s|spk|speaker)[\s_-]*\d*\s*[\]］】]|[\[［【]\s*s\s*\d+|\bs[1-9][0-9]?\s*\]",
     re.IGNORECASE,
 )
 
 
-def check_speaker_tags(text: str) -> None:
-    """Raises a UserError that names what looks like a speaker tag but is not [S1] or [S2]."""
-    for found in _ALMOST_SPEAKER_TAG.finditer(text.replace(SPEAKER_A, "").replace(SPEAKER_B, "")):
+def check_speaker_tags(text: str, speakers: int = 2) -> None:
+    """Raises a UserError that names what looks like a speaker's tag but is none.
+
+    Args:
+        text: of a dialogue.
+        speakers: that may speak, from [S1] on.
+    """
+    known = {speaker_tag(number) for number in range(1, speakers + 1)}
+    rest = BARE_TAG.sub(lambda tag: "" if tag[0] in known else tag[0], text)
+    for found in _ALMOST_SPEAKER_TAG.finditer(rest):
         raise UserError(
             f"the dialogue {quote(text)} has the speaker tag {found[0]!r}; "
-            f"write {SPEAKER_A} or {SPEAKER_B}."
+            f"write {tags_in_words(speakers)}."
         )
+
+
+def split_turns(text: str) -> list[str]:
+    """A text before each speaker's tag; first what stands before them all, which may be empty."""
+    return re.split(rf"(?={BARE_TAG.pattern[1:-1]})", text)
 
 
 def turns_without_words(tokens: Sequence[str], unknown: Sequence[str]) -> list[int]:
@@ -38,8 +50,7 @@ def turns_without_words(tokens: Sequence[str], unknown: Sequence[str]) -> list[i
     """
     turns: list[bool] = []
     for token in tokens:
-        is_tag = token in (SPEAKER_A, SPEAKER_B)
-        if is_tag or not turns:
+        if is_speaker_tag(token) or not turns:
             turns.append(False)
         is_word = not token.startswith("[") and any(map(str.isalnum, token))
         turns[-1] = turns[-1] or (is_word and token not in unknown)
@@ -59,19 +70,25 @@ def language_of(text: str) -> str:
 
 
 def between_tags(
-    text: str, split: Callable[[str], list[str]], *, keep_blanks: bool = False
+    text: str,
+    split: Callable[[str], list[str]],
+    *,
+    speakers: int = 2,
+    keep_blanks: bool = False,
 ) -> list[str]:
-    """Tokens by a tokenizer that knows no tags, with [S1] and [S2] as tokens between them.
+    """Tokens by a tokenizer that knows no tags, with the speakers' tags as tokens between them.
 
     Args:
         text: with or without tags.
         split: makes the tokens of a part.
+        speakers: that may speak.
         keep_blanks: blanks beside tags belong to the parts; else they go, as officially.
     """
-    if SPEAKER_A not in text and SPEAKER_B not in text:
+    known = [speaker_tag(number) for number in range(1, speakers + 1)]
+    if not any(tag in text for tag in known):
         return split(text)
-    check_speaker_tags(text)
+    check_speaker_tags(text, speakers)
     tokens: list[str] = []
     for part in (BARE_TAG if keep_blanks else SPEAKER_TAG).split(text):
-        tokens += [part] if part in (SPEAKER_A, SPEAKER_B) else split(part) if part else []
+        tokens += [part] if part in known else split(part) if part else []
     return tokens

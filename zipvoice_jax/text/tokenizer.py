@@ -67,6 +67,11 @@ class Tokenizer(abc.ABC):
     reads: ClassVar[str] = "any script"  # for error messages
 
     @property
+    def speakers(self) -> int:
+        """Whose tags are tokens: those of the table, and at least [S1] and [S2]."""
+        return max(2, 0 if self.table is None else len(self.table.speaker_ids))
+
+    @property
     def _languages(self) -> tuple[str, ...]:
         """What the repair may write numbers in."""
         return ()
@@ -79,7 +84,7 @@ class Tokenizer(abc.ABC):
         """Tokens of a text, and the passages that were dropped.
 
         Args:
-            text: what to say; [S1] and [S2] are tokens whatever the tokenizer.
+            text: what to say; speakers' tags are tokens whatever the tokenizer.
             language: "en" or "zh", to read a text without a letter in, such as "42"; "" leaves
                 it unread, as the official code does. For tokenizers of both languages.
 
@@ -139,7 +144,7 @@ class SimpleTokenizer(Tokenizer):
     """Every character is a token; no normalisation."""
 
     def _split(self, text: str, language: str) -> tuple[list[str], list[str]]:
-        return between_tags(text, list, keep_blanks=True), []
+        return between_tags(text, list, speakers=self.speakers, keep_blanks=True), []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +157,11 @@ class EspeakTokenizer(Tokenizer):
         phonemes.check_language(self.lang)
 
     @property
+    def speakers(self) -> int:
+        """Whose tags are tokens: those of the table, and at least [S1] and [S2]."""
+        return max(2, 0 if self.table is None else len(self.table.speaker_ids))
+
+    @property
     def _languages(self) -> tuple[str, ...]:
         spoken = {"en": "en", "cmn": "zh"}.get(self.lang.lower().split("-")[0])
         return () if spoken is None else (spoken,)
@@ -160,7 +170,10 @@ class EspeakTokenizer(Tokenizer):
         dropped: list[str] = []
         if is_latin(self.lang):
             text, dropped = foreign_passages(text, keep=("LATIN",))
-        return between_tags(text, lambda turn: list(phonemes.phonemize(turn, self.lang))), dropped
+        tokens = between_tags(
+            text, lambda turn: list(phonemes.phonemize(turn, self.lang)), speakers=self.speakers
+        )
+        return tokens, dropped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +181,11 @@ class EmiliaTokenizer(Tokenizer):
     """English as eSpeak symbols, Chinese as pinyin; `<chang2>` is pinyin, `[tag]` a token."""
 
     reads: ClassVar[str] = "English or Chinese"
+
+    @property
+    def speakers(self) -> int:
+        """Whose tags are tokens: those of the table, and at least [S1] and [S2]."""
+        return max(2, 0 if self.table is None else len(self.table.speaker_ids))
 
     @property
     def _languages(self) -> tuple[str, ...]:
@@ -207,7 +225,7 @@ class EmiliaTokenizer(Tokenizer):
 
 @dataclasses.dataclass(frozen=True)
 class DialogTokenizer(EmiliaTokenizer):
-    """Emilia's tokens with the speaker tags [S1] and [S2], which swallow blanks around them."""
+    """Emilia's tokens with the speakers' tags, which swallow blanks around them."""
 
     def __post_init__(self) -> None:
         if self.table is not None and None in (self.table.spk_a_id, self.table.spk_b_id):
@@ -217,7 +235,7 @@ class DialogTokenizer(EmiliaTokenizer):
             )
 
     def _prepare(self, text: str) -> str:
-        check_speaker_tags(text)
+        check_speaker_tags(text, self.speakers)
         return map_punctuation(SPEAKER_TAG.sub(r"\1", text))
 
 
@@ -245,11 +263,16 @@ class LibriTTSTokenizer(Tokenizer):
             _sentencepiece(self.bpe_model)
 
     @property
+    def speakers(self) -> int:
+        """Whose tags are tokens: those of the table, and at least [S1] and [S2]."""
+        return max(2, 0 if self.table is None else len(self.table.speaker_ids))
+
+    @property
     def _languages(self) -> tuple[str, ...]:
         return ("en",)
 
     def _split(self, text: str, language: str) -> tuple[list[str], list[str]]:
-        return between_tags(text, self._split_turn), []
+        return between_tags(text, self._split_turn, speakers=self.speakers), []
 
     def _split_turn(self, text: str) -> list[str]:
         text = clean_libritts(text)

@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import hashlib
+import itertools
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -13,6 +15,23 @@ from zipvoice_jax.core.errors import UserError
 PAD = "_"
 SPEAKER_A = "[S1]"
 SPEAKER_B = "[S2]"
+SPEAKERS = range(1, 100)  # that a tag can number
+_SPEAKER = re.compile(r"\[S[1-9][0-9]?\]")
+
+
+def speaker_tag(number: int) -> str:
+    """The tag before a speaker's turns, such as [S1]; speakers count from 1."""
+    return f"[S{number}]"
+
+
+def is_speaker_tag(token: str) -> bool:
+    """Whether a token is the tag of a speaker, whoever that is."""
+    return _SPEAKER.fullmatch(token) is not None
+
+
+def tags_in_words(speakers: int) -> str:
+    """The tags of so many speakers, as messages name them: "[S1] or [S2]", "[S1] to [S4]"."""
+    return f"{SPEAKER_A} {'or' if speakers <= 2 else 'to'} {speaker_tag(max(speakers, 2))}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +77,12 @@ class TokenTable:
     def pad_id(self) -> int:
         """Id of the padding token "_"."""
         return self.token2id[PAD]
+
+    @functools.cached_property
+    def speaker_ids(self) -> tuple[int, ...]:
+        """Ids of the tags [S1], [S2] and so on, up to the first that is not in the table."""
+        tags = itertools.takewhile(self.token2id.__contains__, map(speaker_tag, SPEAKERS))
+        return tuple(self.token2id[tag] for tag in tags)
 
     @property
     def spk_a_id(self) -> int | None:

@@ -355,10 +355,10 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What changed between two configs, one line each, such as `seed: 1 -> 2`.
 
     Settings that cannot change a result, such as the number of workers, are left out, and so are
-    switches that are off and that the old config does not know: they came after it.
+    fields that are false or empty and that the old config does not know: they came after it.
     """
     before, after = dict(_leaves(old)), dict(_leaves(new))
-    newer = {name for name, value in after.items() if value is False and name not in before}
+    newer = {name for name, value in after.items() if value in (False, []) and name not in before}
     return [
         f"{name}: {json.dumps(before.get(name))} -> {json.dumps(after.get(name))}"
         for name in dict.fromkeys((*before, *after))
