@@ -59,16 +59,18 @@ _STORAGE_PATTERN = re.compile(
     r"torch\.(Double|Float|Half|BFloat16|Long|Int|Short|Char|Byte|Bool)Storage"
 )
 _INSTRUCTIONS = frozenset(
-    """PROTO FRAME STOP MARK POP POP_MARK DUP BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET
+    """PROTO STOP MARK POP POP_MARK DUP BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET
     NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT BINUNICODE SHORT_BINUNICODE
     BINUNICODE8 BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 EMPTY_TUPLE
     TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST APPEND APPENDS SETITEM SETITEMS GLOBAL STACK_GLOBAL
     REDUCE BUILD BINPERSID""".split()
 )
-# Single bytes for single bytes, so that the lengths of frames stay true. Python hashes nested
-# tuples by recursion in C, without a limit: no set is built, and every dict is a `_Dict`, which
-# comes out of the unpickler's `buffers`. NEWOBJ would need a class, and a `Symbol` is none.
+# Instructions and what is run instead, of equal length. Python hashes nested tuples by recursion
+# in C, without a limit: so no set is built, and every dict is a `_Dict`, which NEXT_BUFFER takes
+# from the unpickler's `buffers`. NEWOBJ would need a class, and a `Symbol` is none. In a frame of
+# false length the unpickler skips bytes, and would run others than were checked: nothing is run.
 _REPLACED = {
+    "FRAME": 3 * (pickle.MARK + pickle.NONE + pickle.POP_MARK),
     "EMPTY_DICT": pickle.NEXT_BUFFER,
     "EMPTY_SET": pickle.EMPTY_LIST,
     "ADDITEMS": pickle.APPENDS,
@@ -196,7 +198,7 @@ class _Unpickler(pickle.Unpickler):
         checked = io.BytesIO(file.read(end - start))
         with checked.getbuffer() as codes:
             for at, code in replaced:
-                codes[at : at + 1] = code
+                codes[at : at + len(code)] = code
         return checked
 
     def find_class(self, module_name: str, global_name: str, /) -> Symbol:
