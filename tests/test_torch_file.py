@@ -225,7 +225,7 @@ HOSTILE: dict[str, bytes] = {
         FROM_TYPE + tup(FROM_TYPE, glob("torch", "Tensor"), b")", b"N") + b"R"
     ),
     "build on a tensor": state_of(
-        tensor() + tup(storage(), integer(0), tup(integer(2**30)), tup(b"K\x01")) + b"b"
+        tensor() + tup(storage(), integer(1), tup(integer(4)), tup(integer(1))) + b"b"
     ),
     "build on a storage": state_of(
         tensor(stored=storage() + tup(text("0"), DTYPE, integer(2**30)) + b"b")
@@ -298,6 +298,14 @@ def test_hostile_files_leave_nothing_behind(tmp_path: Path) -> None:
             official.read_state_dict(path)
     assert "this" not in sys.modules
     test_reads_what_torch_can_write(tmp_path)
+
+
+def test_memo_index_is_held_against_the_file(tmp_path: Path) -> None:
+    """Python's unpickler would allocate 16 bytes times the index."""
+    path = tmp_path / "model.pt"
+    path.write_bytes(HOSTILE["memo of many gigabytes"])
+    with user_error("memo index"):
+        official.read_state_dict(path)
 
 
 @pytest.mark.parametrize("code", [7, 0x107, 0x10007])

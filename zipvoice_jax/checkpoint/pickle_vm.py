@@ -66,9 +66,10 @@ _INSTRUCTIONS = frozenset(
     REDUCE BUILD BINPERSID""".split()
 )
 # Instructions and what is run instead, of equal length. Python hashes nested tuples by recursion
-# in C, without a limit: so no set is built, and every dict is a `_Dict`, which NEXT_BUFFER takes
-# from the unpickler's `buffers`. NEWOBJ would need a class, and a `Symbol` is none. In a frame of
-# false length the unpickler skips bytes, and would run others than were checked: nothing is run.
+# in C, without a limit, so no set is built, and every dict is a `_Dict`, which NEXT_BUFFER takes
+# from the unpickler's `buffers`. NEWOBJ would need a class, and a `Symbol` is not one. In a frame
+# of false length the unpickler would skip bytes, and so run others than were checked: frames
+# become instructions without effect.
 _REPLACED = {
     "FRAME": 3 * (pickle.MARK + pickle.NONE + pickle.POP_MARK),
     "EMPTY_DICT": pickle.NEXT_BUFFER,
@@ -177,6 +178,8 @@ class _Unpickler(pickle.Unpickler):
         """The next pickle of the file, with instructions refused and replaced."""
         start = file.tell()
         replaced: list[tuple[int, bytes]] = []
+        arg: Any  # pickletools declares both optional
+        at: Any
         # Of broken text Python warns before it raises; a warning is no answer to a user.
         with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
             for op, arg, at in pickletools.genops(file):
