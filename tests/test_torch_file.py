@@ -3,10 +3,12 @@
 Pickles are written opcode by opcode, so that no case depends on what a pickler would emit.
 """
 
+import copyreg
 import io
 import itertools
 import os
 import struct
+import sys
 import zipfile
 from pathlib import Path
 
@@ -15,7 +17,8 @@ import pytest
 from complaints import user_error
 
 from zipvoice_jax.checkpoint import official
-from zipvoice_jax.checkpoint.torch_file import read_torch_file, write_torch_file
+from zipvoice_jax.checkpoint.torch_file import Opaque, read_torch_file, write_torch_file
+from zipvoice_jax.checkpoint.torch_legacy import is_legacy, read_legacy
 
 
 def text(value: str) -> bytes:
@@ -86,9 +89,26 @@ def state_of(payload: bytes) -> bytes:
 
 SHELL = tup(text("touch pwned"))
 SYSTEM = glob("os", "system")
+GETATTR = glob("builtins", "getattr")
 ODICT = glob("collections", "OrderedDict")
+TENSOR = glob("torch._utils", "_rebuild_tensor_v2")
+PARAMETER = glob("torch._utils", "_rebuild_parameter")
+FROM_TYPE = glob("torch._tensor", "_rebuild_from_type_v2")
+DTYPE = glob("numpy", "dtype") + tup(text("f4")) + b"R"
 NEST = b"".join(b"\x85" for _ in range(100_000))  # TUPLE1 again and again
+BILLION = b"2\x86" * 64  # DUP, TUPLE2: twice as large with each, in two bytes
 GOOD = model(text("w"), tensor())
+
+
+def slots(name: str, value: bytes) -> bytes:
+    """State that sets an attribute by setattr."""
+    return tup(b"N", b"}" + text(name) + value + b"s") + b"b"
+
+
+def state(name: str, value: bytes) -> bytes:
+    """State that sets an attribute by `__dict__`."""
+    return b"}" + text(name) + value + b"sb"
+
 
 HOSTILE: dict[str, bytes] = {
     "global os.system": state_of(SYSTEM + SHELL + b"R"),
@@ -168,6 +188,71 @@ HOSTILE: dict[str, bytes] = {
     "torchscript": archive(GOOD, {"m/constants.pkl": b"N."}),
     "byte order unknown": archive(GOOD, {"m/byteorder": b"middle"}),
     "entry twice": archive(GOOD).replace(b"m/data/0", b"m/data.p").replace(b"data.pkl", b"data.p"),
+    # What Python's own unpickler would do, were it not for its bounds.
+    "global not loaded": state_of(glob("this", "s")),
+    "global of ours": state_of(glob("zipvoice_jax.checkpoint.pickle_vm", "Symbol")),
+    "getattr called": state_of(GETATTR + tup(ODICT, text("__init__")) + b"R"),
+    "stack global dotted": state_of(
+        text("collections") + text("OrderedDict.__init__.__globals__") + b"\x93"
+    ),
+    "stack global dotted in torch": state_of(
+        text("torch") + text("Tensor.__init__.__globals__") + b"\x93"
+    ),
+    "stack global dotted in builtins": state_of(
+        text("builtins") + text("dict.__class__.__subclasses__") + b"\x93)R"
+    ),
+    "next buffer": state_of(b"\x97"),
+    "read-only buffer": state_of(b"C\x01x\x98"),
+    "newobj of a tensor": state_of(TENSOR + tup(b"N") + b"\x81"),
+    "newobj of a type": state_of(glob("torch", "Tensor") + b")\x81"),
+    "newobj of a storage type": state_of(glob("torch", "FloatStorage") + b")\x81"),
+    "newobj without a tuple": state_of(ODICT + b"]\x81"),
+    "newobj of a dict from arguments": state_of(ODICT + tup(b"]") + b"\x81"),
+    "newobj_ex of a dict": state_of(ODICT + b")}\x92"),
+    "newobj_ex with keywords": state_of(ODICT + b")" + state("a", b"N")[:-1] + b"\x92"),
+    "reduce of a dict": state_of(b"})R"),
+    "reduce of a tensor": state_of(tensor() + b")R"),
+    "reduce of an inert object": state_of(DTYPE + b")R"),
+    "reduce of a type": state_of(glob("torch", "Tensor") + b")R"),
+    "parameter of nothing": state_of(PARAMETER + b")R"),
+    "tensor of too many": state_of(TENSOR + tup(storage(), *[b"N"] * 9) + b"R"),
+    "tensor of texts": state_of(TENSOR + tup(storage(), *[text("a")] * 5) + b"R"),
+    "tensor of itself": state_of(TENSOR + tup(tensor(), *[b"K\x00"] * 5) + b"R"),
+    "subclass of a call": state_of(
+        FROM_TYPE + tup(TENSOR, glob("torch", "Tensor"), text("abcdef"), b"N") + b"R"
+    ),
+    "subclass of subclasses": state_of(
+        FROM_TYPE + tup(FROM_TYPE, glob("torch", "Tensor"), b")", b"N") + b"R"
+    ),
+    "build on a tensor": state_of(
+        tensor() + tup(storage(), integer(1), tup(integer(4)), tup(integer(1))) + b"b"
+    ),
+    "build on a storage": state_of(
+        tensor(stored=storage() + tup(text("0"), DTYPE, integer(2**30)) + b"b")
+    ),
+    "build by dict on a tensor": state_of(tensor() + state("shape", tup(integer(2**30)))),
+    "build by dict on a storage": state_of(
+        tensor(stored=storage() + state("numel", integer(2**30)))
+    ),
+    "build by slots on a tensor": state_of(tensor() + slots("shape", tup(integer(2**30)))),
+    "build by slots on a class": state_of(ODICT + slots("__setitem__", ODICT)),
+    "build by dict on a function": state_of(TENSOR + state("make", ODICT)),
+    "build by slots on a function": state_of(TENSOR + slots("__code__", ODICT)),
+    "build by slots on a list": state_of(b"]" + slots("append", ODICT)),
+    "append to a class": state_of(ODICT + b"Na"),
+    "append to an inert object": state_of(DTYPE + b"Na"),
+    "append to a dict": state_of(b"}Na"),
+    "item of a class": state_of(ODICT + b"NNs"),
+    "key deeply nested in a class": state_of(ODICT + b")R)" + NEST + b"Ns"),
+    "key deeply nested in a batch": state_of(b"}()" + NEST + b"Nu"),
+    "key of exponential size": state_of(b"})" + BILLION + b"Ns"),
+    "set of a deeply nested value": state_of(b"\x8f()" + NEST + b"\x90"),
+    "frozen set of a deeply nested value": state_of(b"()" + NEST + b"\x91"),
+    "lists deeply nested": state_of(b"]" * 100_000 + b"a" * 99_999),
+    "dicts deeply nested": state_of(b"}K\x00" * 100_000 + b"}" + b"s" * 100_000),
+    "memo of many gigabytes": state_of(b"Nr\xff\xff\xff\x7f"),
+    "integer longer than the file": state_of(b"\x8b\xff\xff\xff\x7f"),
+    "bytes longer than the file": archive(b"\x80\x04\x8e" + b"\xff" * 7 + b"\x0f."),
     "flipped number": archive(GOOD).replace(b"\0\0\x40\x40", b"\0\0\x41\x40"),
     "text of a bad escape": archive(b"S'\\ '\n."),
     "empty file": b"",
@@ -202,6 +287,124 @@ def test_hostile_cases_differ_from_a_sound_file_only_by_their_payload(tmp_path: 
         path.write_bytes(archive(GOOD)[:cut])
         with user_error(str(path)):
             official.read_state_dict(path)
+
+
+def test_hostile_files_leave_nothing_behind(tmp_path: Path) -> None:
+    """None changes what a later file is read with, nor imports a module."""
+    path = tmp_path / "model.pt"
+    for data in HOSTILE.values():
+        path.write_bytes(data)
+        with user_error(str(path)):
+            official.read_state_dict(path)
+    assert "this" not in sys.modules
+    test_reads_what_torch_can_write(tmp_path)
+
+
+def test_memo_index_is_held_against_the_file(tmp_path: Path) -> None:
+    """Python's unpickler would allocate 16 bytes times the index."""
+    path = tmp_path / "model.pt"
+    path.write_bytes(HOSTILE["memo of many gigabytes"])
+    with user_error("memo index"):
+        official.read_state_dict(path)
+
+
+@pytest.mark.parametrize("code", [7, 0x107, 0x10007])
+def test_registered_extension_is_refused(tmp_path: Path, code: int) -> None:
+    """The opcodes that import by number and, once it was done, without asking `find_class`."""
+    path = tmp_path / "model.pt"
+    width = {7: 1, 0x107: 2, 0x10007: 4}[code]
+    opcode = {1: b"\x82", 2: b"\x83", 4: b"\x84"}[width] + code.to_bytes(width, "little")
+    path.write_bytes(state_of(opcode + tup(text("x")) + b"R"))
+    copyreg.add_extension("os", "mkdir", code)
+    try:
+        with user_error(f"EXT{width}", str(path)):
+            official.read_state_dict(path)
+    finally:
+        copyreg.remove_extension("os", "mkdir", code)
+
+
+def test_state_of_inert_objects_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    states = (state("name", text("a")), slots("name", text("a")), state("__class__", ODICT), b"Nb")
+    for built in states:
+        path.write_bytes(state_of(DTYPE + built))
+        read = read_torch_file(path)["model"]
+        assert read["x"] == Opaque("numpy.dtype") and vars(read["x"]) == {"name": "numpy.dtype"}
+    for built in (state("items", ODICT), slots("items", ODICT), slots("get", ODICT)):
+        path.write_bytes(state_of(ODICT + b")R" + text("a") + b"K\x01s" + built))
+        assert read_torch_file(path)["model"]["x"] == {"a": 1}
+
+
+def test_containers_of_later_protocols(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes(
+        state_of(
+            tup(
+                b"\x8f(K\x01K\x02\x90",
+                b"(K\x03\x91",
+                glob("zipvoice.utils.common", "AttributeDict") + b")\x81" + text("a") + b"Ns",
+                glob("collections", "defaultdict") + tup(glob("builtins", "list")) + b"R",
+            )
+        )
+    )
+    assert read_torch_file(path)["model"]["x"] == ([1, 2], (3,), {"a": None}, {})
+
+
+@pytest.mark.parametrize("length", [*range(0, len(GOOD), 9), 2**40, 2**64 - 1])
+def test_false_frame_changes_nothing(tmp_path: Path, length: int) -> None:
+    """In one, Python's unpickler would skip bytes and run others than were checked."""
+    path = tmp_path / "model.pt"
+    path.write_bytes(archive(b"\x80\x04\x95" + struct.pack("<Q", length) + GOOD[2:]))
+    np.testing.assert_array_equal(official.read_state_dict(path)["w"], [0, 1, 2, 3])
+
+
+def legacy(tree: bytes, keys: bytes = b"](" + text("0") + b"e", numbers: int = 4) -> bytes:
+    """A file of the format from before torch 1.6."""
+    pickles = (integer(0x1950A86A20F9469CFC6C), b"M\xe9\x03", b"}", tree, keys)
+    stored = np.arange(numbers, dtype="<f4").tobytes()
+    return b"".join(b"\x80\x02" + p + b"." for p in pickles) + struct.pack("<q", numbers) + stored
+
+
+def old_tensor(shape: tuple[int, ...] = (4,), stride: tuple[int, ...] = (1,)) -> bytes:
+    inner = (text("storage"), glob("torch", "FloatStorage"), text("0"), text("cpu"))
+    return tensor(shape, stride, stored=tup(*inner, integer(4), b"N") + b"Q")
+
+
+def test_reads_the_legacy_format(tmp_path: Path) -> None:
+    path = tmp_path / "old.pt"
+    flat = text("w") + old_tensor() + text("v") + old_tensor((2, 2), (2, 1))
+    path.write_bytes(legacy(ODICT + b")R(" + flat + text("t") + old_tensor((2, 2), (1, 2)) + b"u"))
+    assert is_legacy(path)
+    read = read_legacy(path)
+    assert {array.dtype for array in read.values()} == {np.dtype(np.float32)}
+    np.testing.assert_array_equal(read["w"], [0, 1, 2, 3])
+    np.testing.assert_array_equal(read["v"], [[0, 1], [2, 3]])
+    np.testing.assert_array_equal(read["t"], [[0, 2], [1, 3]])
+
+
+@pytest.mark.parametrize(
+    "data",
+    {
+        "import": legacy(SYSTEM + SHELL + b"R"),
+        "storage of another size": legacy(old_tensor(), numbers=3),
+        "shape huge": legacy(old_tensor((2**40,))),
+        "expanded": legacy(old_tensor((2**40,), (0,))),
+        "key no text": legacy(tensor(stored=tup(*[b"N"] * 5) + b"Q")),
+        "keys no list": legacy(old_tensor(), b"K\x01"),
+        "keys nested": legacy(old_tensor(), b"])" + NEST + b"a"),
+        "nested": legacy(b")" + NEST),
+        "cut": legacy(old_tensor())[:-1],
+        "another magic": b"\x80\x02K\x01." * 5,
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_hostile_legacy_file_is_refused_in_one_line(
+    tmp_path: Path, data: tuple[str, bytes]
+) -> None:
+    path = tmp_path / "old.pt"
+    path.write_bytes(data[1])
+    with user_error(str(path)):
+        read_legacy(path)
 
 
 def test_reads_what_torch_can_write(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ taken, so that no file makes us allocate much more than its own size.
 """
 
 import dataclasses
+import io
 import math
 import struct
 import sys
@@ -18,9 +19,16 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from jaxtyping import Shaped
 
-from zipvoice_jax.checkpoint.pickle_vm import MalformedError, Opaque, Symbol, load_pickle, shown
-from zipvoice_jax.checkpoint.torch_legacy import LEGACY_MAGIC
+from zipvoice_jax.checkpoint.pickle_vm import (
+    MalformedError,
+    Opaque,
+    Sealed,
+    Symbol,
+    load_pickle,
+    shown,
+)
 from zipvoice_jax.core.errors import UserError
 
 _DTYPES: dict[str, np.dtype] = {
@@ -41,21 +49,24 @@ _MAX_ENTRIES = 1_000_000
 _MAX_DEPTH = 64
 # Tensors may share or repeat a storage (tied or expanded weights), within reason.
 _MAX_EXPANSION = 8
+LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f920")  # how `torch_legacy`'s format begins
 _ALIGNMENT = 64  # bytes, as torch aligns storages
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Storage:
+@dataclasses.dataclass(frozen=True)
+class Storage(Sealed):
+    """A storage whose numbers are still in the file."""
+
     key: str
     dtype: np.dtype
     numel: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class TorchTensor:
+@dataclasses.dataclass(frozen=True)
+class TorchTensor(Sealed):
     """A tensor whose numbers are still in the file."""
 
-    storage: _Storage
+    storage: Storage
     offset: int  # elements
     shape: tuple[int, ...]
     stride: tuple[int, ...]  # elements
@@ -71,19 +82,31 @@ class TorchTensor:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def _is_count(value: object) -> bool:
+def is_count(value: object) -> bool:
+    """Whether a value from a pickle can be a size or an offset."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
 
 
-def _make_tensor(args: tuple[Any, ...]) -> TorchTensor:
-    """Handle of a tensor from the arguments of torch._utils._rebuild_tensor_v2."""
-    if len(args) not in (6, 7) or not isinstance(args[0], _Storage):
+def make_tensor(
+    storage: Any,
+    offset: Any,
+    shape: Any,
+    stride: Any,
+    _grad: Any,
+    _hooks: Any,
+    _metadata: Any = None,
+) -> TorchTensor:
+    """Handle of a tensor, called in place of torch._utils._rebuild_tensor_v2.
+
+    Raises:
+        MalformedError: the tensor reaches out of its storage, or is none.
+    """
+    if not isinstance(storage, Storage):
         raise MalformedError("a tensor without its storage")
-    storage, offset, shape, stride = args[:4]
     counts = (shape, stride)
-    if not all(isinstance(c, tuple) and all(map(_is_count, c)) for c in counts):
+    if not all(isinstance(c, tuple) and all(map(is_count, c)) for c in counts):
         raise MalformedError("a tensor whose shape or stride are not counts")
-    if not _is_count(offset) or len(shape) != len(stride) or len(shape) > 32:
+    if not is_count(offset) or len(shape) != len(stride) or len(shape) > 32:
         raise MalformedError("a tensor whose offset, shape and stride do not fit together")
     last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
     if 0 not in shape and last >= storage.numel:
@@ -138,13 +161,13 @@ class _Archive:
             raise MalformedError(f"{entry.file_size} bytes in {name}")
         return self.archive.read(entry)
 
-    def load_storage(self, saved: tuple[Any, ...]) -> _Storage:
+    def load_storage(self, saved: tuple[Any, ...]) -> Storage:
         """Handle of ("storage", type, key, location, numel)."""
         if len(saved) != 5 or saved[0] != "storage" or not isinstance(saved[1], Symbol):
             raise MalformedError("a reference that is no storage")
         _, kind, key, _, numel = saved
         dtype = _DTYPES.get(kind.name.removeprefix("torch.").removesuffix("Storage"))
-        if dtype is None or not isinstance(key, str) or not _is_count(numel):
+        if dtype is None or not isinstance(key, str) or not is_count(numel):
             raise MalformedError("a storage of unknown type, key or size")
         entry = self.entries.get(f"{self.root}data/{key}")
         if entry is None:
@@ -154,9 +177,9 @@ class _Archive:
                 f"a storage of {numel} {dtype.name} that has {entry.file_size} bytes in the file"
             )
         self.uses[key] += 1
-        return _Storage(key, dtype, numel)
+        return Storage(key, dtype, numel)
 
-    def read_storage(self, storage: _Storage) -> np.ndarray:
+    def read_storage(self, storage: Storage) -> np.ndarray:
         """All elements of a storage, in this machine's byte order."""
         key = storage.key
         data = self.shared.get(key)
@@ -170,20 +193,29 @@ class _Archive:
         raw = np.frombuffer(data, np.dtype(f"u{storage.dtype.itemsize}"))
         return (raw.byteswap() if self.swap else raw).view(storage.dtype)
 
-    def read_tensor(self, tensor: TorchTensor) -> np.ndarray:
-        """A dense copy of a tensor."""
-        flat = self.read_storage(tensor.storage)
-        strides = tuple(step * flat.itemsize for step in tensor.stride)
-        if 0 in tensor.shape:
-            return np.zeros(tensor.shape, tensor.dtype)
-        view = np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides)
-        return np.array(view, order="C")
+
+def _dense(flat: Shaped[np.ndarray, " n"], tensor: TorchTensor) -> Shaped[np.ndarray, "..."]:
+    """A dense copy of a tensor from all elements of its storage."""
+    if 0 in tensor.shape:
+        return np.zeros(tensor.shape, tensor.dtype)
+    strides = tuple(step * flat.itemsize for step in tensor.stride)
+    view = np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides)
+    return np.array(view, order="C")
 
 
-def _resolve(archive: _Archive, tree: Any) -> Any:
-    """Replaces the tensor handles in plain containers by arrays."""
+def resolve(tree: Any, read_storage: Callable[[Storage], np.ndarray], size: int) -> Any:
+    """What a pickle described, as plain containers with arrays for the handles of tensors.
+
+    Args:
+        tree: what `load_pickle` returned, or a part of it.
+        read_storage: all elements of a storage.
+        size: of the file in bytes, which bounds the size of the arrays.
+
+    Raises:
+        MalformedError: containers are too deep, or tensors far larger than the file.
+    """
     done: dict[int, Any] = {}  # by id: a tree may name one container many times
-    budget = _MAX_EXPANSION * archive.size
+    budget = _MAX_EXPANSION * size
 
     def visit(node: Any, depth: int) -> Any:
         nonlocal budget
@@ -197,7 +229,7 @@ def _resolve(archive: _Archive, tree: Any) -> Any:
             budget -= node.nbytes
             if budget < 0:
                 raise MalformedError("tensors that repeat their storages too often")
-            result: Any = archive.read_tensor(node)
+            result: Any = _dense(read_storage(node.storage), node)
         elif isinstance(node, dict):
             result = {key: visit(value, depth + 1) for key, value in node.items()}
         else:
@@ -252,12 +284,12 @@ def read_torch_file(path: Path, select: Callable[[Any], Any] = lambda tree: tree
         with zipfile.ZipFile(path) as opened:
             archive = _Archive(path, opened, path.stat().st_size)
             tree = load_pickle(
-                archive.read("data.pkl", limit=_MAX_PICKLE),
+                io.BytesIO(archive.read("data.pkl", limit=_MAX_PICKLE)),
                 source=str(path),
                 load_storage=archive.load_storage,
-                make_tensor=_make_tensor,
+                make_tensor=make_tensor,
             )
-            return _resolve(archive, select(tree))
+            return resolve(select(tree), archive.read_storage, archive.size)
     except MalformedError as error:
         raise UserError(f"{path} is damaged: it has {error}; download it again.") from None
     except (zipfile.BadZipFile, EOFError, NotImplementedError, struct.error, ValueError) as error:

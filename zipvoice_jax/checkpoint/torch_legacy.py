@@ -4,19 +4,23 @@ For weights whose origin is pinned; models come by `torch_file`.
 """
 
 import io
-import pickletools
 import struct
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from zipvoice_jax.checkpoint.pickle_vm import MalformedError, Symbol, load_pickle
+from zipvoice_jax.checkpoint.torch_file import (
+    LEGACY_MAGIC,
+    Storage,
+    is_count,
+    make_tensor,
+    resolve,
+)
 from zipvoice_jax.core.errors import UserError
 
 _MAGIC = 0x1950A86A20F9469CFC6C
-LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f920")  # pickled by protocol 2
 
 
 def is_legacy(path: Path) -> bool:
@@ -29,7 +33,7 @@ def is_legacy(path: Path) -> bool:
 
 
 def read_legacy(path: Path) -> Any:
-    """The content of a file, its contiguous float32 tensors as numpy arrays.
+    """The content of a file, its float32 tensors as numpy arrays.
 
     Raises:
         UserError: it is missing, damaged, of another format, or holds other tensors.
@@ -40,7 +44,7 @@ def read_legacy(path: Path) -> Any:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from None
     try:
         return _content(data, str(path))
-    except (MalformedError, ValueError, KeyError, IndexError, struct.error) as error:
+    except (MalformedError, ValueError, KeyError, IndexError, struct.error, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}); get it again.") from None
 
 
@@ -49,51 +53,23 @@ def _content(data: bytes, source: str) -> Any:
     sizes: dict[str, int] = {}
     arrays: dict[str, np.ndarray] = {}
 
-    def storage(saved: tuple[Any, ...]) -> str:
+    def load_storage(saved: tuple[Any, ...]) -> Storage:
         _, kind, key, _, numel, *_ = saved
         if not isinstance(kind, Symbol) or kind.name != "torch.FloatStorage":
             raise MalformedError("a storage that is no float32")
-        sizes[key] = numel
-        return key
+        if not isinstance(key, str) or not is_count(numel) or sizes.setdefault(key, numel) != numel:
+            raise MalformedError("a storage of unknown key or size")
+        return Storage(key, np.dtype(np.float32), numel)
 
-    def tensor(args: tuple[Any, ...]) -> tuple[str, int, tuple[int, ...]]:
-        key, offset, shape, stride = args[:4]
-        dense = np.zeros(shape, np.int8).strides
-        if dense != stride and 0 not in shape:
-            raise MalformedError("a tensor that is not contiguous")
-        return key, offset, shape
-
-    def read(pickled: bytes) -> Any:
-        return load_pickle(pickled, source=source, load_storage=storage, make_tensor=tensor)
-
-    magic, _, _, tree, keys = (read(pickled) for pickled in _pickles(file, 5))
+    magic, _, _, tree, keys = (
+        load_pickle(file, source=source, load_storage=load_storage, make_tensor=make_tensor)
+        for _ in range(5)
+    )
     if magic != _MAGIC:
         raise MalformedError("another format")
     for key in keys:
         (numel,) = struct.unpack("<q", file.read(8))
-        if numel != sizes[key]:
-            raise MalformedError(f"a storage of {numel} numbers where {sizes[key]} should be")
+        if not isinstance(key, str) or numel != sizes[key]:
+            raise MalformedError(f"a storage of {numel} numbers that should be of another size")
         arrays[key] = np.frombuffer(file.read(4 * numel), "<f4", numel)
-    return _filled(tree, arrays)
-
-
-def _pickles(file: io.BytesIO, count: int) -> Iterator[bytes]:
-    for _ in range(count):
-        start = file.tell()
-        for _ in pickletools.genops(file):
-            pass
-        end = file.tell()
-        file.seek(start)
-        yield file.read(end - start)
-
-
-def _filled(node: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    if isinstance(node, dict):
-        return {key: _filled(value, arrays) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_filled(value, arrays) for value in node]
-    if isinstance(node, tuple) and len(node) == 3 and node[0] in arrays:
-        key, offset, shape = node
-        size = int(np.prod(shape))
-        return arrays[key][offset : offset + size].reshape(shape)
-    return node
+    return resolve(tree, lambda storage: arrays[storage.key], len(data))
