@@ -190,7 +190,7 @@ HOSTILE: dict[str, bytes] = {
     "entry twice": archive(GOOD).replace(b"m/data/0", b"m/data.p").replace(b"data.pkl", b"data.p"),
     # What Python's own unpickler would do, were it not for its bounds.
     "global not loaded": state_of(glob("this", "s")),
-    "global of ours": state_of(glob("zipvoice_jax.checkpoint.pickle_vm", "Symbol")),
+    "global of ours": state_of(glob("zipvoice_jax.checkpoint.restricted_pickle", "Symbol")),
     "getattr called": state_of(GETATTR + tup(ODICT, text("__init__")) + b"R"),
     "stack global dotted": state_of(
         text("collections") + text("OrderedDict.__init__.__globals__") + b"\x93"

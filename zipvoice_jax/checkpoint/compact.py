@@ -14,7 +14,7 @@ import safetensors
 import safetensors.numpy
 
 from zipvoice_jax.checkpoint.mapping import Params, flatten, unflatten
-from zipvoice_jax.checkpoint.pickle_vm import shown
+from zipvoice_jax.checkpoint.restricted_pickle import shown
 from zipvoice_jax.core.errors import UserError
 
 

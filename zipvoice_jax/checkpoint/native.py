@@ -25,7 +25,7 @@ from zipvoice_jax.checkpoint.loaded import (
     new_directory,
 )
 from zipvoice_jax.checkpoint.mapping import check_params, flatten, unflatten
-from zipvoice_jax.checkpoint.pickle_vm import shown
+from zipvoice_jax.checkpoint.restricted_pickle import shown
 from zipvoice_jax.config import FeatureConfig, ModelConfig, read_json
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.text.tokens import TokenTable

@@ -23,7 +23,7 @@ from zipvoice_jax.checkpoint.loaded import (
     new_directory,
 )
 from zipvoice_jax.checkpoint.mapping import from_official, to_official
-from zipvoice_jax.checkpoint.pickle_vm import shown
+from zipvoice_jax.checkpoint.restricted_pickle import shown
 from zipvoice_jax.checkpoint.torch_file import TorchTensor, read_torch_file, write_torch_file
 from zipvoice_jax.config import MODEL_KINDS, FeatureConfig, ModelConfig, read_json
 from zipvoice_jax.core.errors import UserError

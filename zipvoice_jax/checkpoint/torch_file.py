@@ -2,7 +2,7 @@
 
 Layout of the archive `<root>/`: `data.pkl` (structure), `byteorder`, `version` and one
 uncompressed file `data/<key>` per storage. Nothing in the file is executed: see
-`pickle_vm`. Sizes that the pickle claims are held against the archive before any memory is
+`restricted_pickle`. Sizes that the pickle claims are held against the archive before any memory is
 taken, so that no file makes us allocate much more than its own size.
 """
 
@@ -21,7 +21,7 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import Shaped
 
-from zipvoice_jax.checkpoint.pickle_vm import (
+from zipvoice_jax.checkpoint.restricted_pickle import (
     MalformedError,
     Opaque,
     Sealed,

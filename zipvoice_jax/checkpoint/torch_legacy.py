@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from zipvoice_jax.checkpoint.pickle_vm import MalformedError, Symbol, load_pickle
+from zipvoice_jax.checkpoint.restricted_pickle import MalformedError, Symbol, load_pickle
 from zipvoice_jax.checkpoint.torch_file import (
     LEGACY_MAGIC,
     Storage,

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from zipvoice_jax.checkpoint.pickle_vm import shown
+from zipvoice_jax.checkpoint.restricted_pickle import shown
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.files import alone
 from zipvoice_jax.core.processes import is_lead, on_lead
