@@ -119,6 +119,22 @@ def test_an_empty_row_of_a_batch_is_finite_and_harmless() -> None:
     assert np.isfinite(v).all()
 
 
+def test_one_call_leads_from_text_to_velocity() -> None:
+    config, params = make()
+    tokens, tokens_lens, lens = jnp.array([[18, 3, 19, 4, 0]]), jnp.array([4]), jnp.array([9])
+    x, t = jnp.ones((1, 12, config.feat_dim)), jnp.array([0.3])
+
+    @jax.jit
+    def both(params: Any) -> Any:
+        model = bound(params, config)
+        text = model.text_condition(tokens, tokens_lens, lens, 12)
+        in_parts = model.velocity(t, x, text, x, padding_mask(lens, 12))
+        return in_parts, model(tokens, tokens_lens, lens, t, x, x)
+
+    in_parts, at_once = both(params)
+    assert np.array_equal(in_parts, at_once)
+
+
 def test_text_does_not_depend_on_its_padding() -> None:
     config, params = make()
     tokens = np.array([[18, 3, 4, 19, 5, 6, 0]])
