@@ -6,6 +6,7 @@ and all that reads across frames is masked.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -196,6 +197,26 @@ class Layer(nn.Module):
         return Whiten(4.0, ratio=3.0)(x, ctx, "whiten", mask), None
 
 
+@functools.lru_cache(maxsize=64)
+def layer_choices(config: ZipformerConfig, batch: int) -> Choices:
+    """The random choices of a layer in training, found by tracing one.
+
+    Args:
+        config: of the layer's Zipformer; its stacks differ in nothing that matters here.
+        batch: items.
+    """
+    choices = Choices()
+
+    def trace() -> None:
+        layer = Layer(config, 1, LayerSkip(0.0, 1.0, 1, 0.0), parent=None)
+        ctx = StepContext(jnp.float32(0.0), jax.random.key(0))
+        x, encoding = jnp.zeros((batch, 1, config.dim)), jnp.zeros((1, config.pos_dim))
+        layer.init(ctx.key, x, jnp.int32(0), choices, None, encoding, None, None, ctx)
+
+    jax.eval_shape(trace)
+    return choices.in_order(_ORDER)
+
+
 class Downsample(nn.Module):
     """A learned weighted sum of each `factor` frames (SimpleDownsample)."""
 
@@ -287,11 +308,7 @@ class Stack(nn.Module):
         )(c, c.kernel_size[i], skip, name="layers")
         draws = None
         if ctx is not None:
-            choices = Choices()
-            layer = Layer(c, c.kernel_size[i], skip, parent=None)
-            args = (x, jnp.int32(0), choices, None, encoding, time_emb, mask, ctx)
-            jax.eval_shape(lambda: layer.init(ctx.key, *args))
-            draws = draw(ctx.key, choices.in_order(_ORDER), num_layers)
+            draws = draw(ctx.key, layer_choices(c, x.shape[0]), num_layers)
         x, _ = layers(x, jnp.arange(num_layers), draws, positions, encoding, time_emb, mask, ctx)
 
         if factor > 1:
