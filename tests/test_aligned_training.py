@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from complaints import user_error
 from conftest import RunCli
+from flax.traverse_util import flatten_dict, unflatten_dict
 from generation import run_main
 from training import CONFIG, command, entries, make_data, weights
 
-from zipvoice_jax.checkpoint.mapping import flatten, param_shapes, unflatten
+from zipvoice_jax.checkpoint.mapping import param_shapes
 from zipvoice_jax.checkpoint.native import read_native
 from zipvoice_jax.checkpoint.official import read_official, write_official
 from zipvoice_jax.core.assets import ASSETS
@@ -96,7 +97,7 @@ def test_a_head_is_trained_beside_a_model_that_stays_as_it_is(place: Path, tmp_p
         for path, shape in param_shapes(model.config).items()
     }
     init = tmp_path / "official"
-    write_official(init, model.config, run.features, model.table, unflatten(leaves))
+    write_official(init, model.config, run.features, model.table, unflatten_dict(leaves))
     data = run.stages[0].data
     valid = dataclasses.replace(data, sources=(SourceConfig(f"{place}/mono", "dev"),))
     stage = dataclasses.replace(run.stages[0], objective="durations", valid=valid)
@@ -107,7 +108,7 @@ def test_a_head_is_trained_beside_a_model_that_stays_as_it_is(place: Path, tmp_p
     assert train(run, tmp_path / "run").done
     made = read_native(tmp_path / "run" / "one")
     assert made.config.has_durations and not made.config.looks_up_durations
-    ours = flatten(made.params)
+    ours = flatten_dict(made.params)
     head = {path for path in ours if path[0] == "duration_head"}
     assert ours.keys() - head == leaves.keys()
     assert all(ours[path].tobytes() == leaf.tobytes() for path, leaf in leaves.items())
@@ -122,7 +123,7 @@ def test_a_head_is_trained_beside_a_model_that_stays_as_it_is(place: Path, tmp_p
         "convert", "--from", tmp_path / "run" / "one", "--to", tmp_path / "pt", "--format", "pt"
     )
     assert status == 0 and "no duration head; it is left out" in err
-    again = flatten(read_official(tmp_path / "pt").params)
+    again = flatten_dict(read_official(tmp_path / "pt").params)
     assert all(again[path].tobytes() == leaf.tobytes() for path, leaf in leaves.items())
     with user_error("stage one trains the duration head", "token table is not that of the model"):
         first_params(dataclasses.replace(run, tokens=str(TABLE)))

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from complaints import user_error
+from flax.traverse_util import flatten_dict
 
 from zipvoice_jax.checkpoint import growth, hub, mapping, native, official
 from zipvoice_jax.checkpoint.loaded import Loaded
@@ -24,7 +25,7 @@ RELEASE = GOLDEN / "release"
 
 
 def assert_same(a: Loaded, b: Loaded) -> None:
-    left, right = mapping.flatten(a.params), mapping.flatten(b.params)
+    left, right = flatten_dict(a.params), flatten_dict(b.params)
     assert left.keys() == right.keys()
     for path, leaf in left.items():
         assert leaf.dtype == right[path].dtype == np.float32
@@ -53,7 +54,7 @@ def test_mapping_is_the_official_state_dict(kind: str) -> None:
     specs = mapping.tensor_specs(config)
     assert [(s.name, s.shape) for s in specs] == [(n, a.shape) for n, a in state.items()]
     params = mapping.from_official(state, config)
-    shapes = {path: leaf.shape for path, leaf in mapping.flatten(params).items()}
+    shapes = {path: leaf.shape for path, leaf in flatten_dict(params).items()}
     assert shapes == mapping.param_shapes(config)
     back = mapping.to_official(params, config)
     assert list(back) == list(state)
@@ -219,8 +220,8 @@ def test_a_difference_of_channels_is_none_to_equal_ones(released: dict[str, Load
         assert 0.45 < ((left - right) / 2).std() / of_mono.std() < 0.55
     text = slice(2 * feat, 3 * feat)
     np.testing.assert_array_equal(after[text], before[text])
-    rest = mapping.flatten(official_start)
-    for path, leaf in mapping.flatten(apart).items():
+    rest = flatten_dict(official_start)
+    for path, leaf in flatten_dict(apart).items():
         np.testing.assert_array_equal(leaf, rest[path], err_msg="/".join(path))
     again = grow(channel_difference=0.5, key=jax.random.key(1))[0]["fm_decoder"]["in_proj_0"]
     other = grow(channel_difference=0.5, key=jax.random.key(2))[0]["fm_decoder"]["in_proj_0"]

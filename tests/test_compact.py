@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from complaints import user_error
+from flax.traverse_util import flatten_dict, unflatten_dict
 from generation import RELEASE, one_line, run_main
 
 from zipvoice_jax.checkpoint import growth, hub, native
 from zipvoice_jax.checkpoint.loaded import Loaded
-from zipvoice_jax.checkpoint.mapping import flatten, unflatten
 
 JSON, PARAMS = "zipvoice_jax.json", "params.safetensors"
 
@@ -36,7 +36,7 @@ def test_what_is_read_is_what_was_rounded(released: Loaded, compact: Path) -> No
     assert {path.name for path in compact.iterdir()} == {JSON, PARAMS}
     read = hub.load_model("zipvoice_dialog", compact)
     assert (read.config, read.features, read.table) == parts(released)[:3]
-    before, after = flatten(released.params), flatten(read.params)
+    before, after = flatten_dict(released.params), flatten_dict(read.params)
     assert before.keys() == after.keys()
     for keys, leaf in after.items():
         assert leaf.dtype == np.float32
@@ -48,7 +48,7 @@ def test_what_is_read_is_what_was_rounded(released: Loaded, compact: Path) -> No
 
 
 def test_it_takes_two_bytes_for_a_number(released: Loaded, compact: Path) -> None:
-    numbers = sum(np.size(leaf) for leaf in flatten(released.params).values())
+    numbers = sum(np.size(leaf) for leaf in flatten_dict(released.params).values())
     assert 2 * numbers < (compact / PARAMS).stat().st_size < 2 * numbers + 40_000
 
 
@@ -85,9 +85,9 @@ def test_damage_is_told_in_one_line(compact: Path) -> None:
 
 
 def test_numbers_too_large_for_it_are_refused(released: Loaded, tmp_path: Path) -> None:
-    leaves = flatten(released.params)
+    leaves = flatten_dict(released.params)
     keys = next(iter(leaves))
-    large = unflatten({**leaves, keys: np.full_like(leaves[keys], np.finfo(np.float32).max)})
+    large = unflatten_dict({**leaves, keys: np.full_like(leaves[keys], np.finfo(np.float32).max)})
     model = dataclasses.replace(released, params=large)
     with user_error("/".join(keys), "bfloat16"):
         native.save_native(tmp_path / "m", *parts(model), format="bfloat16")
@@ -98,7 +98,7 @@ def test_one_channel_of_a_stereo_model_is_the_model_it_grew_from(released: Loade
     stereo = growth.grow_to_stereo(released.params, released.config)
     params, config = growth.one_channel(*stereo)
     assert config == released.config
-    before, after = flatten(released.params), flatten(params)
+    before, after = flatten_dict(released.params), flatten_dict(params)
     assert before.keys() == after.keys()
     for keys, leaf in before.items():
         np.testing.assert_array_equal(after[keys], leaf, err_msg="/".join(keys))

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import math
 import subprocess
 import sys
 from typing import Any
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from zipvoice_jax.checkpoint import mapping
 from zipvoice_jax.config import MODEL_KINDS, ModelConfig
@@ -20,8 +22,8 @@ from zipvoice_jax.flow.losses import FlowBatch, exclusive_penalty, flow_matching
 from zipvoice_jax.flow.sampling import item_noise, predicted_frames, time_steps
 from zipvoice_jax.models.flops import sampling_flops
 from zipvoice_jax.models.zipvoice import (
-    ZipVoice,
     abstract_params,
+    bound,
     cast_params,
     init_params,
 )
@@ -59,7 +61,7 @@ def make(kind: str = "zipvoice_dialog", **changes: Any) -> tuple[ModelConfig, di
         path: jnp.asarray((0.3 * rng.standard_normal(shape)).astype(np.float32))
         for path, shape in mapping.param_shapes(config).items()
     }
-    return config, mapping.unflatten(leaves)
+    return config, unflatten_dict(leaves)
 
 
 def error(ours: Any, reference: Any) -> float:
@@ -80,8 +82,8 @@ def velocities(config: ModelConfig, params: Any, lens: list[int], total: int, se
     mask = padding_mask(jnp.asarray(lens), total)
     t = jnp.full(len(lens), 0.3)
     guidance = jnp.full(len(lens), 2.0) if config.is_distill else None
-    run = jax.jit(functools.partial(ZipVoice(config).apply, method="velocity"))
-    return run({"params": params}, t, x[0], x[1], x[2], mask, guidance)
+    run = jax.jit(lambda params, *args: bound(params, config).velocity(*args))
+    return run(params, t, x[0], x[1], x[2], mask, guidance)
 
 
 # Random weights amplify rounding, in some items (the distilled model's of 5 frames) so much that
@@ -113,10 +115,24 @@ def test_an_empty_row_of_a_batch_is_finite_and_harmless() -> None:
     assert np.isfinite(velocities(config, params, [9, 9], 12, seed=0)).all()
     mask = padding_mask(jnp.array([9, 0]), 12)
     x = jnp.ones((2, 12, config.feat_dim))
-    v = ZipVoice(config).apply(
-        {"params": params}, jnp.zeros(2), x, x, x, mask, None, method="velocity"
-    )
+    v = bound(params, config).velocity(jnp.zeros(2), x, x, x, mask, None)
     assert np.isfinite(v).all()
+
+
+def test_one_call_leads_from_text_to_velocity() -> None:
+    config, params = make()
+    tokens, tokens_lens, lens = jnp.array([[18, 3, 19, 4, 0]]), jnp.array([4]), jnp.array([9])
+    x, t = jnp.ones((1, 12, config.feat_dim)), jnp.array([0.3])
+
+    @jax.jit
+    def both(params: Any) -> Any:
+        model = bound(params, config)
+        text = model.text_condition(tokens, tokens_lens, lens, 12)
+        in_parts = model.velocity(t, x, text, x, padding_mask(lens, 12))
+        return in_parts, model(tokens, tokens_lens, lens, t, x, x)
+
+    in_parts, at_once = both(params)
+    assert np.array_equal(in_parts, at_once)
 
 
 def test_text_does_not_depend_on_its_padding() -> None:
@@ -127,7 +143,7 @@ def test_text_does_not_depend_on_its_padding() -> None:
 
     def condition(tokens: np.ndarray, lens: list[int], frames: int) -> Any:
         args = (jnp.asarray(tokens), jnp.asarray(lens), jnp.full(len(lens), 20), frames)
-        return ZipVoice(config).apply({"params": params}, *args, method="text_condition")
+        return bound(params, config).text_condition(*args)
 
     alone, batched = condition(tokens, [6], 20), condition(longer, [9, 6], 33)
     assert error(batched[1, :20], alone[0]) < 1e-6
@@ -155,7 +171,7 @@ def test_two_turns_in_a_row_sound_like_one_speaker() -> None:
     def embed(rule: str, params: Any) -> Any:
         ruled = dataclasses.replace(config, speaker_turns=rule)
         lens = jnp.array([4])
-        return ZipVoice(ruled).apply({"params": params}, tokens, lens, method="text_embed")
+        return bound(params, ruled).text_embed(tokens, lens)
 
     other = jax.tree.map(lambda x: x, params)
     other["spk_embed"] = {"embedding": params["spk_embed"]["embedding"].at[0].set(7.0)}
@@ -182,7 +198,7 @@ def test_what_tells_speakers_apart(
     def embed(*ids: int) -> Any:
         ids_and_pad = jnp.array([[*ids, 0]])
         lens = jnp.array([len(ids)])
-        return ZipVoice(config).apply({"params": params}, ids_and_pad, lens, method="text_embed")
+        return bound(params, config).text_embed(ids_and_pad, lens)
 
     a, b = config.spk_a_id, config.spk_b_id
     dialogue, exchanged, one = embed(a, 3, b, 4), embed(b, 3, a, 4), embed(a, 3, 5, 4)
@@ -192,9 +208,7 @@ def test_what_tells_speakers_apart(
         # It goes through the text encoder, so that it also moves where another one speaks.
         other = jax.tree.map(lambda x: x, params)
         other["spk_embed"] = {"embedding": params["spk_embed"]["embedding"].at[0].add(3.0)}
-        moved = ZipVoice(config).apply(
-            {"params": other}, jnp.array([[a, 3, b, 4, 0]]), jnp.array([4]), method="text_embed"
-        )
+        moved = bound(other, config).text_embed(jnp.array([[a, 3, b, 4, 0]]), jnp.array([4]))
         assert not np.allclose(moved[0, 1], dialogue[0, 1], atol=1e-3)
 
 
@@ -205,10 +219,14 @@ def test_token_index_with_more_tokens_than_frames() -> None:
 
 
 @pytest.mark.parametrize("kind", MODEL_KINDS)
-def test_shapes_are_those_of_the_official_names(kind: str) -> None:
+def test_every_leaf_has_official_names(kind: str) -> None:
     config = ModelConfig(kind=kind, **SIZES)
-    shapes = {path: leaf.shape for path, leaf in mapping.flatten(abstract_params(config)).items()}
-    assert shapes == mapping.param_shapes(config)
+    specs = mapping.tensor_specs(config)
+    assert len({spec.name for spec in specs}) == len(specs)
+    sizes: dict[Any, int] = dict.fromkeys(mapping.param_shapes(config), 0)
+    for spec in specs:
+        sizes[spec.path] += math.prod(spec.shape)
+    assert sizes == {path: math.prod(s) for path, s in mapping.param_shapes(config).items()}
 
 
 @pytest.mark.slow
@@ -324,7 +342,7 @@ def test_exclusive_penalty_by_hand() -> None:
 @pytest.mark.slow
 def test_initial_parameters() -> None:
     config = ModelConfig(kind="zipvoice_dialog", **{**SIZES, **SMALL})
-    params = mapping.flatten(init_params(config, jax.random.key(0)))
+    params = flatten_dict(init_params(config, jax.random.key(0)))
     assert {path: leaf.shape for path, leaf in params.items()} == mapping.param_shapes(config)
     layer = ("fm_decoder", "encoders_1", "layers")
     # ScaledLinear: U(-bound, bound) with bound initial_scale / sqrt(inputs).
@@ -362,7 +380,7 @@ def test_flops_are_those_that_xla_counts() -> None:
     t, mask = jax.ShapeDtypeStruct((2,), jnp.float32), jax.ShapeDtypeStruct((2, 1500), jnp.bool_)
 
     def velocity(params: Any, t: Any, x: Any, mask: Any) -> Any:
-        return ZipVoice(config).apply({"params": params}, t, x, x, x, mask, method="velocity")
+        return bound(params, config).velocity(t, x, x, x, mask)
 
     counted = jax.jit(velocity).lower(abstract_params(config), t, x, mask).cost_analysis()
     ours = sampling_flops(config, 1500, 1, 1, guided=True)

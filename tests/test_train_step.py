@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT
+from flax.traverse_util import flatten_dict
 from training import TOKENS, entries, make_data, weights, write_config
 
 from zipvoice_jax.checkpoint.hub import load_model
 from zipvoice_jax.checkpoint.loaded import Loaded
-from zipvoice_jax.checkpoint.mapping import check_params, flatten
+from zipvoice_jax.checkpoint.mapping import check_params
 from zipvoice_jax.config import FeatureConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.rng import named_key
@@ -326,9 +327,9 @@ def test_a_model_of_one_rule_of_upsampling_starts_one_of_the_other(
     wanted = dataclasses.replace(first, config=dataclasses.replace(first.config, upsampling=new))
     made = grown(before, wanted, jax.random.key(0))
     check_params(made, wanted.config, source="the grown model")
-    kept = flatten({name: part for name, part in params.items() if name != "duration_head"})
+    kept = flatten_dict({name: part for name, part in params.items() if name != "duration_head"})
     for path, leaf in kept.items():
-        np.testing.assert_array_equal(flatten(made)[path], leaf)
+        np.testing.assert_array_equal(flatten_dict(made)[path], leaf)
 
 
 def test_growing_refuses_what_has_no_way(run: TrainConfig) -> None:

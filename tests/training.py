@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import soundfile
+from flax.traverse_util import flatten_dict
 
-from zipvoice_jax.checkpoint.mapping import flatten
 from zipvoice_jax.checkpoint.native import read_native
 from zipvoice_jax.data.records import write_dataset
 from zipvoice_jax.data.utterance import Utterance
@@ -116,7 +116,7 @@ def command(place: Path, run: str, *settings: str) -> list[str]:
 
 def weights(folder: Path) -> dict[tuple[str, ...], np.ndarray]:
     """Parameters of an exported model."""
-    return flatten(read_native(folder).params)
+    return flatten_dict(read_native(folder).params)
 
 
 def entries(run: Path) -> list[dict[str, Any]]:

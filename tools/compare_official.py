@@ -316,7 +316,7 @@ def our_velocity(config: Any, params: Any, state: dict[str, Any], t: float) -> S
     def function(params: Any, t: Any, xt: Any, text: Any, speech: Any, mask: Any) -> Any:
         arguments = (t, xt, text, speech, mask)
         return ZipVoice(inference_config(config)).apply(
-            {"params": params}, *arguments, method="velocity"
+            {"params": params}, *arguments, method=ZipVoice.velocity
         )
 
     times = np.full(2, t, np.float32)

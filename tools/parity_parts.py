@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 from parity_core import GRADIENT_LIMIT, Case, mismatches, relative_error
 
 from zipvoice_jax.audio.mel import log_mel, log_mel_host
 from zipvoice_jax.audio.ops import cross_fade_concat, remove_silence, rms_norm
-from zipvoice_jax.checkpoint import mapping
 from zipvoice_jax.config import FeatureConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.schedule import PiecewiseLinear
@@ -230,7 +230,7 @@ def _layer_params(d: Any) -> dict[str, Any]:
                 last = "kernel"
                 array = array.T if array.ndim == 2 else array[:, 0].T
             leaves[(*path, last)] = jnp.asarray(array)
-    return mapping.unflatten(leaves)
+    return unflatten_dict(leaves)
 
 
 def text(golden: Path) -> Iterator[Case]:

@@ -4,21 +4,20 @@ Its numbers are those of float32 rounded to the nearest that bfloat16 has, and r
 these, as float32. What else a model directory holds is `native`'s.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import ml_dtypes
 import numpy as np
 import safetensors
 import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from zipvoice_jax.checkpoint.mapping import Params, flatten, unflatten
+from zipvoice_jax.checkpoint.mapping import Params
 from zipvoice_jax.checkpoint.restricted_pickle import shown
 from zipvoice_jax.core.errors import UserError
 
 
-def write_arrays(path: Path, params: Mapping[str, Any]) -> None:
+def write_arrays(path: Path, params: Params) -> None:
     """Writes a parameter tree.
 
     Args:
@@ -30,15 +29,15 @@ def write_arrays(path: Path, params: Mapping[str, Any]) -> None:
         OSError, safetensors.SafetensorError: the file cannot be written.
     """
     arrays = {}
-    for keys, leaf in flatten(params).items():
+    for name, leaf in flatten_dict(params, sep="/").items():
         with np.errstate(over="ignore"):
             rounded = np.ascontiguousarray(np.asarray(leaf, np.float32).astype(ml_dtypes.bfloat16))
         if not np.isfinite(rounded.astype(np.float32)).all():
             raise UserError(
-                f"{'/'.join(keys)} has numbers that bfloat16 cannot hold; keep the model in the "
+                f"{name} has numbers that bfloat16 cannot hold; keep the model in the "
                 "native format."
             )
-        arrays["/".join(keys)] = rounded
+        arrays[name] = rounded
     path.write_bytes(safetensors.numpy.save(arrays))  # save_file's are for their owner alone
 
 
@@ -69,5 +68,5 @@ def read_arrays(path: Path) -> Params:
                 "model again."
             )
         numbers = np.frombuffer(array["data"], ml_dtypes.bfloat16).astype(np.float32)
-        leaves[tuple(name.split("/"))] = numbers.reshape(array["shape"])
-    return unflatten(leaves)
+        leaves[name] = numbers.reshape(array["shape"])
+    return unflatten_dict(leaves, sep="/")

@@ -1,7 +1,8 @@
 """Growing one model into another, and averaging models; pure functions on parameter trees.
 
 After zipvoice/utils/checkpoint.py: a Dialog model starts from ZipVoice with new tokens and
-speaker embeddings, a Stereo model from Dialog with its projections repeated per channel.
+speaker embeddings, a Stereo model from Dialog with its projections repeated per channel. What is
+new is drawn by the initialisers of the modules themselves.
 """
 
 import dataclasses
@@ -11,30 +12,33 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Key
 
-from zipvoice_jax.checkpoint.mapping import Params, check_params, flatten, unflatten
+from zipvoice_jax.checkpoint.mapping import Params, check_params, param_shapes
 from zipvoice_jax.config import (
     DURATION_HEAD_DIM,
-    GUIDANCE_SCALE_EMBED_DIM,
     SPEAKER_STD,
     ModelConfig,
 )
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.rng import named_key
+from zipvoice_jax.models.zipvoice import speaker_embedding, token_embedding
 from zipvoice_jax.nn.durations import DurationHead
+from zipvoice_jax.nn.zipformer import guidance_scale_embedding
 from zipvoice_jax.text.tokens import TokenTable
 
-_GUIDANCE_SCALE = 0.1  # initial_scale of TTSZipformer's guidance_scale_embed
+
+def _checked(params: Params, config: ModelConfig) -> Params:
+    """The parameters of a model as numpy arrays; they must be those of its config."""
+    check_params(params, config, source="the parameter tree")
+    return jax.tree.map(np.asarray, params)
 
 
-def _normal(key: Key[Array, ""], shape: tuple[int, ...]) -> np.ndarray:
-    return np.asarray(jax.random.normal(key, shape), np.float32)
-
-
-def _copied(params: Mapping[str, Any]) -> Params:
-    """A tree of its own, so that growing never changes the model it started from."""
-    return unflatten({path: np.array(leaf) for path, leaf in flatten(params).items()})
+def _merged(old: Params, new: Params, config: ModelConfig) -> Params:
+    """The parameters of a model: those of `new`, and copies from `old` where it has none."""
+    leaves = flatten_dict(old) | flatten_dict(new)
+    return unflatten_dict({path: np.array(leaves[path]) for path in param_shapes(config)})
 
 
 def _require_kind(config: ModelConfig, kind: str, target: str) -> None:
@@ -43,7 +47,7 @@ def _require_kind(config: ModelConfig, kind: str, target: str) -> None:
 
 
 def grow_vocabulary(
-    params: Mapping[str, Any],
+    params: Params,
     config: ModelConfig,
     *,
     old_table: TokenTable,
@@ -66,7 +70,7 @@ def grow_vocabulary(
     Raises:
         UserError: the old table is not the model's, or the new one lacks tokens.
     """
-    check_params(params, config, source="the parameter tree")
+    params = _checked(params, config)
     if old_table.vocab_size != config.vocab_size:
         raise UserError(
             f"the old token table has {old_table.vocab_size} tokens but the model's embedding has "
@@ -80,19 +84,20 @@ def grow_vocabulary(
         )
     if config.is_dialog and (new_table.spk_a_id is None or new_table.spk_b_id is None):
         raise UserError("the new token table lacks [S1] or [S2]; a dialog model needs both.")
-    grown = _copied(params)
-    old_rows = grown["embed"]["embedding"]
-    rows = [
-        old_rows[old_table.token2id[token]]
-        if token in old_table.token2id
-        else _normal(named_key(key, "embed", token), (config.text_embed_dim,))
-        for token in new_table.tokens
-    ]
-    grown["embed"]["embedding"] = np.stack(rows)
+    embedding, old_rows = token_embedding(config), params["embed"]["embedding"]
+
+    def row(token: str) -> Any:
+        if token in old_table.token2id:
+            return old_rows[old_table.token2id[token]]
+        drawn = named_key(key, "embed", token)
+        return embedding.embedding_init(drawn, (embedding.features,), jnp.float32)
+
+    new = {"embed": {"embedding": np.stack([np.asarray(row(t)) for t in new_table.tokens])}}
     changes: dict[str, Any] = {"vocab_size": new_table.vocab_size, "pad_id": new_table.pad_id}
     if config.is_dialog:
         changes |= {"spk_a_id": new_table.spk_a_id, "spk_b_id": new_table.spk_b_id}
-    return grown, dataclasses.replace(config, **changes)
+    config = dataclasses.replace(config, **changes)
+    return _merged(params, new, config), config
 
 
 def dialog_table(table: TokenTable) -> TokenTable:
@@ -102,7 +107,7 @@ def dialog_table(table: TokenTable) -> TokenTable:
 
 
 def grow_to_dialog(
-    params: Mapping[str, Any],
+    params: Params,
     config: ModelConfig,
     *,
     old_table: TokenTable,
@@ -135,14 +140,18 @@ def grow_to_dialog(
         spk_a_id=new_table.spk_a_id,
         spk_b_id=new_table.spk_b_id,
     )
-    if dim := config.speaker_embed_dim:
-        speakers = _normal(named_key(key, "spk_embed"), (2, dim)) * np.float32(speaker_std)
-        grown["spk_embed"] = {"embedding": speakers.astype(np.float32)}
-    return grown, config
+    new = {}
+    if config.speaker_embed_dim:
+        embedding = speaker_embedding(config, 1.0)
+        shape = (embedding.num_embeddings, embedding.features)
+        rows = embedding.embedding_init(named_key(key, "spk_embed"), shape, jnp.float32)
+        # Scaled by numpy: drawn at that scale, they would differ in their last bits.
+        new["spk_embed"] = {"embedding": np.asarray(rows) * np.float32(speaker_std)}
+    return _merged(grown, new, config), config
 
 
 def grow_to_stereo(
-    params: Mapping[str, Any],
+    params: Params,
     config: ModelConfig,
     *,
     channel_difference: float = 0.0,
@@ -169,10 +178,8 @@ def grow_to_stereo(
         UserError: not a zipvoice_dialog model.
     """
     _require_kind(config, "zipvoice_dialog", "zipvoice_dialog_stereo")
-    check_params(params, config, source="the parameter tree")
-    grown = _copied(params)
-    decoder = grown["fm_decoder"]
-    mono_in, mono_out = decoder.pop("in_proj"), decoder.pop("out_proj")
+    params = _checked(params, config)
+    mono_in, mono_out = (params["fm_decoder"][name] for name in ("in_proj", "out_proj"))
     noisy, text, condition = np.split(mono_in["kernel"], 3, axis=0)
 
     def both(name: str, mono: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -180,23 +187,22 @@ def grow_to_stereo(
             return mono / 2, mono / 2
         if key is None:
             raise ValueError("a difference of the channels takes a key")
-        drawn = _normal(named_key(key, "in_proj_0", name), mono.shape)
+        drawn = np.asarray(jax.random.normal(named_key(key, "in_proj_0", name), mono.shape))
         apart = channel_difference * mono.std() * drawn
         return mono / 2 + apart, mono / 2 - apart
 
     channels = [*both("noisy", noisy), text, *both("condition", condition)]
-    decoder["in_proj_0"] = {
-        "kernel": np.concatenate(channels, axis=0),
-        "bias": mono_in["bias"].copy(),
+    decoder = {
+        "in_proj_0": {"kernel": np.concatenate(channels, axis=0), "bias": mono_in["bias"]},
+        "out_proj_0": {name: np.concatenate([a, a], axis=-1) for name, a in mono_out.items()},
+        "in_proj_1": mono_in,
+        "out_proj_1": mono_out,
     }
-    decoder["out_proj_0"] = {
-        name: np.concatenate([array, array], axis=-1) for name, array in mono_out.items()
-    }
-    decoder["in_proj_1"], decoder["out_proj_1"] = mono_in, mono_out
-    return grown, dataclasses.replace(config, kind="zipvoice_dialog_stereo")
+    config = dataclasses.replace(config, kind="zipvoice_dialog_stereo")
+    return _merged(params, {"fm_decoder": decoder}, config), config
 
 
-def one_channel(params: Mapping[str, Any], config: ModelConfig) -> tuple[Params, ModelConfig]:
+def one_channel(params: Params, config: ModelConfig) -> tuple[Params, ModelConfig]:
     """ZipVoice-Dialog-Stereo to -Dialog: the stream of one channel that every Stereo model has.
 
     It computes what the Stereo model computes for one channel; after `grow_to_stereo` it is the
@@ -211,17 +217,14 @@ def one_channel(params: Mapping[str, Any], config: ModelConfig) -> tuple[Params,
     """
     if not config.is_stereo:
         raise UserError(f"one channel is taken from zipvoice_dialog_stereo, not {config.kind}.")
-    check_params(params, config, source="the parameter tree")
-    taken = _copied(params)
-    decoder = taken["fm_decoder"]
-    for name in ("in_proj", "out_proj"):
-        del decoder[f"{name}_0"]
-        decoder[name] = decoder.pop(f"{name}_1")
-    return taken, dataclasses.replace(config, kind="zipvoice_dialog")
+    params = _checked(params, config)
+    decoder = {name: params["fm_decoder"][f"{name}_1"] for name in ("in_proj", "out_proj")}
+    config = dataclasses.replace(config, kind="zipvoice_dialog")
+    return _merged(params, {"fm_decoder": decoder}, config), config
 
 
 def grow_to_distill(
-    params: Mapping[str, Any], config: ModelConfig, *, key: Key[Array, ""]
+    params: Params, config: ModelConfig, *, key: Key[Array, ""]
 ) -> tuple[Params, ModelConfig]:
     """ZipVoice to ZipVoice-Distill: a new embedding of the guidance scale, small as officially.
 
@@ -234,15 +237,13 @@ def grow_to_distill(
         UserError: not a zipvoice model.
     """
     _require_kind(config, "zipvoice", "zipvoice_distill")
-    check_params(params, config, source="the parameter tree")
-    grown = _copied(params)
-    shape = (GUIDANCE_SCALE_EMBED_DIM, config.time_embed_dim)
-    bound = _GUIDANCE_SCALE * GUIDANCE_SCALE_EMBED_DIM**-0.5
-    kernel = jax.random.uniform(
-        named_key(key, "guidance_scale_embed"), shape, minval=-bound, maxval=bound
-    )
-    grown["fm_decoder"]["guidance_scale_embed"] = {"kernel": np.asarray(kernel, np.float32)}
-    return grown, dataclasses.replace(config, kind="zipvoice_distill")
+    params = _checked(params, config)
+    config = dataclasses.replace(config, kind="zipvoice_distill")
+    embedding = guidance_scale_embedding(config.time_embed_dim)
+    shape = (embedding.in_dim, embedding.out_dim)
+    kernel = embedding.kernel_init(named_key(key, "guidance_scale_embed"), shape, jnp.float32)
+    new = {"fm_decoder": {"guidance_scale_embed": {"kernel": kernel}}}
+    return _merged(params, new, config), config
 
 
 def new_duration_head(config: ModelConfig, key: Key[Array, ""]) -> Params:
@@ -253,8 +254,8 @@ def new_duration_head(config: ModelConfig, key: Key[Array, ""]) -> Params:
         key: of the head.
     """
     head = DurationHead(DURATION_HEAD_DIM)
-    given = jnp.zeros((1, 1, config.feat_dim), jnp.float32), jnp.zeros((1, 1), bool)
-    return jax.device_get(head.init(key, *given)["params"])
+    embed, mask = jnp.zeros((1, 1, config.feat_dim), jnp.float32), jnp.zeros((1, 1), bool)
+    return jax.device_get(head.init(key, embed, mask)["params"])
 
 
 def average(models: Sequence[Mapping[str, Any]], weights: Sequence[float] | None = None) -> Params:
@@ -276,7 +277,7 @@ def average(models: Sequence[Mapping[str, Any]], weights: Sequence[float] | None
     total = float(sum(weights))
     if total == 0.0:
         raise UserError("the weights of the average sum to 0; give weights that do not cancel.")
-    trees = [flatten(model) for model in models]
+    trees = [flatten_dict(dict(model)) for model in models]
     first = {path: np.shape(leaf) for path, leaf in trees[0].items()}
     for index, tree in enumerate(trees):
         shapes = {path: np.shape(leaf) for path, leaf in tree.items()}
@@ -296,4 +297,4 @@ def average(models: Sequence[Mapping[str, Any]], weights: Sequence[float] | None
         for weight, tree in zip(weights, trees, strict=True):
             summed += weight * np.asarray(tree[path], np.float64)
         leaves[path] = (summed / total).astype(np.float32)
-    return unflatten(leaves)
+    return unflatten_dict(leaves)

@@ -24,7 +24,7 @@ from zipvoice_jax.checkpoint.loaded import (
     check_table,
     new_directory,
 )
-from zipvoice_jax.checkpoint.mapping import check_params, flatten, unflatten
+from zipvoice_jax.checkpoint.mapping import Params, check_params
 from zipvoice_jax.checkpoint.restricted_pickle import shown
 from zipvoice_jax.config import FeatureConfig, ModelConfig, read_json
 from zipvoice_jax.core.errors import UserError
@@ -61,7 +61,7 @@ def save_native(
     config: ModelConfig,
     features: FeatureConfig,
     table: TokenTable,
-    params: Mapping[str, Any],
+    params: Params,
     *,
     format: NativeFormat = "native",
     overwrite: bool = False,
@@ -89,7 +89,7 @@ def save_native(
     check_table(config, table)
     check_params(params, config, source="the parameter tree")
     # Plain numpy: the file must not remember which devices held the arrays.
-    leaves = {path: np.array(leaf, np.float32) for path, leaf in flatten(params).items()}
+    params = jax.tree.map(lambda leaf: np.array(leaf, np.float32), params)
     meta = {
         "format": _FORMAT,
         "version": _VERSIONS[format],
@@ -102,7 +102,7 @@ def save_native(
         arrays = made / NATIVE_PARAMS if format == "native" else made
         try:
             if format == "native":
-                _write_orbax(arrays, unflatten(leaves))
+                _write_orbax(arrays, params)
             else:
                 write_arrays(made / COMPACT_PARAMS, params)
         except UserError:
@@ -120,7 +120,7 @@ def save_native(
     return Path(model_dir)
 
 
-def _write_orbax(arrays: Path, params: Mapping[str, Any]) -> None:
+def _write_orbax(arrays: Path, params: Params) -> None:
     import orbax.checkpoint as ocp
 
     # Orbax's v1 calls broadcast over the devices of all processes; v0 can write alone.
@@ -241,11 +241,11 @@ def read_native(
         _check_files(model_dir, meta["files"])
         params = read_arrays(model_dir / COMPACT_PARAMS)
     check_params(params, config, source=str(model_dir))
-    leaves = {keys: np.asarray(leaf, np.float32) for keys, leaf in flatten(params).items()}
-    return Loaded(config, features, stored, unflatten(leaves))
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params)
+    return Loaded(config, features, stored, params)
 
 
-def _restore(path: Path) -> dict[str, Any]:
+def _restore(path: Path) -> Params:
     from orbax.checkpoint import v1 as ocp
 
     if not path.is_dir():

@@ -22,7 +22,7 @@ from zipvoice_jax.checkpoint.loaded import (
     check_table,
     new_directory,
 )
-from zipvoice_jax.checkpoint.mapping import from_official, to_official
+from zipvoice_jax.checkpoint.mapping import Params, from_official, to_official
 from zipvoice_jax.checkpoint.restricted_pickle import shown
 from zipvoice_jax.checkpoint.torch_file import TorchTensor, read_torch_file, write_torch_file
 from zipvoice_jax.config import MODEL_KINDS, FeatureConfig, ModelConfig, read_json
@@ -200,7 +200,7 @@ def write_official(
     config: ModelConfig,
     features: FeatureConfig,
     table: TokenTable,
-    params: Mapping[str, Any],
+    params: Params,
     *,
     format: Format = "pt",
     overwrite: bool = False,

@@ -15,7 +15,7 @@ from zipvoice_jax.checkpoint.growth import (
 )
 from zipvoice_jax.checkpoint.hub import find_model, load_model
 from zipvoice_jax.checkpoint.loaded import Loaded, check_new_directory
-from zipvoice_jax.checkpoint.mapping import count_parameters, flatten
+from zipvoice_jax.checkpoint.mapping import count_parameters
 from zipvoice_jax.checkpoint.native import is_native, save_native
 from zipvoice_jax.checkpoint.official import WHICH, write_official
 from zipvoice_jax.config import MODEL_KINDS, MODEL_NAMES
@@ -127,8 +127,8 @@ def run(args: argparse.Namespace) -> int:
     grown = "" if before == loaded.config.kind else f" grown from {before}"
     print(
         f"{args.target}: {loaded.config.kind}{grown}, {target_format}, "
-        f"{len(flatten(loaded.params))} arrays, {count_parameters(loaded.params):,} parameters, "
-        f"{size:,} bytes, {loaded.table.vocab_size} tokens "
-        f"(fingerprint {loaded.table.fingerprint[:16]})"
+        f"{len(jax.tree.leaves(loaded.params))} arrays, "
+        f"{count_parameters(loaded.params):,} parameters, {size:,} bytes, "
+        f"{loaded.table.vocab_size} tokens (fingerprint {loaded.table.fingerprint[:16]})"
     )
     return 0

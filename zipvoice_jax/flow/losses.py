@@ -5,7 +5,7 @@ frames, so that a loss does not depend on padding.
 """
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import flax.struct
 import jax
@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.core.masks import padding_mask
 from zipvoice_jax.core.upsampling import durations_of
-from zipvoice_jax.models.zipvoice import ZipVoice, first_speaker_frames, upsampled
+from zipvoice_jax.models.zipvoice import ZipVoice, bound, first_speaker_frames, upsampled
 from zipvoice_jax.nn.training import StepContext
 
 
@@ -91,9 +91,16 @@ def counted_frames(
         batch: of flow matching, where of each item `only_speaker` may count alone, or of
             distillation.
     """
+    taken = _frames_of_only_speaker(config, batch) if isinstance(batch, FlowBatch) else None
+    return _counted(batch, taken)
+
+
+def _counted(
+    batch: FlowBatch | DistillBatch, taken: Bool[Array, "batch frames"] | None
+) -> Float[Array, "batch frames"]:
+    """`counted_frames` with those known that `only_speaker` leaves; None for all."""
     mask = padding_mask(batch.features_lens, batch.features.shape[1])
     counted = batch.speech_condition_mask & ~mask
-    taken = _frames_of_only_speaker(config, batch) if isinstance(batch, FlowBatch) else None
     return (counted if taken is None else counted & taken).astype(jnp.float32)
 
 
@@ -162,14 +169,10 @@ def flow_matching_loss(
     Raises:
         ValueError: the model looks tokens up by durations and the batch has no boundaries.
     """
-    model = ZipVoice(config)
+    model = bound(params, config)
     frames = batch.features.shape[1]
     mask = padding_mask(batch.features_lens, frames)
-
-    def apply(method: str, *args: Any) -> Array:
-        return cast(Array, model.apply({"params": params}, *args, method=method))
-
-    embed = apply("text_embed", batch.tokens, batch.tokens_lens, ctx)
+    embed = model.text_embed(batch.tokens, batch.tokens_lens, ctx)
     text = upsampled(embed, batch.tokens_lens, batch.features_lens, frames, batch.token_starts)
     text = text * batch.keep_text[:, None, None]
     speech = jnp.where(batch.speech_condition_mask[:, :, None], 0.0, batch.features)
@@ -180,8 +183,8 @@ def flow_matching_loss(
         text, speech = jnp.zeros_like(text), jnp.zeros_like(speech)
     t = batch.t[:, None, None]
     xt = batch.features * t + batch.noise * (1.0 - t)
-    velocity = apply("velocity", batch.t, xt, text, speech, mask, None, ctx)
-    weight = counted_frames(config, batch)
+    velocity = model.velocity(batch.t, xt, text, speech, mask, ctx=ctx)
+    weight = _counted(batch, taken)
     count = jnp.maximum(weight.sum(), 1.0)
     error = (velocity - (batch.features - batch.noise)) ** 2
     flow = jnp.sum(error.mean(axis=-1) * weight) / count
@@ -192,7 +195,7 @@ def flow_matching_loss(
         parts["exclusive"] = jnp.sum(penalty * weight) / count
         loss = loss + exclusive_weight * parts["exclusive"]
     if config.looks_up_durations:
-        parts["duration"] = _duration_error_of(apply, embed, batch)
+        parts["duration"] = duration_error(model, embed, batch)
         loss = loss + duration_weight * parts["duration"]
     return loss, parts
 
@@ -215,36 +218,31 @@ def duration_loss(
     Raises:
         ValueError: the batch has no boundaries.
     """
-    model = ZipVoice(config)
-
-    def apply(method: str, *args: Any) -> Array:
-        return cast(Array, model.apply({"params": params}, *args, method=method))
-
-    embed = jax.lax.stop_gradient(apply("text_embed", batch.tokens, batch.tokens_lens))
-    error = _duration_error_of(apply, embed, batch)
+    model = bound(params, config)
+    embed = jax.lax.stop_gradient(model.text_embed(batch.tokens, batch.tokens_lens))
+    error = duration_error(model, embed, batch)
     return error, {"duration": error}
 
 
-def _duration_error_of(
-    apply: Callable[..., Array], text_embed: Float[Array, "batch tokens feat"], batch: FlowBatch
+def duration_error(
+    model: ZipVoice, text_embed: Float[Array, "batch tokens feat"], batch: FlowBatch
 ) -> Float[Array, ""]:
-    """`duration_error` of what a model predicts for a batch."""
+    """Mean squared error of the predicted log(1 + frames) over the tokens of a batch.
+
+    Args:
+        model: with its parameters in place.
+        text_embed: what it makes of the batch's tokens.
+        batch: its tokens and their boundaries.
+
+    Raises:
+        ValueError: the batch has no boundaries.
+    """
     if batch.token_starts is None:
         raise ValueError("durations are learnt from alignments")
-    predicted = apply("log_durations", text_embed, batch.tokens_lens)
-    return duration_error(predicted, batch.token_starts, batch.tokens_lens)
-
-
-def duration_error(
-    log_durations: Float[Array, "batch tokens"],
-    token_starts: Int[Array, "batch tokens"],
-    tokens_lens: Int[Array, " batch"],
-) -> Float[Array, ""]:
-    """Mean squared error of log(1 + frames) over the tokens of a batch."""
-    target = jnp.log1p(durations_of(token_starts, tokens_lens).astype(jnp.float32))
-    weight = (~padding_mask(tokens_lens, token_starts.shape[1])).astype(jnp.float32)
-    error = (log_durations - target) ** 2
-    return jnp.sum(error * weight) / jnp.maximum(weight.sum(), 1.0)
+    predicted = model.log_durations(text_embed, batch.tokens_lens)
+    target = jnp.log1p(durations_of(batch.token_starts, batch.tokens_lens).astype(jnp.float32))
+    weight = (~padding_mask(batch.tokens_lens, target.shape[1])).astype(jnp.float32)
+    return jnp.sum((predicted - target) ** 2 * weight) / jnp.maximum(weight.sum(), 1.0)
 
 
 def _velocity(
@@ -254,21 +252,17 @@ def _velocity(
     ctx: StepContext | None = None,
 ) -> Callable[[Array, Array], Array]:
     """The velocity of teacher or student as a function of time and state."""
-    model = ZipVoice(config)
+    model = bound(params, config)
     size, frames = batch.features.shape[:2]
     mask = padding_mask(batch.features_lens, frames)
-
-    def apply(method: str, *args: Any) -> Array:
-        return cast(Array, model.apply({"params": params}, *args, method=method))
-
     lens = batch.tokens_lens, batch.features_lens
-    text = apply("text_condition", batch.tokens, *lens, frames, ctx, batch.token_starts)
+    text = model.text_condition(batch.tokens, *lens, frames, ctx, batch.token_starts)
     speech = jnp.where(batch.speech_condition_mask[:, :, None], 0.0, batch.features)
     scale = batch.guidance_scale
 
     def distilled(t: Array, x: Array) -> Array:
         times = jnp.broadcast_to(t, (size,))
-        return apply("velocity", times, x, text, speech, mask, scale, ctx)
+        return model.velocity(times, x, text, speech, mask, scale, ctx)
 
     def guided(t: Array, x: Array) -> Array:
         late = t > 0.5
@@ -278,7 +272,7 @@ def _velocity(
             jnp.concatenate([jnp.where(late, 0.0, speech), speech]),
         )
         times = jnp.broadcast_to(t, (2 * size,))
-        v = apply("velocity", times, *both, jnp.concatenate([mask, mask]), None, None)
+        v = model.velocity(times, *both, jnp.concatenate([mask, mask]))
         weight = (scale * jnp.where(late, 1.0, 2.0))[:, None, None]
         return (1.0 + weight) * v[size:] - weight * v[:size]
 

@@ -4,14 +4,14 @@ Official: zipvoice/models/modules/solver.py and `sample` in zipvoice/models/zipv
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from zipvoice_jax.config import EPSS_TIMES, ModelConfig
 from zipvoice_jax.core.masks import padding_mask
@@ -19,6 +19,7 @@ from zipvoice_jax.core.rng import named_key
 from zipvoice_jax.core.upsampling import shared_starts
 from zipvoice_jax.models.zipvoice import (
     ZipVoice,
+    bound,
     first_speaker_frames,
     fm_decoder_config,
     upsampled,
@@ -113,23 +114,19 @@ def predicted_durations(
     Returns:
         0 or more, float32; 0 for padding.
     """
-    model = ZipVoice(config)
-
-    def apply(method: str, *args: Any) -> Array:
-        return cast(Array, model.apply({"params": params}, *args, method=method))
-
-    embed = apply("text_embed", tokens, tokens_lens)
-    durations = jnp.maximum(jnp.expm1(apply("log_durations", embed, tokens_lens)), 0.0)
+    model = bound(params, config)
+    log_durations = model.log_durations(model.text_embed(tokens, tokens_lens), tokens_lens)
+    durations = jnp.maximum(jnp.expm1(log_durations), 0.0)
     return jnp.where(padding_mask(tokens_lens, tokens.shape[1]), 0.0, durations)
 
 
 def _predicted_starts(
-    apply: Callable[..., Array],
+    model: ZipVoice,
     text_embed: Float[Array, "batch tokens feat"],
     inputs: SampleInputs,
 ) -> Int[Array, "batch tokens"]:
     """Boundaries by predicted durations."""
-    durations = jnp.expm1(apply("log_durations", text_embed, inputs.tokens_lens))
+    durations = jnp.expm1(model.log_durations(text_embed, inputs.tokens_lens))
     prompt = inputs.prompt_tokens_lens
     return shared_starts(
         durations,
@@ -156,6 +153,138 @@ def frames_at_rate_of(
     """
     rate = prompt_frames / max(prompt_predicted, 1.0)
     return math.ceil(rate * text_predicted / speed)
+
+
+@flax.struct.dataclass
+class Prepared:
+    """What no step of the ODE changes.
+
+    Attributes:
+        from_text: the share of the decoder's projected inputs that comes from the text, with bias.
+        bias: the same without a text.
+        from_prompt: the share that comes from the prompt.
+        seen: the same, of what each conditional branch sees of the prompt.
+        first: True where a frame is of [S1]'s branch; None where there is one for both speakers.
+        mask: True for padding, of all branches.
+        positions: see `precompute_positions`.
+        steps: of each step its time, the next one's, and the embedding of its time, in which a
+            distilled model has the guidance scales as well.
+        guidance_scale: of each item.
+        guided: whether there is an unconditional branch.
+        stream: which of the decoder's projections.
+    """
+
+    from_text: Float[Array, "batch frames dim"]
+    bias: Float[Array, "1 1 dim"]
+    from_prompt: Float[Array, "batch frames dim"]
+    seen: tuple[Float[Array, "batch frames dim"], ...]
+    first: Bool[Array, "batch frames 1"] | None
+    mask: Bool[Array, "branches_batch frames"]
+    positions: tuple[Array, ...]
+    steps: tuple[
+        Float[Array, " steps"], Float[Array, " steps"], Float[Array, "steps #batch time_dim"]
+    ]
+    guidance_scale: Float[Array, " batch"]
+    guided: bool = flax.struct.field(pytree_node=False)
+    stream: int = flax.struct.field(pytree_node=False)
+
+
+def _branches(parts: Sequence[Array]) -> Array:
+    """The inputs of all branches as one batch.
+
+    An item's are neighbours in it, so that sharding the batch keeps them on one device.
+    """
+    stacked = jnp.stack(parts, axis=1)
+    return stacked.reshape(-1, *stacked.shape[2:])
+
+
+def prepare(
+    params: dict[str, Any],
+    config: ModelConfig,
+    inputs: SampleInputs,
+    times: Float[Array, " steps_and_end"],
+    guidance_scale: Float[Array, " batch"],
+    *,
+    guided: bool,
+) -> Prepared:
+    """Computes all that the steps share; see `sample` for the arguments.
+
+    The projection of the decoder's inputs is linear, so that text and prompt can be projected
+    here, and the state alone in each step.
+    """
+    model, decoder_config = bound(params, config), fm_decoder_config(config)
+    _, frames, dim = inputs.noise.shape
+    stream = decoder_config.out_dims.index(dim)
+    projection = model.fm_decoder.input_projection(stream)
+    lens = inputs.tokens_lens, inputs.features_lens
+    text_embed = model.text_embed(inputs.tokens, inputs.tokens_lens)
+    starts = _predicted_starts(model, text_embed, inputs) if config.looks_up_durations else None
+    text = upsampled(text_embed, *lens, frames, starts)
+    in_prompt = ~padding_mask(inputs.prompt_lens, frames)[:, :, None]
+    prompt = jnp.where(in_prompt, inputs.prompt_features, 0.0)
+
+    def from_speech(speech: Array) -> Array:
+        return projection.part(speech, dim + config.feat_dim)
+
+    from_prompt = from_speech(prompt)
+    seen, first = (from_prompt,), None
+    if config.samples_by_speaker:
+        first = first_speaker_frames(config, inputs.tokens, *lens, frames, starts)[:, :, None]
+        seen = tuple(from_speech(jnp.where(mine, prompt, 0.0)) for mine in (first, ~first))
+    guided = guided and not config.is_distill
+    mask = padding_mask(inputs.features_lens, frames)
+    scale = guidance_scale[None] if config.is_distill else None
+    time_embs = model.fm_decoder.embed_time(times[:-1, None], scale)
+    return Prepared(
+        from_text=projection.part(text, dim) + projection.offset(),
+        bias=projection.offset(),
+        from_prompt=from_prompt,
+        seen=seen,
+        first=first,
+        mask=_branches([mask] * (len(seen) + guided)),
+        positions=precompute_positions(params["fm_decoder"], decoder_config, frames),
+        steps=(times[:-1], times[1:], time_embs),
+        guidance_scale=guidance_scale,
+        guided=guided,
+        stream=stream,
+    )
+
+
+def step(
+    params: dict[str, Any],
+    config: ModelConfig,
+    prepared: Prepared,
+    x: Float[Array, "batch frames channels_feat"],
+    now: tuple[Float[Array, ""], Float[Array, ""], Float[Array, "#batch time_dim"]],
+) -> Float[Array, "batch frames channels_feat"]:
+    """One Euler step: the next state, by the velocity of all branches; see `sample`.
+
+    Args:
+        params: of the model.
+        config: of the model.
+        prepared: what the steps share.
+        x: the state.
+        now: the step's part of `Prepared.steps`.
+    """
+    t, t_next, time_emb = now
+    decoder = bound(params, config).fm_decoder
+    hidden = decoder.input_projection(prepared.stream).part(x, 0)
+    late = t > 0.5
+    parts = [hidden + prepared.from_text + part for part in prepared.seen]
+    if prepared.guided:
+        withheld = late if prepared.first is None else True
+        parts.append(hidden + prepared.bias + jnp.where(withheld, 0.0, prepared.from_prompt))
+    v = decoder.decode(
+        _branches(parts), time_emb, prepared.mask, stream=prepared.stream,
+        positions=prepared.positions,
+    )  # fmt: skip
+    v = v.reshape(-1, len(parts), *x.shape[1:])
+    first = prepared.first
+    velocity = v[:, 0] if first is None else jnp.where(first, v[:, 0], v[:, 1])
+    if prepared.guided:
+        scale = (prepared.guidance_scale * jnp.where(late, 1.0, 2.0))[:, None, None]
+        velocity = (1.0 + scale) * velocity - scale * v[:, -1]
+    return x + velocity * (t_next - t)
 
 
 def sample(
@@ -189,67 +318,9 @@ def sample(
     Returns:
         Features of prompt and speech, float32; undefined in padding.
     """
-    model = ZipVoice(config)
-    variables = {"params": params}
-    batch, frames, dim = inputs.noise.shape
-    two_branches = guided and not config.is_distill
-    stream = fm_decoder_config(config).out_dims.index(dim)
-    mask = padding_mask(inputs.features_lens, frames)
-    in_prompt = ~padding_mask(inputs.prompt_lens, frames)
-    speech = jnp.where(in_prompt[:, :, None], inputs.prompt_features, 0.0)
+    prepared = prepare(params, config, inputs, times, guidance_scale, guided=guided)
 
-    def apply(method: str, *args: Any, **kwargs: Any) -> Array:
-        return cast(Array, model.apply(variables, *args, method=method, **kwargs))
+    def body(x: Array, now: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        return step(params, config, prepared, x, now), None
 
-    text_embed = apply("text_embed", inputs.tokens, inputs.tokens_lens)
-    lens = inputs.tokens_lens, inputs.features_lens
-    starts = _predicted_starts(apply, text_embed, inputs) if config.looks_up_durations else None
-    text = upsampled(text_embed, *lens, frames, starts)
-    from_text = apply("project", text, dim, stream, bias=True)
-
-    def projected(speech: Array) -> Array:
-        return apply("project", speech, dim + config.feat_dim, stream, bias=False)
-
-    from_speech = projected(speech)
-    # What each conditional branch sees of the prompt: all of it, or the turns of one speaker.
-    seen, first = [from_speech], None
-    if config.samples_by_speaker:
-        first = first_speaker_frames(config, inputs.tokens, *lens, frames, starts)[:, :, None]
-        seen = [projected(jnp.where(mine, speech, 0.0)) for mine in (first, ~first)]
-    bias_only = apply("project", jnp.zeros_like(text[:, :1]), dim, stream, bias=True)
-    positions = precompute_positions(params["fm_decoder"], fm_decoder_config(config), frames)
-
-    def embed(t: Array) -> Array:
-        if config.is_distill:
-            return apply("embed_time", jnp.broadcast_to(t, (batch,)), guidance_scale)
-        return apply("embed_time", t[None])
-
-    time_embs = jax.lax.map(embed, times[:-1])
-
-    count = len(seen) + two_branches
-
-    def branches(parts: Sequence[Array]) -> Array:
-        # Neighbours in the batch, so that sharding the batch keeps them on one device.
-        stacked = jnp.stack(parts, axis=1)
-        return stacked.reshape(len(parts) * batch, *stacked.shape[2:])
-
-    branch_mask = branches([mask] * count)
-
-    def step(x: Array, now: tuple[Array, Array, Array]) -> tuple[Array, None]:
-        t, t_next, time_emb = now
-        hidden = apply("project", x, 0, stream, bias=False)
-        late = t > 0.5
-        given = [hidden + from_text + part for part in seen]
-        if two_branches:
-            withheld = late if first is None else True
-            given.append(hidden + bias_only + jnp.where(withheld, 0.0, from_speech))
-        v = apply("decode", branches(given), time_emb, branch_mask, stream, positions)
-        v = v.reshape(batch, count, frames, dim)
-        conditional = v[:, 0] if first is None else jnp.where(first, v[:, 0], v[:, 1])
-        if two_branches:
-            scale = (guidance_scale * jnp.where(late, 1.0, 2.0))[:, None, None]
-            conditional = (1.0 + scale) * conditional - scale * v[:, -1]
-        return x + conditional * (t_next - t), None
-
-    x, _ = jax.lax.scan(step, inputs.noise, (times[:-1], times[1:], time_embs))
-    return x
+    return jax.lax.scan(body, inputs.noise, prepared.steps)[0]

@@ -127,17 +127,18 @@ class Engine:
         size = padded_tokens(len(token_ids))
         tokens = np.full((1, size), self.config.pad_id, np.int32)
         tokens[0, : len(token_ids)] = token_ids
-        given = jax.device_put((tokens, np.array([len(token_ids)], np.int32)), self._everywhere)
+        arguments = tokens, np.array([len(token_ids)], np.int32)
+        arguments = jax.device_put(arguments, self._everywhere)
         if size not in self._predictors:
 
             def predict(params: dict[str, Any], *tokens_and_lens: Array) -> Array:
                 return predicted_durations(params, self.config, *tokens_and_lens)
 
             platform = self.devices[0].platform
-            compiled, seconds = compile_for(predict, platform, self.params, *given)
+            compiled, seconds = compile_for(predict, platform, self.params, *arguments)
             self.compilations.append(Compilation(f"durations, {size} tokens", seconds))
             self._predictors[size] = compiled
-        return np.asarray(self._predictors[size](self.params, *given))[0, : len(token_ids)]
+        return np.asarray(self._predictors[size](self.params, *arguments))[0, : len(token_ids)]
 
     def compiled(self, bucket: Bucket, sampling: SamplingConfig) -> Any:
         """The program of a bucket, compiled at its first use."""
@@ -147,9 +148,8 @@ class Engine:
         if key not in self._programs:
             function = functools.partial(program, config=self.config, guided=guided)
             arguments = self._arguments(bucket, [], sampling)
-            over_batch = self._over_batch
             compiled, seconds = compile_for(
-                function, self.devices[0].platform, *arguments, out_shardings=over_batch
+                function, self.devices[0].platform, *arguments, out_shardings=self._over_batch
             )
             name = f"batch {bucket.batch}, {bucket.frames} frames, {bucket.tokens} tokens"
             self.compilations.append(Compilation(f"{name}, {sampling.num_step} steps", seconds))

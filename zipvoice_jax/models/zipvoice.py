@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from zipvoice_jax.config import DURATION_HEAD_DIM, ModelConfig
+from zipvoice_jax.config import DURATION_HEAD_DIM, SPEAKER_STD, ModelConfig
 from zipvoice_jax.core.masks import padding_mask, speaker_rows
 from zipvoice_jax.core.upsampling import token_index, token_index_by_starts
 from zipvoice_jax.nn.durations import DurationHead
@@ -66,6 +66,35 @@ def fm_decoder_config(config: ModelConfig) -> ZipformerConfig:
     )
 
 
+def token_embedding(config: ModelConfig) -> nn.Embed:
+    """The table of the tokens' embeddings."""
+    init = nn.initializers.normal(1.0)
+    return nn.Embed(config.vocab_size, config.text_embed_dim, embedding_init=init)
+
+
+def speaker_embedding(config: ModelConfig, std: float = SPEAKER_STD) -> nn.Embed:
+    """The table of the speaker-turn embeddings; see `speaker_turn_rows`.
+
+    Args:
+        config: of a model that has them.
+        std: standard deviation of what they start from.
+    """
+    return nn.Embed(2, config.speaker_embed_dim, embedding_init=nn.initializers.normal(std))
+
+
+def speaker_turn_rows(
+    config: ModelConfig, tokens: Int[Array, "batch tokens"]
+) -> Int[Array, "batch tokens"]:
+    """`speaker_rows` by the ids and the rule of a dialogue model's config."""
+    return speaker_rows(
+        tokens,
+        spk_a_id=config.spk_a_id,
+        spk_b_id=config.spk_b_id,
+        pad_id=config.pad_id,
+        rule=config.speaker_turns,
+    )
+
+
 class ZipVoice(nn.Module):
     """ZipVoice, ZipVoice-Distill, ZipVoice-Dialog or ZipVoice-Dialog-Stereo."""
 
@@ -74,13 +103,9 @@ class ZipVoice(nn.Module):
     def setup(self) -> None:
         """Builds the embeddings, the text encoder and the decoder."""
         c = self.config
-        self.embed = nn.Embed(
-            c.vocab_size, c.text_embed_dim, embedding_init=nn.initializers.normal(1.0)
-        )
+        self.embed = token_embedding(c)
         if c.speaker_embed_dim:
-            self.spk_embed = nn.Embed(
-                2, c.speaker_embed_dim, embedding_init=nn.initializers.normal(0.1)
-            )
+            self.spk_embed = speaker_embedding(c)
         self.text_encoder = Zipformer(text_encoder_config(c))
         self.fm_decoder = Zipformer(fm_decoder_config(c))
         if c.has_durations:
@@ -117,10 +142,7 @@ class ZipVoice(nn.Module):
         self, tokens: Int[Array, "batch tokens"]
     ) -> Float[Array, "batch tokens dim"]:
         """The embedding of whose turn a token is in; zero for padding."""
-        c = self.config
-        row = speaker_rows(
-            tokens, spk_a_id=c.spk_a_id, spk_b_id=c.spk_b_id, pad_id=c.pad_id, rule=c.speaker_turns
-        )
+        row = speaker_turn_rows(self.config, tokens)
         speaker = self.spk_embed(jnp.maximum(row, 0)).astype(jnp.float32)
         return jnp.where(row[:, :, None] >= 0, speaker, 0.0)
 
@@ -183,44 +205,35 @@ class ZipVoice(nn.Module):
         part = None if ctx is None else ctx.at("fm_decoder")
         return self.fm_decoder(x, time_emb, mask, part)
 
-    def project(
-        self, x: Float[Array, "batch frames part"], begin: int, stream: int, *, bias: bool
-    ) -> Float[Array, "batch frames dim"]:
-        """The share of the input projection that comes from inputs `begin` onwards, float32."""
-        params = self.fm_decoder.input_projection(stream).variables["params"]
-        kernel = params["kernel"][begin : begin + x.shape[-1]].astype(self.config.dtype)
-        y = jnp.matmul(x.astype(kernel.dtype), kernel).astype(jnp.float32)
-        return y + params["bias"].astype(jnp.float32)[None, None, :] if bias else y
-
-    def embed_time(
-        self, t: Float[Array, " batch"], guidance_scale: Float[Array, " batch"] | None = None
-    ) -> Float[Array, "batch time_dim"]:
-        """The decoder's time embedding."""
-        return self.fm_decoder.embed_time(t, guidance_scale)
-
-    def decode(
+    def __call__(
         self,
-        hidden: Float[Array, "batch frames dim"],
-        time_emb: Float[Array, "#batch time_dim"],
-        mask: Bool[Array, "batch frames"] | None,
-        stream: int,
-        positions: tuple[Array, ...],
+        tokens: Int[Array, "batch tokens"],
+        tokens_lens: Int[Array, " batch"],
+        features_lens: Int[Array, " batch"],
+        t: Float[Array, " batch"],
+        xt: Float[Array, "batch frames channels_feat"],
+        speech_condition: Float[Array, "batch frames channels_feat"],
+        guidance_scale: Float[Array, " batch"] | None = None,
+        token_starts: Int[Array, "batch tokens"] | None = None,
+        ctx: StepContext | None = None,
     ) -> Float[Array, "batch frames channels_feat"]:
-        """The velocity from projected inputs and precomputed positions."""
-        return self.fm_decoder.decode(hidden, time_emb, mask, stream=stream, positions=positions)
+        """From text to the flow's velocity; see `text_condition` and `velocity`.
 
-    def __call__(self) -> None:
-        """Touches every parameter, for `init`; use the methods above otherwise."""
-        c = self.config
-        tokens = jnp.full((1, 2), c.pad_id, jnp.int32)
-        lens = jnp.ones((1,), jnp.int32)
-        text = self.text_condition(tokens, lens, 4 * lens, 4)
-        if c.has_durations:
-            self.log_durations(self.text_embed(tokens, lens), lens)
-        scale = jnp.ones((1,), jnp.float32) if c.is_distill else None
-        for channels in (1, 2)[: c.channels]:
-            x = jnp.zeros((1, 4, channels * c.feat_dim), jnp.float32)
-            self.velocity(jnp.zeros((1,)), x, text, x, None, scale)
+        Args:
+            tokens: ids, with at least one `pad_id` after each item.
+            tokens_lens: lengths without padding.
+            features_lens: frames of each item.
+            t: time of each item, 0 (noise) to 1 (speech).
+            xt: the state.
+            speech_condition: prompt features, zero where speech is to be made.
+            guidance_scale: of distilled models only.
+            token_starts: the frame at which each token begins; None shares frames out equally.
+            ctx: training step, or None.
+        """
+        frames = xt.shape[1]
+        text = self.text_condition(tokens, tokens_lens, features_lens, frames, ctx, token_starts)
+        mask = padding_mask(features_lens, frames)
+        return self.velocity(t, xt, text, speech_condition, mask, guidance_scale, ctx)
 
 
 def upsampled(
@@ -247,22 +260,35 @@ def first_speaker_frames(
     token_starts: Int[Array, "batch tokens"] | None = None,
 ) -> Bool[Array, "batch frames"]:
     """True for the frames of a dialogue that are in a turn of [S1]; see `text_condition`."""
-    row = speaker_rows(
-        tokens, spk_a_id=config.spk_a_id, spk_b_id=config.spk_b_id, pad_id=config.pad_id,
-        rule=config.speaker_turns,
-    )  # fmt: skip
-    is_first = (row[:, :, None] == 1).astype(jnp.float32)
+    is_first = (speaker_turn_rows(config, tokens)[:, :, None] == 1).astype(jnp.float32)
     return upsampled(is_first, tokens_lens, features_lens, num_frames, token_starts)[:, :, 0] > 0
+
+
+def _run_all(model: ZipVoice) -> None:
+    """Runs every part once, on the least that it takes, so that `init` makes all parameters."""
+    config = model.config
+    tokens, one = jnp.full((1, 2), config.pad_id, jnp.int32), jnp.ones((1,), jnp.int32)
+    t, scale = jnp.zeros((1,)), jnp.ones((1,)) if config.is_distill else None
+    for channels in (1, 2)[: config.channels]:
+        x = jnp.zeros((1, 4, channels * config.feat_dim), jnp.float32)
+        model(tokens, one, 4 * one, t, x, x, scale)
+    if config.has_durations:
+        model.log_durations(model.text_embed(tokens, one), one)
 
 
 def init_params(config: ModelConfig, key: Array) -> dict[str, Any]:
     """Random float32 parameters with the official initialisation, as nested dicts."""
-    return jax.jit(ZipVoice(config).init)(key)["params"]
+    return jax.jit(nn.init(_run_all, ZipVoice(config)))(key)["params"]
 
 
 def abstract_params(config: ModelConfig) -> dict[str, Any]:
-    """The parameters' shapes and dtypes, without computing any."""
-    return jax.eval_shape(ZipVoice(config).init, jax.random.key(0))["params"]
+    """The parameters' shapes and dtypes, without computing any: the one description of them."""
+    return jax.eval_shape(nn.init(_run_all, ZipVoice(config)), jax.random.key(0))["params"]
+
+
+def bound(params: dict[str, Any], config: ModelConfig) -> ZipVoice:
+    """The model with its parameters in place, so that its methods are plain functions of arrays."""
+    return ZipVoice(config).bind({"params": params})
 
 
 def inference_config(config: ModelConfig) -> ModelConfig:

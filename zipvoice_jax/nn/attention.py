@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from zipvoice_jax.core.schedule import PiecewiseLinear
-from zipvoice_jax.nn.layers import Frames, Mask, linear
+from zipvoice_jax.nn.layers import Frames, Linear, Mask
 from zipvoice_jax.nn.scores import Weights, attention_weights
 from zipvoice_jax.nn.training import Balancer, StepContext, Whiten
 
@@ -58,7 +58,7 @@ class AttentionWeights(nn.Module):
         heads, query_dim, pos_dim = self.num_heads, self.query_head_dim, self.pos_head_dim
         total = heads * (2 * query_dim + pos_dim)
         scale = query_dim**-0.25
-        x = linear(dim, total, dtype=self.dtype, name="in_proj", scale=scale)(x)
+        x = Linear(dim, total, dtype=self.dtype, name="in_proj", scale=scale)(x)
         q, k, p = jnp.split(x, [heads * query_dim, 2 * heads * query_dim], axis=-1)
         k = Balancer(min_positive=0.4, max_positive=0.6, min_abs=0.0, max_abs=100.0, prob=0.025)(
             k, ctx, "balance_keys", mask
@@ -103,13 +103,13 @@ class SelfAttention(nn.Module):
         """The module's output, to be added to its input."""
         batch, frames, dim = x.shape
         inner = self.num_heads * self.value_head_dim
-        v = linear(dim, inner, dtype=self.dtype, name="in_proj")(x)
+        v = Linear(dim, inner, dtype=self.dtype, name="in_proj")(x)
         v = jnp.swapaxes(v.reshape(batch, frames, self.num_heads, -1), 1, 2)
         # A product with one batch axis: with two, the CPU backend widens bfloat16 to float32.
         mixed = jnp.matmul(*(y.reshape(batch * self.num_heads, frames, -1) for y in (weights, v)))
         mixed = mixed.reshape(batch, self.num_heads, frames, -1)
         x = jnp.swapaxes(mixed, 1, 2).reshape(batch, frames, inner)
-        x = linear(inner, dim, dtype=self.dtype, name="out_proj", scale=0.05)(x)
+        x = Linear(inner, dim, dtype=self.dtype, name="out_proj", scale=0.05)(x)
         return Whiten(7.5, ratio=3.0)(x, ctx, "whiten", mask)
 
 
@@ -125,7 +125,7 @@ class NonlinAttention(nn.Module):
         """The module's output, to be added to its input; `weights` has one head."""
         dim = x.shape[-1]
         hidden = 3 * dim // 4
-        x = linear(dim, 3 * hidden, dtype=self.dtype, name="in_proj")(x)
+        x = Linear(dim, 3 * hidden, dtype=self.dtype, name="in_proj")(x)
         s, x, y = jnp.split(x, 3, axis=-1)
         s = Balancer(
             min_positive=PiecewiseLinear(((0.0, 0.25), (20000.0, 0.05))),
@@ -135,7 +135,7 @@ class NonlinAttention(nn.Module):
         )(s, ctx, "balancer", mask)
         x = Whiten(5.0)(x, ctx, "whiten1", mask) * jnp.tanh(s)
         x = jnp.einsum("bts,bsc->btc", weights[:, 0], x) * y
-        x = linear(hidden, dim, dtype=self.dtype, name="out_proj", scale=0.05)(x)
+        x = Linear(hidden, dim, dtype=self.dtype, name="out_proj", scale=0.05)(x)
         return Whiten(5.0, ratio=3.0)(x, ctx, "whiten2", mask)
 
 

@@ -7,17 +7,18 @@ from jaxtyping import Array, Float
 
 
 def timestep_embedding(
-    t: Float[Array, " batch"], dim: int, max_period: float = 10000.0
-) -> Float[Array, "batch dim"]:
+    t: Float[Array, "*batch"], dim: int, max_period: float = 10000.0
+) -> Float[Array, "*batch dim"]:
     """Sinusoids of t: cosines, then sines, then a zero if `dim` is odd.
 
     Official: timestep_embedding in zipvoice/models/modules/zipformer.py.
     """
     half = dim // 2
     frequency = jnp.exp(-math.log(max_period) * jnp.arange(half, dtype=jnp.float32) / half)
-    angle = t.astype(jnp.float32)[:, None] * frequency[None, :]
+    frequency = frequency.reshape((1,) * t.ndim + (half,))
+    angle = t.astype(jnp.float32)[..., None] * frequency
     embedding = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
-    return jnp.pad(embedding, ((0, 0), (0, dim % 2)))
+    return jnp.pad(embedding, ((0, 0),) * t.ndim + ((0, dim % 2),))
 
 
 def relative_positions(frames: int, dim: int) -> Float[Array, "offsets dim"]:

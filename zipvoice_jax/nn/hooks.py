@@ -68,7 +68,7 @@ def _balancer_push(
 ) -> Float[Array, "frames channels"]:
     """The gradient, of root mean square 1 per channel, of what the limits are exceeded by.
 
-    The official loss of a channel is the excess of m = mean / stddev and of |log rms|. Both hang
+    The official loss of a channel is the excess of m = mean / stddev and of |log rms|. Both depend
     on the channel's mean and mean square alone, so its gradient is a + b * (x - mean).
     """
     min_mean, max_mean, min_rms, max_rms = limits

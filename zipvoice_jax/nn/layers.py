@@ -28,34 +28,50 @@ def uniform(bound: float) -> nn.initializers.Initializer:
     return init
 
 
-def linear(
-    in_dim: int,
-    out_dim: int,
-    *,
-    dtype: Any,
-    name: str | None = None,
-    scale: float | None = None,
-    use_bias: bool = True,
-) -> nn.Dense:
+class Linear(nn.Module):
     """A linear map with torch's default initialisation, or that of ScaledLinear.
 
-    Args:
+    Attributes:
         in_dim: input channels.
         out_dim: output channels.
         dtype: of the matmul.
-        name: of the submodule; None in `setup`, where the attribute names it.
         scale: `initial_scale` of the official ScaledLinear; None for nn.Linear.
         use_bias: whether to add a bias.
     """
-    bound = in_dim**-0.5
-    return nn.Dense(
-        out_dim,
-        use_bias=use_bias,
-        dtype=dtype,
-        kernel_init=uniform(bound * (1.0 if scale is None else scale)),
-        bias_init=uniform(bound if scale is None else 0.1 * scale),
-        name=name,
-    )
+
+    in_dim: int
+    out_dim: int
+    dtype: Any
+    scale: float | None = None
+    use_bias: bool = True
+
+    @property
+    def kernel_init(self) -> nn.initializers.Initializer:
+        """What the kernel starts from."""
+        return uniform(self.in_dim**-0.5 * (1.0 if self.scale is None else self.scale))
+
+    def setup(self) -> None:
+        """Makes the parameters."""
+        bound = self.in_dim**-0.5 if self.scale is None else 0.1 * self.scale
+        self.kernel = self.param("kernel", self.kernel_init, (self.in_dim, self.out_dim))
+        if self.use_bias:
+            self.bias = self.param("bias", uniform(bound), (self.out_dim,))
+
+    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
+        """The output in the map's dtype."""
+        y = jnp.matmul(x.astype(self.dtype), self.kernel.astype(self.dtype))
+        if not self.use_bias:
+            return y
+        return y + self.bias.astype(self.dtype).reshape((1,) * (x.ndim - 1) + (self.out_dim,))
+
+    def part(self, x: Float[Array, "*batch part"], begin: int) -> Float[Array, "*batch outputs"]:
+        """What inputs `begin` onwards add to the output, in float32; without the bias."""
+        kernel = self.kernel[begin : begin + x.shape[-1]].astype(self.dtype)
+        return jnp.matmul(x.astype(self.dtype), kernel).astype(jnp.float32)
+
+    def offset(self) -> Float[Array, "1 1 outputs"]:
+        """The bias in float32: the output where all inputs are zero."""
+        return jnp.asarray(self.bias, jnp.float32)[None, None, :]
 
 
 class BiasNorm(nn.Module):
@@ -102,14 +118,14 @@ class FeedForward(nn.Module):
     def __call__(self, x: Frames, mask: Mask | None, ctx: StepContext | None) -> Frames:
         """The module's output, to be added to its input."""
         dim = x.shape[-1]
-        x = linear(dim, self.hidden_dim, dtype=self.dtype, name="in_proj")(x)
+        x = Linear(dim, self.hidden_dim, dtype=self.dtype, name="in_proj")(x)
         balancer = Balancer(min_positive=0.3, max_positive=1.0, min_abs=0.75, max_abs=5.0)
         x = swoosh_l(balancer(x, ctx, "hidden_balancer", mask))
         if ctx is not None:
             rate = ctx.value(PiecewiseLinear(((0.0, 0.3), (20000.0, 0.1))))
             keep = ctx.keep("dropout", rate, (x.shape[0], 1, x.shape[-1])) / (1.0 - rate)
             x = x * keep.astype(x.dtype)
-        x = linear(self.hidden_dim, dim, dtype=self.dtype, name="out_proj", scale=0.1)(x)
+        x = Linear(self.hidden_dim, dim, dtype=self.dtype, name="out_proj", scale=0.1)(x)
         return Whiten(7.5)(x, ctx, "out_whiten", mask)
 
 
@@ -129,6 +145,8 @@ class DepthwiseConv(nn.Module):
         bound = size**-0.5
         kernel = self.param("kernel", uniform(bound), (size, channels))
         bias = self.param("bias", uniform(bound), (channels,))
+        if self.is_initializing():  # wants no program that grows with the size of the kernel
+            return x
         y = shifted_products(x, kernel) + bias.astype(jnp.float32)[None, None, :]
         return y.astype(x.dtype)
 
@@ -174,7 +192,7 @@ class Convolution(nn.Module):
     def __call__(self, x: Frames, mask: Mask | None, ctx: StepContext | None) -> Frames:
         """The module's output; padding is zero where the convolution reads it."""
         dim = x.shape[-1]
-        x = linear(dim, 2 * dim, dtype=self.dtype, name="in_proj")(x)
+        x = Linear(dim, 2 * dim, dtype=self.dtype, name="in_proj")(x)
         x, gate = jnp.split(x, 2, axis=-1)
         gate = Balancer(
             min_positive=PiecewiseLinear(((0.0, 0.05), (8000.0, 0.025))),
@@ -193,4 +211,4 @@ class Convolution(nn.Module):
             max_abs=10.0,
         )(x, ctx, "balancer2", mask)
         x = Whiten(7.5)(x, ctx, "whiten", mask)
-        return linear(dim, dim, dtype=self.dtype, name="out_proj", scale=0.05)(swoosh_r(x))
+        return Linear(dim, dim, dtype=self.dtype, name="out_proj", scale=0.05)(swoosh_r(x))

@@ -163,8 +163,8 @@ def _backward(residuals: tuple[Any, ...], dy: Array) -> tuple[Any, ...]:
     def block(number: Array, sums: tuple[Array, ...]) -> tuple[Array, ...]:
         dq, dk, dp, dslants = sums
         begin, own = _begin(number, frames, rows)
-        place = frames - rows - begin
-        part, p_part = _part(slants, place, frames, 3), _part(p, begin, rows, 2)
+        offset = frames - rows - begin
+        part, p_part = _part(slants, offset, frames, 3), _part(p, begin, rows, 2)
         q_part = _part(q, begin, rows, 2)
         w = _part(weights, begin, rows, 2).astype(jnp.float32)
         dw = _part(dy, begin, rows, 2).astype(jnp.float32)
@@ -189,7 +189,7 @@ def _backward(residuals: tuple[Any, ...], dy: Array) -> tuple[Any, ...]:
             _add(dq, _einsum("nts,nsd->ntd", content, k).astype(jnp.float32), begin, 2),
             dk + _einsum("nts,ntd->nsd", content, q_part).astype(jnp.float32),
             _add(dp, jnp.stack(of_p, axis=-1), begin, 2),
-            _add(dslants, jnp.stack(of_slants, axis=2), place, 4),
+            _add(dslants, jnp.stack(of_slants, axis=2), offset, 4),
         )
 
     shapes = (q.shape, k.shape, p.shape, (batch, *slants.shape))

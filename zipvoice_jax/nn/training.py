@@ -1,12 +1,14 @@
 """What a training step hands to the modules: its step and key, and the hooks they drive.
 
 Modules take a `StepContext` or None; None means evaluation: no dropout, no hooks. Each
-random choice has a name. Where the same names recur layer after layer, their numbers are drawn
-for all layers at once (`draw`), since a draw of its own for each makes programs slow to compile.
+random choice has a name. Where the same names recur layer after layer, they are collected from one
+layer (`Choices`) and their numbers are drawn for all layers at once (`draw`), since a draw of its
+own for each makes programs slow to compile.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flax.struct
 import jax
@@ -18,13 +20,32 @@ from zipvoice_jax.core.schedule import PiecewiseLinear, Schedule, value_at
 from zipvoice_jax.nn import hooks
 
 
+class Choices(dict[str, tuple[int, ...]]):
+    """Shapes of random choices by name; collected by standing as `StepContext.draws`."""
+
+    def in_order(self, order: Sequence[str]) -> "Choices":
+        """The same by the first of these words that their names begin with; the others are last."""
+
+        def rank(item: tuple[str, tuple[int, ...]]) -> int:
+            return next((i for i, word in enumerate(order) if item[0].startswith(word)), len(order))
+
+        return Choices(sorted(self.items(), key=rank))
+
+
 @flax.struct.dataclass
 class StepContext:
-    """The training step (adjusted batch count, float32) and the key of its random choices."""
+    """The training step and where the numbers of its random choices come from.
+
+    Attributes:
+        step: adjusted batch count, float32.
+        key: of the choices whose numbers are not drawn beforehand.
+        draws: numbers drawn beforehand, by name; or what collects the names.
+        path: what the names in `draws` begin with.
+    """
 
     step: Float[Array, ""]
     key: Key[Array, ""]
-    draws: Mapping[str, Array] | None = None
+    draws: Mapping[str, Any] | None = None
     path: str = flax.struct.field(pytree_node=False, default="")
 
     def at(self, *names: Name) -> "StepContext":
@@ -41,7 +62,10 @@ class StepContext:
         """
         if self.draws is None:
             return jax.random.uniform(named_key(self.key, name), shape)
-        return self.draws[self.path + name].reshape(shape)
+        if isinstance(self.draws, Choices):
+            self.draws[self.path + name] = shape
+            return jnp.zeros(shape)
+        return self.draws[self.path + name]
 
     def value(self, schedule: Schedule) -> Float[Array, ""]:
         """A schedule's value at this step."""
@@ -57,20 +81,27 @@ class StepContext:
         return (self.uniform(name, shape) >= rate).astype(jnp.float32)
 
 
-def draw(
-    key: Key[Array, ""], kind: str, names: Sequence[str], before: int, after: tuple[int, ...]
-) -> dict[str, Array]:
-    """Uniform numbers of one shape for many names in one draw.
+def draw(key: Key[Array, ""], choices: Choices, layers: int) -> dict[str, Array]:
+    """Uniform numbers for the random choices of layers, with an axis of layers before their shapes.
+
+    There is one draw for all choices of one number, one for all of a number per item, and one for
+    each that takes more.
 
     Args:
         key: of all of them.
-        kind: names the draw.
-        names: what the numbers are for.
-        before: size of the axis before them, one entry per layer.
-        after: the shape of each.
+        choices: of one layer.
+        layers: how many there are.
     """
-    numbers = jax.random.uniform(named_key(key, kind), (before, len(names), *after))
-    return {name: numbers[:, i] for i, name in enumerate(names)}
+    kinds: dict[str, list[str]] = {}
+    for name, shape in choices.items():
+        kind = "chances" if not shape else "rows" if shape[1:] == (1, 1) else name
+        kinds.setdefault(kind, []).append(name)
+    draws = {}
+    for kind, names in kinds.items():
+        shape = (layers, len(names), *choices[names[0]])
+        numbers = jax.random.uniform(named_key(key, kind), shape)
+        draws |= {name: numbers[:, i] for i, name in enumerate(names)}
+    return draws
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,8 @@ and all that reads across frames is masked.
 """
 
 import dataclasses
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -30,10 +32,10 @@ from zipvoice_jax.nn.layers import (
     Convolution,
     FeedForward,
     Frames,
+    Linear,
     Mask,
-    linear,
 )
-from zipvoice_jax.nn.training import Balancer, StepContext, Whiten, draw
+from zipvoice_jax.nn.training import Balancer, Choices, StepContext, Whiten, draw
 
 WARMUP_STEPS = 4000.0
 _SKIP = PiecewiseLinear(((0.0, 0.2), (4000.0, 0.05), (16000.0, 0.0)))
@@ -42,19 +44,12 @@ _CONST_ATTENTION = PiecewiseLinear(((0.0, 0.25), (4000.0, 0.025)))
 _TIGHT = {"min_positive": 0.45, "max_positive": 0.55}
 _LOOSE = {"min_positive": 0.3, "max_positive": 0.7}
 
-# The random choices of a layer, by their paths: one number each for the whole batch,
-_CHANCES = (
-    *(f"self_attn_weights/{name}" for name in ("balance_keys", "whiten_keys")),
-    *(f"self_attn_weights/{name}" for name in ("pos_emb_skip", "penalize")),
-    *(f"feed_forward{i}/{name}" for i in (1, 2, 3) for name in ("hidden_balancer", "out_whiten")),
-    *(f"conv_module{i}/{name}" for i in (1, 2) for name in ("balancer1", "balancer2", "whiten")),
-    *(f"nonlin_attention/{name}" for name in ("balancer", "whiten1", "whiten2")),
-    *("const_attention", "self_attn1/whiten", "self_attn2/whiten", "norm/log_scale"),
-    *("bypass_mid/bypass_scale", "bypass/bypass_scale"),
-    *("balancer_na", "balancer_ff2", "balancer_ff3", "balancer1", "balancer2", "whiten"),
+# A layer's random choices take their numbers in this order of what their names begin with: one
+# that a model has trained with, so that runs go on with the numbers they would have had.
+_ORDER = (
+    *("attention", "self_attn_weights", "feed_forward", "conv", "nonlin_attention"),
+    *("const_attention", "self_attn", "norm", "ff", "bypass"),
 )
-# or one per item.
-_ROWS = ("attention_skip", "conv_skip1", "conv_skip2", "ff2_skip", "ff3_skip", "bypass/skip")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +110,7 @@ class Layer(nn.Module):
         self,
         x: Frames,
         index: Int[Array, ""],
-        draws: dict[str, Array] | None,
+        draws: Mapping[str, Any] | None,
         positions: Float[Array, "heads pos_head_dim offsets"] | None,
         encoding: Float[Array, "offsets pos_dim"] | None,
         time_emb: Float[Array, "#batch 1 channels"] | None,
@@ -202,6 +197,26 @@ class Layer(nn.Module):
         return Whiten(4.0, ratio=3.0)(x, ctx, "whiten", mask), None
 
 
+@functools.lru_cache(maxsize=64)
+def layer_choices(config: ZipformerConfig, batch: int) -> Choices:
+    """The random choices of a layer in training, found by tracing one.
+
+    Args:
+        config: of the layer's Zipformer; its stacks differ in nothing that matters here.
+        batch: items.
+    """
+    choices = Choices()
+
+    def trace() -> None:
+        layer = Layer(config, 1, LayerSkip(0.0, 1.0, 1, 0.0), parent=None)
+        ctx = StepContext(jnp.float32(0.0), jax.random.key(0))
+        x, encoding = jnp.zeros((batch, 1, config.dim)), jnp.zeros((1, config.pos_dim))
+        layer.init(ctx.key, x, jnp.int32(0), choices, None, encoding, None, None, ctx)
+
+    jax.eval_shape(trace)
+    return choices.in_order(_ORDER)
+
+
 class Downsample(nn.Module):
     """A learned weighted sum of each `factor` frames (SimpleDownsample)."""
 
@@ -264,7 +279,7 @@ class Stack(nn.Module):
             x, mask = Downsample(factor, name="downsample")(x, mask)
         if time_emb is not None:
             assert c.time_embed_dim is not None
-            project = linear(c.time_embed_dim, c.dim, dtype=dtype, name="time_emb")
+            project = Linear(c.time_embed_dim, c.dim, dtype=dtype, name="time_emb")
             time_emb = project(swoosh_r(time_emb).astype(dtype))[:, None, :]
         encoding = None
         if positions is None:
@@ -291,7 +306,9 @@ class Stack(nn.Module):
             length=num_layers,
             unroll=num_layers if c.unroll_layers else 1,
         )(c, c.kernel_size[i], skip, name="layers")
-        draws = None if ctx is None else self._draws(ctx, num_layers, x.shape[0])
+        draws = None
+        if ctx is not None:
+            draws = draw(ctx.key, layer_choices(c, x.shape[0]), num_layers)
         x, _ = layers(x, jnp.arange(num_layers), draws, positions, encoding, time_emb, mask, ctx)
 
         if factor > 1:
@@ -300,14 +317,12 @@ class Stack(nn.Module):
             x = Bypass(name="out_combiner")(original, x, part)
         return x
 
-    def _draws(self, ctx: StepContext, num_layers: int, batch: int) -> dict[str, Array]:
-        """The random numbers of all layers, with a leading axis over them."""
-        draws = draw(ctx.key, "chances", _CHANCES, num_layers, ())
-        draws |= draw(ctx.key, "rows", _ROWS, num_layers, (batch,))
-        for i, width in enumerate(feedforward_dims(self.config.feedforward_dim), start=1):
-            name = f"feed_forward{i}/dropout"
-            draws |= draw(ctx.key, name, (name,), num_layers, (batch, width))
-        return draws
+
+def guidance_scale_embedding(time_embed_dim: int) -> Linear:
+    """The linear map of a distilled model's guidance scale, small at first as officially."""
+    return Linear(
+        GUIDANCE_SCALE_EMBED_DIM, time_embed_dim, dtype=jnp.float32, scale=0.1, use_bias=False
+    )
 
 
 class Zipformer(nn.Module):
@@ -320,33 +335,28 @@ class Zipformer(nn.Module):
         c = self.config
         dtype = jnp.dtype(c.dtype)
 
-        def make(in_dim: int, out_dim: int) -> nn.Dense:
-            return linear(in_dim, out_dim, dtype=dtype)
-
         # Named in_proj for one stream and in_proj_0, in_proj_1 for two, as officially.
-        ins: Any = [make(d, c.dim) for d in c.in_dims]
-        outs: Any = [make(c.dim, d) for d in c.out_dims]
-        self.in_proj: Any = ins if len(ins) > 1 else ins[0]
-        self.out_proj: Any = outs if len(outs) > 1 else outs[0]
+        ins: Any = [Linear(dim, c.dim, dtype) for dim in c.in_dims]
+        outs: Any = [Linear(c.dim, dim, dtype) for dim in c.out_dims]
+        self.in_proj, self.out_proj = (ins, outs) if len(ins) > 1 else (ins[0], outs[0])
         self.encoders = [Stack(c, i) for i in range(len(c.num_layers))]
         if c.time_embed_dim is not None:
             dim = c.time_embed_dim
             # A few numbers per item: float32 costs nothing and keeps t exact.
-            self.time_embed_0 = linear(dim, 2 * dim, dtype=jnp.float32)
-            self.time_embed_2 = linear(2 * dim, dim, dtype=jnp.float32)
+            self.time_embed_0 = Linear(dim, 2 * dim, dtype=jnp.float32)
+            self.time_embed_2 = Linear(2 * dim, dim, dtype=jnp.float32)
         if c.guidance_scale_embed:
-            self.guidance_scale_embed = linear(
-                GUIDANCE_SCALE_EMBED_DIM,
-                c.time_embed_dim or 0,
-                dtype=jnp.float32,
-                scale=0.1,
-                use_bias=False,
-            )
+            self.guidance_scale_embed = guidance_scale_embedding(c.time_embed_dim or 0)
 
     def embed_time(
-        self, t: Float[Array, " batch"], guidance_scale: Float[Array, " batch"] | None = None
-    ) -> Float[Array, "batch time_dim"]:
-        """The time embedding; a distilled model adds that of its guidance scale."""
+        self, t: Float[Array, "..."], guidance_scale: Float[Array, "..."] | None = None
+    ) -> Float[Array, "... time_dim"]:
+        """The time embedding; a distilled model adds that of its guidance scale.
+
+        Args:
+            t: times.
+            guidance_scale: of distilled models only; it and `t` are broadcast against each other.
+        """
         dim = self.config.time_embed_dim
         assert dim is not None
         embedding = timestep_embedding(t, dim)
