@@ -149,9 +149,10 @@ def test_text_does_not_depend_on_its_padding() -> None:
     assert error(batched[1, :20], alone[0]) < 1e-6
 
 
-def rows(tokens: list[int], rule: str) -> list[int]:
-    ids = {"spk_a_id": 18, "spk_b_id": 19, "pad_id": 0}
-    return speaker_rows(jnp.array([tokens]), rule=rule, **ids)[0].tolist()
+def rows(tokens: list[int], rule: str, *more: int) -> list[int]:
+    ids = (18, 19, *more)
+    found = speaker_rows(jnp.array([tokens]), rule=rule, speaker_ids=ids, pad_id=0)
+    return found[0].tolist()
 
 
 def test_speaker_rows_follow_the_tags() -> None:
@@ -162,6 +163,8 @@ def test_speaker_rows_follow_the_tags() -> None:
     assert rows([18, 3, 18, 4, 19, 5], "tag") == [1, 1, 1, 1, 0, 0]
     assert rows([18, 3, 18, 4, 19, 5], "official") == [1, 1, 0, 0, 1, 1]
     assert rows([3, 4, 19, 5], "tag") == [0, 0, 0, 0]
+    # More than two: the first pair as before, then a row each.
+    assert rows([9, 3, 18, 3, 8, 4, 19, 5, 9, 0], "tag", 8, 9) == [3, 3, 1, 1, 2, 2, 0, 0, 3, -1]
 
 
 def test_two_turns_in_a_row_sound_like_one_speaker() -> None:
@@ -285,7 +288,9 @@ def step_of(config: ModelConfig) -> Any:
 
     def loss(params: Any, given: FlowBatch, step: jax.Array, key: jax.Array) -> jax.Array:
         ctx = StepContext(step=step, key=key)
-        return flow_matching_loss(params, config, given, exclusive_weight=1.0, ctx=ctx)[0]
+        return flow_matching_loss(
+            params, config, given, weights={"exclusive_weight": 1.0}, ctx=ctx
+        )[0]
 
     return jax.jit(jax.value_and_grad(loss))
 

@@ -180,7 +180,7 @@ def _samples(config: ModelConfig, params: dict[str, Any], io: Any) -> Iterator[C
 
 def _losses(golden: Path, config: ModelConfig, params: dict[str, Any], io: Any) -> Iterator[Case]:
     def loss(params: Any, batch: FlowBatch, weight: jax.Array) -> jax.Array:
-        return flow_matching_loss(params, config, batch, exclusive_weight=weight)[0]
+        return flow_matching_loss(params, config, batch, weights={"exclusive_weight": weight})[0]
 
     run = jax.jit(jax.value_and_grad(loss))
     dim, feat = io["features"].shape[-1], config.feat_dim

@@ -26,7 +26,7 @@ from zipvoice_jax.core.rng import named_key
 from zipvoice_jax.models.zipvoice import speaker_embedding, token_embedding
 from zipvoice_jax.nn.durations import DurationHead
 from zipvoice_jax.nn.zipformer import guidance_scale_embedding
-from zipvoice_jax.text.tokens import TokenTable
+from zipvoice_jax.text.tokens import TokenTable, speaker_tag
 
 
 def _checked(params: Params, config: ModelConfig) -> Params:
@@ -95,15 +95,42 @@ def grow_vocabulary(
     new = {"embed": {"embedding": np.stack([np.asarray(row(t)) for t in new_table.tokens])}}
     changes: dict[str, Any] = {"vocab_size": new_table.vocab_size, "pad_id": new_table.pad_id}
     if config.is_dialog:
-        changes |= {"spk_a_id": new_table.spk_a_id, "spk_b_id": new_table.spk_b_id}
+        changes |= _speaker_fields(new_table)
     config = dataclasses.replace(config, **changes)
+    if config.speaker_embed_dim:
+        known = params["spk_embed"]["embedding"]
+        new["spk_embed"] = {"embedding": _more_speakers(known, config, key, SPEAKER_STD)}
     return _merged(params, new, config), config
 
 
-def dialog_table(table: TokenTable) -> TokenTable:
-    """A token table with [S1] and [S2] put after the others where they are missing."""
-    missing = tuple(tag for tag in ("[S1]", "[S2]") if tag not in table.token2id)
-    return TokenTable((*table.tokens, *missing))
+def _speaker_fields(table: TokenTable) -> dict[str, Any]:
+    """The fields of a dialogue model's config that follow from the tags in its token table."""
+    first, second, *more = table.speaker_ids
+    return {"spk_a_id": first, "spk_b_id": second, "more_speaker_ids": tuple(more)}
+
+
+def _more_speakers(
+    known: np.ndarray, config: ModelConfig, key: Key[Array, ""], std: float
+) -> np.ndarray:
+    """The speaker-turn embedding with a random row for each speaker that it lacks."""
+    embedding = speaker_embedding(config, 1.0)
+    rows = [np.asarray(known)]
+    for number in range(len(known) + 1, config.num_speakers + 1):
+        drawn = named_key(key, "spk_embed", str(number))
+        row = embedding.embedding_init(drawn, (1, embedding.features), jnp.float32)
+        rows.append(np.asarray(row) * np.float32(std))
+    return np.concatenate(rows)
+
+
+def dialog_table(table: TokenTable, speakers: int = 2) -> TokenTable:
+    """A token table with the speakers' tags put after the others where they are missing.
+
+    Args:
+        table: to be extended.
+        speakers: that may speak: [S1], [S2] and so on.
+    """
+    tags = map(speaker_tag, range(1, speakers + 1))
+    return TokenTable((*table.tokens, *(tag for tag in tags if tag not in table.token2id)))
 
 
 def grow_to_dialog(
@@ -134,19 +161,15 @@ def grow_to_dialog(
     grown, config = grow_vocabulary(
         params, config, old_table=old_table, new_table=new_table, key=key
     )
-    config = dataclasses.replace(
-        config,
-        kind="zipvoice_dialog",
-        spk_a_id=new_table.spk_a_id,
-        spk_b_id=new_table.spk_b_id,
-    )
+    config = dataclasses.replace(config, kind="zipvoice_dialog", **_speaker_fields(new_table))
     new = {}
     if config.speaker_embed_dim:
         embedding = speaker_embedding(config, 1.0)
-        shape = (embedding.num_embeddings, embedding.features)
+        shape = (2, embedding.features)
         rows = embedding.embedding_init(named_key(key, "spk_embed"), shape, jnp.float32)
         # Scaled by numpy: drawn at that scale, they would differ in their last bits.
-        new["spk_embed"] = {"embedding": np.asarray(rows) * np.float32(speaker_std)}
+        pair = np.asarray(rows) * np.float32(speaker_std)
+        new["spk_embed"] = {"embedding": _more_speakers(pair, config, key, speaker_std)}
     return _merged(grown, new, config), config
 
 

@@ -12,7 +12,7 @@ from zipvoice_jax.checkpoint.mapping import Params
 from zipvoice_jax.config import FeatureConfig, ModelConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.outputs import check_folder
-from zipvoice_jax.text.tokens import TokenTable
+from zipvoice_jax.text.tokens import TokenTable, speaker_tag
 
 MODEL_JSON = "model.json"
 TOKENS_TXT = "tokens.txt"
@@ -53,10 +53,8 @@ def check_table(config: ModelConfig, table: TokenTable) -> None:
         )
     ids = [("_", table.pad_id, config.pad_id)]
     if config.is_dialog:
-        ids += [
-            ("[S1]", table.spk_a_id, config.spk_a_id),
-            ("[S2]", table.spk_b_id, config.spk_b_id),
-        ]
+        numbered = enumerate(config.speaker_ids, 1)
+        ids += [(tag := speaker_tag(n), table.token2id.get(tag), id) for n, id in numbered]
     for token, in_table, in_config in ids:
         if in_table != in_config:
             raise UserError(

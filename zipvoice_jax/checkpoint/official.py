@@ -235,6 +235,11 @@ def write_official(
             "the official code has no model with upsampling='durations'; keep it in the native "
             "format."
         )
+    if config.num_speakers > 2:
+        raise UserError(
+            f"the official code has no model of {config.num_speakers} speakers; keep it in the "
+            "native format."
+        )
     state = to_official(params, config)
     model_json = {
         "model": config.to_model_json(),

@@ -21,7 +21,7 @@ from zipvoice_jax.checkpoint.official import WHICH, write_official
 from zipvoice_jax.config import MODEL_KINDS, MODEL_NAMES
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.rng import named_key
-from zipvoice_jax.text.tokens import TokenTable
+from zipvoice_jax.text.tokens import SPEAKERS, TokenTable
 
 FORMATS = ("native", "bfloat16", "pt", "safetensors")
 
@@ -68,6 +68,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="token table of the model to write; must hold all old tokens "
         "(default: the old table, with [S1] and [S2] added for --grow dialog)",
     )
+    parser.add_argument(
+        "--speakers", type=int, metavar="N",
+        help="adds the tags [S1] to [SN] to the token table, for dialogues of up to N speakers",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of new embedding rows (default: 0)")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a model directory at --to"
@@ -75,13 +79,16 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.set_defaults(run=run)
 
 
-def _grow(loaded: Loaded, grow: str | None, tokens: Path | None, seed: int) -> Loaded:
-    """The model after --grow and --tokens."""
+def _grow(
+    loaded: Loaded, grow: str | None, tokens: Path | None, speakers: int | None, seed: int
+) -> Loaded:
+    """The model after --grow, --tokens and --speakers."""
     key = named_key(jax.random.key(seed), "grow")
     old, params, config = loaded.table, loaded.params, loaded.config
     new = TokenTable.load(tokens) if tokens is not None else old
+    if speakers is not None or (grow == "dialog" and tokens is None):
+        new = dialog_table(new, speakers or 2)
     if grow == "dialog":
-        new = new if tokens is not None else dialog_table(old)
         params, config = grow_to_dialog(params, config, old_table=old, new_table=new, key=key)
     elif new != old:
         params, config = grow_vocabulary(params, config, old_table=old, new_table=new, key=key)
@@ -99,6 +106,8 @@ def run(args: argparse.Namespace) -> int:
     """
     if not 0 <= args.seed < 2**32:
         raise UserError(f"--seed is {args.seed}; give a whole number from 0 to 2^32 - 1.")
+    if args.speakers is not None and not 2 <= args.speakers <= SPEAKERS[-1]:
+        raise UserError(f"--speakers is {args.speakers}; give 2 to {SPEAKERS[-1]}.")
     check_new_directory(args.target, overwrite=args.overwrite)
     source = args.source or find_model(args.model_name)
     from_native = is_native(source) and args.checkpoint_name is None
@@ -111,9 +120,11 @@ def run(args: argparse.Namespace) -> int:
     if args.kind not in (None, loaded.config.kind):
         raise UserError(f"{args.model_name} is a {loaded.config.kind} model, not {args.kind}.")
     before = loaded.config.kind
-    loaded = _grow(loaded, args.grow, args.tokens, args.seed)
-    # The official format has no predicted durations.
-    to_official = from_native and not loaded.config.has_durations
+    loaded = _grow(loaded, args.grow, args.tokens, args.speakers, args.seed)
+    # The official format has neither predicted durations nor more than two speakers.
+    to_official = from_native and not (
+        loaded.config.has_durations or loaded.config.num_speakers > 2
+    )
     target_format = args.format or ("pt" if to_official else "native")
     parts = (loaded.config, loaded.features, loaded.table, loaded.params)
     if target_format in ("native", "bfloat16"):

@@ -1,5 +1,7 @@
 """Lengths as masks, and the map from tokens to speakers."""
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Int
@@ -11,27 +13,29 @@ def padding_mask(lengths: Int[Array, " batch"], size: int) -> Bool[Array, "batch
 
 
 def speaker_rows(
-    tokens: Int[Array, "batch tokens"], *, spk_a_id: int, spk_b_id: int, pad_id: int, rule: str
+    tokens: Int[Array, "batch tokens"], *, speaker_ids: Sequence[int], pad_id: int, rule: str
 ) -> Int[Array, "batch tokens"]:
     """The row of the speaker-turn embedding for each token; -1 for padding.
 
     The official parity counter gives row 1 to the first turn, row 0 to the second and so on
     (ZipVoiceDialog.extract_spk_indices). By tag, [S1] is row 1 and [S2] row 0, which is the
-    same for turns that alternate from [S1] and stays right where they don't.
+    same for turns that alternate from [S1] and stays right where they don't; [S3] is row 2 and so
+    on.
 
     Args:
         tokens: token ids.
-        spk_a_id: id of [S1].
-        spk_b_id: id of [S2].
+        speaker_ids: ids of the tags [S1], [S2] and so on.
         pad_id: id of padding.
         rule: "tag" or "official".
     """
-    is_tag = (tokens == spk_a_id) | (tokens == spk_b_id)
+    is_tag = jnp.isin(tokens, jnp.asarray(speaker_ids))
     if rule == "official":
         row = jnp.cumsum(is_tag, axis=1, dtype=jnp.int32) % 2
     else:
         position = jnp.where(is_tag, jnp.arange(tokens.shape[1])[None, :], -1)
         last = lax.cummax(position, axis=1)
         tag = jnp.take_along_axis(tokens, jnp.maximum(last, 0), axis=1)
-        row = ((tag == spk_a_id) & (last >= 0)).astype(jnp.int32)
+        rows = {id: (1, 0)[i] if i < 2 else i for i, id in enumerate(speaker_ids)}
+        row = sum((tag == id).astype(jnp.int32) * row for id, row in rows.items())
+        row = jnp.where(last >= 0, row, 0)
     return jnp.where(tokens == pad_id, -1, row)

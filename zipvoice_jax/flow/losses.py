@@ -4,7 +4,7 @@ Official: the `forward` methods in zipvoice/models. Every mean runs over an item
 frames, so that a loss does not depend on padding.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.struct
@@ -146,8 +146,7 @@ def flow_matching_loss(
     config: ModelConfig,
     batch: FlowBatch,
     *,
-    exclusive_weight: float | Float[Array, ""] = 0.0,
-    duration_weight: float | Float[Array, ""] = 0.0,
+    weights: Mapping[str, float | Float[Array, ""]] | None = None,
     ctx: StepContext | None = None,
     unconditional: bool = False,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
@@ -157,9 +156,10 @@ def flow_matching_loss(
         params: of the model.
         config: of the model.
         batch: data and random quantities of the step.
-        exclusive_weight: of the stereo model's speaker-exclusive term, which acts on
-            two-channel batches only.
-        duration_weight: of the error of predicted durations, for models of upsampling "durations".
+        weights: of the parts beside the flow's error, by the part's name and "_weight":
+            "exclusive_weight" of the stereo model's speaker-exclusive term, which acts on
+            two-channel batches only, "duration_weight" of the error of predicted durations, for
+            models of upsampling "durations". What has none is only watched.
         ctx: training step, or None for evaluation.
         unconditional: withholds text and speech, to see what they are worth.
 
@@ -187,16 +187,16 @@ def flow_matching_loss(
     weight = _counted(batch, taken)
     count = jnp.maximum(weight.sum(), 1.0)
     error = (velocity - (batch.features - batch.noise)) ** 2
-    flow = jnp.sum(error.mean(axis=-1) * weight) / count
-    parts = {"flow": flow}
-    loss = flow
+    parts = {"flow": jnp.sum(error.mean(axis=-1) * weight) / count}
     if batch.features.shape[-1] == 2 * config.feat_dim:
         penalty = exclusive_penalty(xt + velocity * (1.0 - t), batch.features, batch.features_lens)
         parts["exclusive"] = jnp.sum(penalty * weight) / count
-        loss = loss + exclusive_weight * parts["exclusive"]
     if config.looks_up_durations:
         parts["duration"] = duration_error(model, embed, batch)
-        loss = loss + duration_weight * parts["duration"]
+    loss = parts["flow"]
+    for name, part in parts.items():
+        if weights is not None and f"{name}_weight" in weights:
+            loss = loss + weights[f"{name}_weight"] * part
     return loss, parts
 
 

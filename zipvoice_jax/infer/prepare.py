@@ -104,10 +104,10 @@ class Preparation:
         mel = log_mel_host(wave, self.features, channels=self.model.channels)
         mel = (mel * self.sampling.feat_scale).astype(np.float32)
 
-        transcript = self._prompt_text(request)
         text = self._line(without_pauses(request.text))
         if self.model.is_dialog:
             self._check_speakers(request, text)
+        transcript = self._prompt_text(request)
         prompt_ids, prompt_tokens = self._encode(transcript, text, "transcript", notes)
         first = self._first_prompt(prompt_ids, spoken, mel.shape[0])
         passages, ending = self._passages(request.text)

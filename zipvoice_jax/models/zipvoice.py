@@ -79,20 +79,16 @@ def speaker_embedding(config: ModelConfig, std: float = SPEAKER_STD) -> nn.Embed
         config: of a model that has them.
         std: standard deviation of what they start from.
     """
-    return nn.Embed(2, config.speaker_embed_dim, embedding_init=nn.initializers.normal(std))
+    size = config.num_speakers, config.speaker_embed_dim
+    return nn.Embed(*size, embedding_init=nn.initializers.normal(std))
 
 
 def speaker_turn_rows(
     config: ModelConfig, tokens: Int[Array, "batch tokens"]
 ) -> Int[Array, "batch tokens"]:
     """`speaker_rows` by the ids and the rule of a dialogue model's config."""
-    return speaker_rows(
-        tokens,
-        spk_a_id=config.spk_a_id,
-        spk_b_id=config.spk_b_id,
-        pad_id=config.pad_id,
-        rule=config.speaker_turns,
-    )
+    ids, rule = config.speaker_ids, config.speaker_turns
+    return speaker_rows(tokens, speaker_ids=ids, pad_id=config.pad_id, rule=rule)
 
 
 class ZipVoice(nn.Module):
@@ -129,7 +125,8 @@ class ZipVoice(nn.Module):
         part = None if ctx is None else ctx.at("text_encoder")
         speaker = self._speaker_embed(tokens) if c.speaker_embed_dim else None
         if c.is_dialog and c.speaker_tokens == "separator":
-            tokens = jnp.where(tokens == c.spk_b_id, c.spk_a_id, tokens)
+            other = jnp.isin(tokens, jnp.asarray(c.speaker_ids[1:]))
+            tokens = jnp.where(other, c.spk_a_id, tokens)
         embed = self.embed(tokens)
         if speaker is not None and c.speaker_embedding == "text_input":
             embed = embed + speaker

@@ -225,14 +225,7 @@ class Flow(Objective):
         *,
         config: ModelConfig,
     ) -> tuple[Float[Array, ""], Losses]:
-        return flow_matching_loss(
-            params,
-            config,
-            drawn,
-            exclusive_weight=values["exclusive_weight"],
-            duration_weight=values["duration_weight"],
-            ctx=ctx,
-        )
+        return flow_matching_loss(params, config, drawn, weights=values, ctx=ctx)
 
     def watched(self, params: Params, drawn: FlowBatch, *, config: ModelConfig) -> Losses:
         """The flow's loss without the text, and without any condition."""

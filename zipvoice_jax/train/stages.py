@@ -43,7 +43,7 @@ _ROUTES = {
 # Of how it runs rather than what it is; a model of any of these can be started from.
 _RUNS = ("dtype", "remat", "unroll_layers", "speaker_turns", "speaker_prompts")
 _SPEAKERS = ("speaker_tokens", "speaker_embedding")
-_FROM_TABLE = ("kind", "vocab_size", "pad_id", "spk_a_id", "spk_b_id")
+_FROM_TABLE = ("kind", "vocab_size", "pad_id", "spk_a_id", "spk_b_id", "more_speaker_ids")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,8 @@ def plan_stage(run: TrainConfig, index: int) -> StagePlan:
     if kind.startswith("zipvoice_dialog"):
         if table.spk_a_id is None or table.spk_b_id is None:
             raise UserError(f"{path} lacks [S1] or [S2], which a {kind} model needs.")
-        ids |= {"spk_a_id": table.spk_a_id, "spk_b_id": table.spk_b_id}
+        first, second, *more = table.speaker_ids
+        ids |= {"spk_a_id": first, "spk_b_id": second, "more_speaker_ids": tuple(more)}
     return StagePlan(run, index, dataclasses.replace(run.model, kind=kind, **ids), table)
 
 
