@@ -18,14 +18,13 @@ from complaints import user_error
 from conftest import ROOT, RunCli
 from preparing import config
 
-from zipvoice_jax.cli.prepare import FORMATS
 from zipvoice_jax.core.files import alone
 from zipvoice_jax.data import prepare_run
 from zipvoice_jax.data.prepare import prepare
 from zipvoice_jax.data.prepare_plan import make_plan
 from zipvoice_jax.data.prepare_run import Beam
 from zipvoice_jax.data.records import decode_audio, open_split
-from zipvoice_jax.data.sources import SOURCE_FORMATS, Source
+from zipvoice_jax.data.sources import Source
 
 OPTIONS = ("--split", "hash", "--dev-share", "0.2", "--name", "toy")
 
@@ -249,9 +248,13 @@ def test_the_demo_clips_are_what_their_list_says():
 
 
 def test_the_command_tells_bad_arguments_in_one_line(run_cli: RunCli, tmp_path: Path):
-    assert FORMATS == SOURCE_FORMATS
+    shown = run_cli("prepare", "--help").stdout
+    assert set(formats()) == set("opendialog emilia jsonl libritts tsv lhotse".split())
+    assert all(name in shown for name in formats())
     manifest = preparing.tsv(tmp_path / "in", 1)
     base = ("prepare", "--format", "tsv", "--from", manifest, "--to", tmp_path / "out")
+    odd = run_cli(*("prepare", "--format", "csv", "--from", manifest, "--to", tmp_path / "out"))
+    assert odd.returncode == 1 and "'csv'; choose one of emilia" in odd.stderr
     for extra, word in (
         (("--beam-option", "a=b"), "--beam-runner"),
         (("--from", tmp_path / "gone.tsv"), "gone.tsv"),

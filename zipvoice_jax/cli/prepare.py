@@ -6,8 +6,6 @@ from pathlib import Path
 
 from zipvoice_jax.core.errors import UserError
 
-FORMATS = ("opendialog", "emilia", "jsonl", "libritts", "tsv", "lhotse")
-
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds the `prepare` command."""
@@ -19,7 +17,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "of what was left out. A run that was stopped goes on when it is started again.",
     )
     add = parser.add_argument
-    add("--format", required=True, choices=FORMATS, help="layout of the corpus")
+    add(
+        "--format", required=True, metavar="LAYOUT",
+        help="of the corpus: opendialog, emilia, jsonl, libritts, tsv or lhotse",
+    )  # fmt: skip
     add("--from", dest="source", type=Path, required=True, metavar="PATH", help="the corpus")
     add("--to", dest="target", type=Path, required=True, metavar="DIR", help="dataset to write")
     add("--dev-from", type=Path, metavar="PATH", help="another corpus, all for the split dev")

@@ -14,7 +14,7 @@ from typing import Any
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.checks import Reject, Rejected
 from zipvoice_jax.data.source_webdataset import find_tars, tar_items
-from zipvoice_jax.data.sources import Item, Source, Unit, sliced
+from zipvoice_jax.data.sources import Format, Item, Source, Unit, sliced
 from zipvoice_jax.data.timing import joined, timing_of_lhotse, timing_of_tokens
 
 _AUDIO_KEYS = ("wav", "path", "audio", "audio_path", "audio_filepath")
@@ -287,3 +287,12 @@ def _cut_item(cut: Mapping[str, Any], source: Source) -> Item:
         # Their times count from the cut's beginning, as those of supervisions do.
         timing=joined([timing_of_lhotse(one.get("alignment")) for one in supervisions]),
     )
+
+
+FORMATS = {
+    "emilia": Format(jsonl_inputs, jsonl_units),
+    "jsonl": Format(jsonl_inputs, jsonl_units),
+    "libritts": Format(libritts_inputs, libritts_units),
+    "tsv": Format(manifest_inputs, tsv_units),
+    "lhotse": Format(manifest_inputs, lhotse_units),
+}

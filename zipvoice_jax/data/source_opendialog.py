@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.checks import Reject
 from zipvoice_jax.data.source_lists import read_jsonl
-from zipvoice_jax.data.sources import AUDIO_SUFFIXES, Item, Source, Unit, sliced
+from zipvoice_jax.data.sources import AUDIO_SUFFIXES, Format, Item, Source, Unit, sliced
 
 
 def inputs(source: Source) -> list[Path]:
@@ -121,3 +121,6 @@ def _unpacked_items(entries: dict[str, list[Item]]) -> Iterator[Item | Reject]:
                 yield item
             else:
                 yield Reject("unreadable", item.id, f"{item.path} is neither there nor in a tar")
+
+
+FORMATS = {"opendialog": Format(inputs, units)}

@@ -4,7 +4,10 @@ Reading a source opens manifests and the headers of tar files, no audio.
 """
 
 import dataclasses
+import functools
 import hashlib
+import importlib
+import pkgutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, get_args
@@ -14,8 +17,6 @@ from zipvoice_jax.data.checks import Reject, Rejected
 from zipvoice_jax.data.textgrid import TextGrids, timing_of_textgrid
 from zipvoice_jax.data.timing import Timing
 
-SourceFormat = Literal["opendialog", "emilia", "jsonl", "libritts", "tsv", "lhotse"]
-SOURCE_FORMATS: tuple[str, ...] = get_args(SourceFormat)
 SplitRule = Literal["official", "hash"]
 SPLIT_RULES: tuple[str, ...] = get_args(SplitRule)
 AUDIO_SUFFIXES = (".mp3", ".wav", ".flac", ".ogg", ".opus")
@@ -68,7 +69,7 @@ class Source:
     """A corpus to read.
 
     Attributes:
-        format: how it is laid out.
+        format: how it is laid out, one of `formats()`.
         path: its directory or manifest.
         language: of items that do not tell theirs.
         unit_size: items in a unit, where the corpus has no parts of its own.
@@ -78,16 +79,16 @@ class Source:
         UserError: an unknown format or an impossible size.
     """
 
-    format: SourceFormat
+    format: str
     path: Path
     language: str = ""
     unit_size: int = 1000
     alignments: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.format not in SOURCE_FORMATS:
+        if self.format not in formats():
             raise UserError(
-                f"the format is {self.format!r}; choose one of {', '.join(SOURCE_FORMATS)}."
+                f"the format is {self.format!r}; choose one of {', '.join(formats())}."
             )
         if self.unit_size < 1:
             raise UserError(f"unit_size is {self.unit_size}; give 1 or more.")
@@ -98,7 +99,7 @@ class Source:
         Raises:
             UserError: the path is not of this format.
         """
-        return _reader(self.format)[0](self)
+        return formats()[self.format].inputs(self)
 
     def units(self) -> Iterator[Unit]:
         """Reads the corpus, unit by unit, in a fixed order.
@@ -108,7 +109,7 @@ class Source:
                 single item comes as a `Reject`.
         """
         grids = TextGrids(self.alignments)
-        for unit in _reader(self.format)[1](self):
+        for unit in formats()[self.format].units(self):
             yield [_with_timing(one, grids) for one in unit]
 
 
@@ -128,20 +129,29 @@ def _with_timing(item: "Item | Reject", grids: TextGrids) -> "Item | Reject":
     return dataclasses.replace(item, timing=timing)
 
 
-def _reader(
-    name: SourceFormat,
-) -> tuple[Callable[[Source], list[Path]], Callable[[Source], Iterator[Unit]]]:
-    """The functions that list the inputs of a format and read its units."""
-    from zipvoice_jax.data import source_lists, source_opendialog
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A layout of corpora.
 
-    return {
-        "opendialog": (source_opendialog.inputs, source_opendialog.units),
-        "emilia": (source_lists.jsonl_inputs, source_lists.jsonl_units),
-        "jsonl": (source_lists.jsonl_inputs, source_lists.jsonl_units),
-        "libritts": (source_lists.libritts_inputs, source_lists.libritts_units),
-        "tsv": (source_lists.manifest_inputs, source_lists.tsv_units),
-        "lhotse": (source_lists.manifest_inputs, source_lists.lhotse_units),
-    }[name]
+    Attributes:
+        inputs: lists the manifests and tar files of a source.
+        units: reads a source, unit by unit.
+    """
+
+    inputs: Callable[[Source], list[Path]]
+    units: Callable[[Source], Iterator[Unit]]
+
+
+@functools.cache
+def formats() -> dict[str, Format]:
+    """The layouts by name: what the `FORMATS` of every module data/source_*.py hold."""
+    names = sorted(found.name for found in pkgutil.iter_modules([str(Path(__file__).parent)]))
+    modules = [
+        importlib.import_module(f"{__package__}.{name}")
+        for name in names
+        if name.startswith("source_")
+    ]
+    return {k: v for module in modules for k, v in getattr(module, "FORMATS", {}).items()}
 
 
 def official_dev(source: Source) -> frozenset[tuple[str, str]]:

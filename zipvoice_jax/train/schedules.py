@@ -170,7 +170,7 @@ def eden(
     """The official schedule of training from scratch (Eden).
 
     base_lr * (1 + (batch / lr_batches)^2)^-1/4 * (1 + (epoch / lr_epochs)^2)^-1/4 * warm-up.
-    Its count is the official batch, which is 1 at the first update: see scaled_adam.py for the
+    Its count is the official batch, which is 1 at the first update: see optimizer.py for the
     count that an optimiser gives.
 
     Args:
