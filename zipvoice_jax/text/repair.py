@@ -107,9 +107,7 @@ def _main(text: str) -> str:
 
 
 def _language_at(text: str, match: re.Match[str], language: str) -> str:
-    """The language of a match: that of the characters beside it, else of its sentence, else
-    `language`.
-    """
+    """The language of a match: of adjacent characters, else of its sentence, else `language`."""
     start, end = match.span()
     while start < end and text[start].isspace():
         start += 1

@@ -1,4 +1,4 @@
-"""Scripts of letters: finds what a tokenizer cannot read and must not spell out letter by letter."""
+"""Scripts of letters: what a tokenizer cannot read and must not spell out letter by letter."""
 
 import functools
 import unicodedata
