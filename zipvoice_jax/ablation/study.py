@@ -282,7 +282,7 @@ def _plan(
 
 
 def _run(runs: Sequence[_Run], ablation: Ablation, setup: Setup, places: Sequence[Place]) -> None:
-    """Writes commands.sh and runs the commands: all trainings, then all speech, then all judging."""
+    """Writes commands.sh and runs it all: the trainings, then the speech, then the judging."""
     # A training that rows share occurs once, with the settings of the first of them.
     trainings = {run.model: run.train for run in reversed(runs)}
     steps = [list(reversed(trainings.values())), [r.speak for r in runs], [r.judge for r in runs]]

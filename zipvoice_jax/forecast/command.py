@@ -32,8 +32,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "compile",
         help="compile ahead of time: does it fit, how fast will it be",
         description="Compiles the training and sampling steps of a config for TPUs that need not "
-        "be present (or for this machine) and reports for each: memory of a chip, operations, bytes, "
-        "collectives, XLA's estimate of its time, the roofline, the predicted time and MFU. "
+        "be present (or for this machine) and reports for each: memory of a chip, operations, "
+        "bytes, collectives, XLA's estimate of its time, the roofline, the predicted time and MFU. "
         "Reads neither data nor weights. Exits with 1 if a case does not fit.",
     )
     add = parser.add_argument

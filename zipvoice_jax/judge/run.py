@@ -193,12 +193,12 @@ def _check_judge(
     """Refuses a baseline of another judge; reports other versions of libraries."""
     if "language" not in theirs:
         raise UserError(f"the baseline {name} has no {JUDGE}; judge it anew, or leave it out.")
-    if differing := _differences(_settings(theirs), _settings(ours)):
+    if diff := _differences(_settings(theirs), _settings(ours)):
         raise UserError(
-            f"the baseline {name} is of another judge ({differing}); judge it anew, or leave it out."
+            f"the baseline {name} is of another judge ({diff}); judge it anew, or leave it out."
         )
-    if differing := _differences(_libraries(theirs), _libraries(ours)):
-        say(f"the baseline {name} was judged with other versions ({differing}).")
+    if diff := _differences(_libraries(theirs), _libraries(ours)):
+        say(f"the baseline {name} was judged with other versions ({diff}).")
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
