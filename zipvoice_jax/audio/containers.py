@@ -110,7 +110,7 @@ def decode(path: Path | Recording, name: str, *, limit: float | None = None) -> 
     except (FFmpegError, OSError, ValueError) as error:
         reason = str(getattr(error, "strerror", None) or error).splitlines()[0]
         raise UserError(
-            f"{path} cannot be decoded as {name} audio ({reason}); it is corrupt, so get it anew."
+            f"{path} cannot be decoded as {name} audio ({reason}); it is corrupt; get a new copy."
         ) from None
     wave = np.concatenate(parts, axis=1).T if parts else np.zeros((0, 1), np.float32)
     return Decoded(np.ascontiguousarray(wave, dtype=np.float32), rate)

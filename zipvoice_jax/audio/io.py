@@ -76,7 +76,7 @@ def read_audio(
         reason = str(getattr(error, "error_string", error)).strip().rstrip(".")
         raise UserError(
             f"{path} cannot be decoded as audio ({reason}); it is corrupt or not an audio file, "
-            "so convert it to WAV anew."
+            "so convert it to WAV again."
         ) from None
     if len(wave) == 0 or len(wave) < count - _SLACK * rate:
         raise UserError(
@@ -114,7 +114,7 @@ def sampling_rate_of(path: Path) -> int:
             return decode(path, name, limit=0.0).samplerate
         return soundfile.info(str(path)).samplerate
     except (OSError, soundfile.SoundFileError):
-        raise UserError(f"{path} is no audio file") from None
+        raise UserError(f"{path} is not an audio file") from None
 
 
 def _check_file(path: Path | Recording) -> None:

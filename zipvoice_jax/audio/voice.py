@@ -71,7 +71,7 @@ class Voice:
         path = Path(path)
         require(
             path.suffix.lower() == SUFFIX,
-            f"{path} is no name for a voice; let it end in {SUFFIX}, such as mary.voice{SUFFIX}.",
+            f"{path} does not end in {SUFFIX}; name it such as mary.voice{SUFFIX}.",
         )
         write_bytes(path, self.content())
 

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
     check_file(args.json)
     if not args.wav_dir.is_dir():
-        raise UserError(f"--wav-dir {args.wav_dir} is no folder; give one with recordings.")
+        raise UserError(f"--wav-dir {args.wav_dir} is not a folder; give one with recordings.")
     entries = read_requests(args.test_list)
     for item in entries:
         if isinstance(item, BadLine):

@@ -29,7 +29,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--compare", action="store_true",
         help="report the error against the alignments that the records carry",
     )  # fmt: skip
-    add("--overwrite", action="store_true", help="learn anew, and replace what was learned")
+    add("--overwrite", action="store_true", help="learn again, and replace what was learned")
     parser.set_defaults(run=run)
 
 

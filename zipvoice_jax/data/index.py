@@ -101,7 +101,9 @@ class Index:
         except FileNotFoundError:
             raise UserError(f"the index {path} does not exist; prepare the dataset anew.") from None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            raise UserError(f"{path} is no index of a dataset; prepare the dataset anew.") from None
+            raise UserError(
+                f"{path} is not an index of a dataset; prepare the dataset anew."
+            ) from None
         if len({len(getattr(index, name)) for name in _COLUMNS}) != 1:
             raise UserError(f"{path} has columns of several lengths; prepare the dataset anew.")
         return index

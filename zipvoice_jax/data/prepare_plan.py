@@ -177,7 +177,7 @@ def _fault(item: Item, seen: set[bytes]) -> Reject | None:
         item.text.encode()
     except UnicodeEncodeError:
         name = item.id.encode(errors="backslashreplace").decode()
-        return Reject("bad entry", name, "holds characters that are no Unicode text")
+        return Reject("bad entry", name, "holds characters that are not valid Unicode")
     if key in seen:
         return Reject("duplicate id", item.id, f"comes again with {item.path}")
     seen.add(key)

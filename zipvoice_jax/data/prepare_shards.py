@@ -222,7 +222,7 @@ def _read_member(item: Item) -> tuple[bytes, float, int]:
     except OSError as error:
         raise Rejected("unreadable", f"{item.path} cannot be read ({error.strerror})") from None
     except soundfile.SoundFileError:
-        raise Rejected("unreadable", f"a member of {item.path} is no audio file") from None
+        raise Rejected("unreadable", f"a member of {item.path} is not an audio file") from None
     if frames == 0 or frames < promised - _SLACK * rate:
         raise Rejected("unreadable", f"{frames} of {promised} samples could be decoded")
     if channels > 2:

@@ -52,13 +52,13 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | Reject]]:
         if isinstance(row, dict):
             yield where, row
         else:
-            yield where, Reject("bad entry", where, "is no JSON object")
+            yield where, Reject("bad entry", where, "is not a JSON object")
 
 
 def manifest_inputs(source: Source) -> list[Path]:
     """The one manifest; raises a UserError if it is not there."""
     if not source.path.is_file():
-        raise UserError(f"{source.path} is no file; give the {source.format} manifest.")
+        raise UserError(f"{source.path} is not a file; give the {source.format} manifest.")
     return [source.path]
 
 
@@ -210,7 +210,7 @@ def _tsv_items(source: Source) -> Iterator[Item | Reject]:
         item_id, text, audio = columns[:3]
         span = _span(columns[3:])
         if span is None:
-            yield Reject("bad entry", item_id, f"{where}: start and end are no span of seconds")
+            yield Reject("bad entry", item_id, f"{where}: start and end are not a span of seconds")
             continue
         beside = source.path.parent / audio
         yield Item(
@@ -254,7 +254,7 @@ def _lhotse_items(source: Source) -> Iterator[Item | Reject]:
             detail = f"{where}: the alignment {rejected}"
             yield Reject(rejected.reason, str(cut.get("id") or where), detail)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            detail = str(error) if type(error) is ValueError else "is no cut with a recording"
+            detail = str(error) if type(error) is ValueError else "is not a cut with a recording"
             yield Reject("bad entry", str(cut.get("id") or where), f"{where}: {detail}")
 
 

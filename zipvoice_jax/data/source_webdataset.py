@@ -56,7 +56,7 @@ def tar_items(tar: Path, make: MakeItem) -> Iterator[Item | Reject]:
                     if isinstance(row, dict):
                         yield make(where, {"id": path.stem, **row}, tar, span)
                     else:
-                        yield Reject("bad entry", where, "is no JSON object")
+                        yield Reject("bad entry", where, "is not a JSON object")
     except (tarfile.TarError, OSError, EOFError) as error:
         yield Reject("unreadable", str(tar), f"the tar file is damaged ({error})")
     for name in objects:

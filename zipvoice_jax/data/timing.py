@@ -46,7 +46,7 @@ def timing_of_tokens(starts: Any) -> Timing | None:
     if starts is None or starts == []:
         return None
     if not isinstance(starts, list):
-        raise Rejected("bad alignment", "token_starts is no list of seconds")
+        raise Rejected("bad alignment", "token_starts is not a list of seconds")
     for number, start in enumerate(starts):
         if not _is_time(start):
             shown = str(start)[:30]

@@ -155,6 +155,6 @@ def _stages(config: "TrainConfig", names: list[str] | None) -> list[int]:
 
 def _bucket(text: str) -> tuple[int, int, int]:
     if not re.fullmatch(r"\d{1,9}x\d{1,9}x\d{1,9}", text):
-        raise UserError(f"the bucket {text!r} is no BATCHxFRAMESxTOKENS, such as 16x1024x192.")
+        raise UserError(f"the bucket {text!r} is not BATCHxFRAMESxTOKENS, such as 16x1024x192.")
     batch, frames, tokens = map(int, text.split("x"))
     return batch, frames, tokens

