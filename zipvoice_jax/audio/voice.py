@@ -71,7 +71,8 @@ class Voice:
         path = Path(path)
         require(
             path.suffix.lower() == SUFFIX,
-            f"{path} does not end in {SUFFIX}; name it such as mary.voice{SUFFIX}.",
+            f"{path} is not the name of a voice; let it end in {SUFFIX}, such as "
+            f"mary.voice{SUFFIX}.",
         )
         write_bytes(path, self.content())
 
