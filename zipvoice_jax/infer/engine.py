@@ -46,7 +46,7 @@ def program(
 
 
 def noise_key(seed: int, job: Job) -> Key[Array, ""]:
-    """The key of a job's noise; depends on its tokens, prompt's included, but not on its id."""
+    """The key of a job's noise: depends on its tokens, prompt's included, and chunk, not its id."""
     return named_key(jax.random.key(seed), "noise", " ".join(map(str, job.token_ids)), job.chunk)
 
 
