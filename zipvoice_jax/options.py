@@ -23,7 +23,7 @@ def add_model(parser: argparse.ArgumentParser, *, vocoder: bool = True) -> None:
         help="from the hub without --model-dir; demo comes with zipvoice-jax",
     )
     parser.add_argument("--model-dir", metavar="DIR", help="official or converted directory")
-    parser.add_argument("--checkpoint-name", metavar="FILE", help="weights' file in --model-dir")
+    parser.add_argument("--checkpoint-name", metavar="FILE", help="weights file in --model-dir")
     if vocoder:
         parser.add_argument(
             "--vocoder-path",
@@ -32,17 +32,19 @@ def add_model(parser: argparse.ArgumentParser, *, vocoder: bool = True) -> None:
             "(default: Vocos from the hub, else hifigan if it was fetched, else griffin-lim)",
         )
     parser.add_argument("--tokenizer", choices=TOKENIZERS, help="default: what the model has")
-    parser.add_argument("--lang", default="en-us", help="of --tokenizer espeak (default: en-us)")
+    parser.add_argument(
+        "--lang", default="en-us", help="language of --tokenizer espeak (default: en-us)"
+    )
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="of matrix products (default: float32)",
+        help="precision of matrix products (default: float32)",
     )
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
-    """The options of the ODE; None takes the model's official default."""
+    """The options of the ODE solver; None takes the model's official default."""
     add = parser.add_argument
     add("--num-step", type=int, help="Euler steps (default: 16; zipvoice_distill 8)")
     add(
@@ -80,9 +82,9 @@ def sampling_values(args: argparse.Namespace) -> dict[str, object]:
 # Official options that mean nothing here: their metavars, and why.
 _IDLE = {
     "--num-thread": ("N", "XLA takes all cores that the process may use (`taskset` limits them)"),
-    "--silence-wav": ("WAV", "the channel of who does not speak is digital silence"),
+    "--silence-wav": ("WAV", "the channel of a silent speaker is digital silence"),
     "--trt-engine-path": ("FILE", "XLA compiles the model for the device it finds"),
-    "--model-config": ("JSON", "sizes are those of the model that training begins with"),
+    "--model-config": ("JSON", "the sizes are those of the model that training starts from"),
 }
 
 
@@ -94,14 +96,14 @@ def add_idle(parser: argparse.ArgumentParser, *names: str) -> None:
 
 
 def tell_idle(args: argparse.Namespace) -> None:
-    """Prints a note for each of them that was given."""
+    """Prints a note for each idle option that was given."""
     for name, (_, why) in _IDLE.items():
         if getattr(args, name[2:].replace("-", "_"), None) is not None:
             print(f"note: {name} has no effect: {why}", file=sys.stderr)
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
-    """The options that choose a config of training."""
+    """The options that choose a training config."""
     add = parser.add_argument
     add("--config", type=Path, required=True, metavar="FILE", help="a file of configs/")
     add(
@@ -111,7 +113,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def add_fsdp(parser: argparse.ArgumentParser) -> None:
-    """The option that splits the state over devices."""
+    """The option that shards the state over devices."""
     parser.add_argument(
         "--fsdp", type=int, default=1, metavar="N",
         help="devices that share one copy of parameters and optimiser state (default: 1)",
@@ -119,16 +121,16 @@ def add_fsdp(parser: argparse.ArgumentParser) -> None:
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
-    """The options by which several processes act as one."""
+    """The options that let several processes act as one."""
     add = parser.add_argument
     add(
         "--coordinator", metavar="HOST:PORT",
-        help="of process 0, where several processes act as one; `auto` asks the cluster, `none` "
-        "stays alone (default: auto on Slurm, Open MPI and GKE)",
+        help="address of process 0, where several processes act as one; `auto` asks the cluster, "
+        "`none` stays alone (default: auto on Slurm, Open MPI and GKE)",
     )  # fmt: skip
-    add("--num-processes", type=int, metavar="N", help="of them, unless the cluster tells")
-    add("--process-id", type=int, metavar="I", help="0 to N - 1, unless the cluster tells")
+    add("--num-processes", type=int, metavar="N", help="how many, unless the cluster says")
+    add("--process-id", type=int, metavar="I", help="0 to N - 1, unless the cluster says")
     add(
         "--peer-timeout", type=float, default=900.0, metavar="SECONDS",
-        help="without progress, after which a process gives its peers up (default: 900)",
+        help="without progress, after which a process gives up on its peers (default: 900)",
     )  # fmt: skip

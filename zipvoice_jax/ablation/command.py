@@ -1,4 +1,4 @@
-"""`zipvoice-jax ablate`: trains, speaks and judges the variants of a config, into one table."""
+"""`zipvoice-jax ablate`: trains, speaks and judges variants of a config, and tabulates them."""
 
 import argparse
 import functools
@@ -17,23 +17,23 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "ablate",
         help="train variants of a config and compare what they say",
         description="Trains each row of an ablation with each seed, has it speak the test list, "
-        "judges that, and writes one table with intervals, a picture and the commands. Running "
-        "again does what is missing or was made from something else.",
+        "judges the speech, and writes one table with intervals, a picture and the commands. "
+        "Another run only does what is missing or was made from other inputs.",
     )
     add = parser.add_argument
     add("name", metavar="NAME", help="of the config's get_ablations, such as turns")
     add_config(parser)
-    add("--test-list", type=Path, required=True, metavar="FILE", help="as of `generate`")
-    add("--to", type=Path, required=True, metavar="DIR", help="folder of everything")
+    add("--test-list", type=Path, required=True, metavar="FILE", help="as for `generate`")
+    add("--to", type=Path, required=True, metavar="DIR", help="folder for all output")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="(default: 0 1 2)")
     add("--jobs", type=int, default=1, metavar="N",
         help="commands at a time, each on an accelerator of its own, or with its share of the "
         "cores (default: 1, with all of them)")  # fmt: skip
-    add("--vocoder-path", metavar="DIR", help="as of `generate`")
+    add("--vocoder-path", metavar="DIR", help="as for `generate`")
     add("--language", choices=LANGUAGES, default="en", help="of the speech (default: en)")
-    add("--judges", choices=JUDGES, default="offline", help="as of `evaluate` (default: offline)")
+    add("--judges", choices=JUDGES, default="offline", help="as for `evaluate` (default: offline)")
     for name in ROLES:
-        add(f"--{name.replace('_', '-')}", metavar="NAME", help="instead, as of `evaluate`")
+        add(f"--{name.replace('_', '-')}", metavar="NAME", help="instead, as for `evaluate`")
     parser.set_defaults(run=run)
 
 
@@ -62,9 +62,9 @@ def run(args: argparse.Namespace) -> int:
     ablation = ablations[args.name]
     if len(set(args.seeds)) != len(args.seeds) or args.jobs < 1:
         raise UserError("--seeds must differ, and --jobs be 1 or more.")
-    # The commands need the accelerators: this process is not to hold any.
+    # The commands need the accelerators, so this process must not hold any.
     jax.config.update("jax_platforms", "cpu")
-    items = [one for one in read_requests(args.test_list) if isinstance(one, Request)]
+    items = [request for request in read_requests(args.test_list) if isinstance(request, Request)]
     chosen = {name: value for name in ROLES if (value := getattr(args, name)) is not None}
     config = JudgeConfig.by_name(
         args.judges, args.language, dialogue=any(map(is_dialogue, items)), metrics=ablation.metrics,

@@ -1,6 +1,6 @@
-"""Commands of `zipvoice-jax` that a study is made of: each run once, several at a time.
+"""The commands of a study: each runs once, several at a time.
 
-A command is done when it has ended well, of the same words and inputs, and what it made is there.
+A command is done if it has succeeded with the same words and inputs, and its outputs exist.
 """
 
 import concurrent.futures
@@ -22,7 +22,7 @@ from tqdm import tqdm
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.files import write_text
 
-# Prints the platform, and how many accelerators there are; some TPU chips are two devices.
+# Prints the platform and the number of accelerators; some TPU chips are two devices.
 _COUNT = (
     "import jax; found = jax.local_devices(); kind = found[0].platform; "
     "print(kind, len({tuple(d.coords) if kind == 'tpu' else d.id for d in found}))"
@@ -34,9 +34,9 @@ class Command:
     """One command.
 
     Attributes:
-        words: what comes after `zipvoice-jax`.
-        inputs: identities of what it reads.
-        makes: files and folders that it leaves.
+        words: the words after `zipvoice-jax`.
+        inputs: identities of its inputs.
+        makes: files and folders that it writes.
     """
 
     words: tuple[str, ...]
@@ -45,7 +45,7 @@ class Command:
 
     @property
     def line(self) -> str:
-        """As a shell takes it."""
+        """The command quoted for a shell."""
         return shlex.join(("zipvoice-jax", *self.words))
 
 
@@ -54,8 +54,8 @@ class Place:
     """Where a command runs.
 
     Attributes:
-        env: variables on top of this process's own.
-        cpus: cores that it may use; none for all.
+        env: environment variables added to this process's own.
+        cpus: cores that it may use; empty: all.
     """
 
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -68,14 +68,14 @@ def identity(*parts: Any) -> str:
 
 
 def find_places(jobs: int) -> list[Place]:
-    """Where so many commands can run at a time.
+    """Places for a number of commands that run at a time.
 
     Raises:
         UserError: there are fewer accelerators than jobs, or JAX finds no device.
     """
     if jobs == 1:
         return [Place()]
-    # Another process asks: one that has seen an accelerator keeps others off it.
+    # Asked in another process, since a process that has seen an accelerator keeps others off it.
     done = subprocess.run(
         [sys.executable, "-c", _COUNT],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
@@ -90,17 +90,17 @@ def find_places(jobs: int) -> list[Place]:
 def share_out(
     jobs: int, platform: str, count: int, env: Mapping[str, str], cores: Sequence[int]
 ) -> list[Place]:
-    """An accelerator for each job, or on the CPU its share of the cores.
+    """One accelerator per job, or on CPUs a share of the cores.
 
-    The variables are those of CUDA and of libtpu (as in jax/_src/test_multiprocess.py), where a
-    process of its own has one chip.
+    The variables are those of CUDA and of libtpu (as in jax/_src/test_multiprocess.py) that give a
+    process one chip.
 
     Args:
-        jobs: commands at a time, 2 or more.
-        platform: of JAX.
-        count: accelerators of this machine.
-        env: may already limit which GPUs are seen.
-        cores: that this process may use.
+        jobs: number of commands at a time, 2 or more.
+        platform: JAX's platform.
+        count: number of accelerators of this machine.
+        env: environment, which may already limit the visible GPUs.
+        cores: cores that this process may use.
 
     Raises:
         UserError: there are fewer accelerators than jobs.
@@ -126,13 +126,13 @@ def share_out(
 def run_all(
     commands: Sequence[Command], logs: Path, places: Sequence[Place], bar: "tqdm[Any]"
 ) -> None:
-    """Runs what is not done, one at a time in each place; the first failure ends all.
+    """Runs commands that are not done, one at a time in each place; the first failure ends all.
 
     Args:
-        commands: that do not need one another.
-        logs: folder of what they say.
+        commands: commands that do not depend on each other.
+        logs: folder of their output.
         places: from `find_places`.
-        bar: counts them.
+        bar: progress bar that counts them.
 
     Raises:
         UserError: a command failed, or a log cannot be written.
@@ -161,11 +161,11 @@ def run_all(
             for future in [pool.submit(work, command) for command in commands]:
                 future.result()
         finally:
-            ended.set()  # also where this process is interrupted
+            ended.set()  # also if this process is interrupted
 
 
 def _run(command: Command, logs: Path, place: Place) -> None:
-    """Runs a command unless it is done; its words go to a log."""
+    """Runs a command unless it is done; its output goes to a log."""
     log = logs / f"{command.words[0]}-{identity(command.words)}.log"
     done, inputs = log.with_suffix(".done"), json.dumps(command.inputs)
     try:
@@ -174,27 +174,27 @@ def _run(command: Command, logs: Path, place: Place) -> None:
             return
         log.parent.mkdir(parents=True, exist_ok=True)
         done.unlink(missing_ok=True)
-        with log.open("w", encoding="utf-8") as said:
-            status = _process(command.words, place, said)
+        with log.open("w", encoding="utf-8") as output:
+            status = _process(command.words, place, output)
         last = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()][-1:]
     except OSError as error:
         raise UserError(f"{log} cannot be written ({error.strerror}).") from None
     missing = [path for path in command.makes if not path.exists()]
     if status or missing:
-        told = f"ended with {status}" if status else f"did not make {missing[0]}"
+        outcome = f"ended with {status}" if status else f"did not make {missing[0]}"
         raise UserError(
-            f"`{command.line}` {told} ({''.join(last)}); see {log}. The same command goes on."
+            f"`{command.line}` {outcome} ({''.join(last)}); see {log}. The same command goes on."
         )
     write_text(done, inputs)
 
 
-def _process(words: Sequence[str], place: Place, said: Any) -> int:
-    """Runs a command as a process; its exit status."""
+def _process(words: Sequence[str], place: Place, output: Any) -> int:
+    """Runs a command as a process; returns its exit status."""
     with subprocess.Popen(
         [sys.executable, "-m", "zipvoice_jax.cli.main", *words],
-        stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
         env={**os.environ, **place.env},
     ) as child:  # fmt: skip
         if place.cpus:
-            os.sched_setaffinity(child.pid, place.cpus)  # its threads, which come later, inherit it
+            os.sched_setaffinity(child.pid, place.cpus)  # threads that start later inherit it
         return child.wait()

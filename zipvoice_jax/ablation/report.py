@@ -24,11 +24,11 @@ from zipvoice_jax.judge.summary import (
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What came of a row with a seed.
+    """The outcome of a row with one seed.
 
     Attributes:
-        records: of the items, as `evaluate` wrote them.
-        loss: the last validation loss; None without one.
+        records: records of the items, as `evaluate` wrote them.
+        loss: the last validation loss; None if there is none.
     """
 
     records: Records
@@ -39,7 +39,7 @@ class Outcome:
 class Paired:
     """The mean of differences with the same seeds, and its interval by Student's t.
 
-    Below three seeds the interval is None: it would tell nothing.
+    Below three seeds the interval is None: it would say nothing.
     """
 
     mean: float
@@ -48,14 +48,14 @@ class Paired:
     seeds: int
 
     def told(self) -> str:
-        """As a table prints it."""
+        """The difference as text for a table."""
         if self.low is None:
             return f"{self.mean:+.4f}"
         return f"{self.mean:+.4f} [{self.low:.4f}, {self.high:.4f}]"
 
 
 def paired(losses: Sequence[float | None], others: Sequence[float | None]) -> Paired | None:
-    """The mean of losses less others', seed by seed; None where one is missing."""
+    """The mean of losses minus others', seed by seed; None if one is missing."""
     from scipy.special import stdtrit
 
     if None in losses or None in others or not losses:
@@ -79,45 +79,50 @@ def write_report(
     """Writes table.txt, table.json and table.png; returns the table.
 
     Args:
-        question: that the ablation answers.
-        seeds: of training.
-        trained_on: of each row.
-        outcomes: of each row, by seed; the first row is what the others are compared with.
+        question: the question that the ablation answers.
+        seeds: seeds of training.
+        trained_on: steps, audio and datasets of each row, as text.
+        outcomes: outcomes of each row, by seed; the others are compared with the first row.
         to: folder of the table.
 
     Raises:
         UserError: a file cannot be written.
     """
     first, *others = outcomes
-    runs = {name: [one.records for one in found] for name, found in outcomes.items()}
-    losses = {name: [one.loss for one in found] for name, found in outcomes.items()}
-    systems = {name: summarise(*found) for name, found in runs.items()}
-    names = [name for name in ALL_METRICS if any(name in found for found in systems.values())]
+    runs = {name: [result.records for result in by_seed] for name, by_seed in outcomes.items()}
+    losses = {name: [result.loss for result in by_seed] for name, by_seed in outcomes.items()}
+    systems = {name: summarise(*by_seed) for name, by_seed in runs.items()}
+    names = [
+        name for name in ALL_METRICS if any(name in estimates for estimates in systems.values())
+    ]
     titles = [f"{ALL_METRICS[n].title} {ALL_METRICS[n].unit}".strip() for n in names]
     rows = [["", "trained on", "validation loss", *titles]]
-    for row, found in systems.items():
-        told = ["" if one is None else f"{one:.4f}" for one in losses[row]]
-        cells = [found[n].told(ALL_METRICS[n]) if n in found else "" for n in names]
-        rows.append([row, trained_on[row], " ".join(told), *cells])
+    for row, estimates in systems.items():
+        texts = ["" if result is None else f"{result:.4f}" for result in losses[row]]
+        cells = [estimates[n].told(ALL_METRICS[n]) if n in estimates else "" for n in names]
+        rows.append([row, trained_on[row], " ".join(texts), *cells])
     deltas = [["less the first", "validation loss", *titles]]
     content: dict[str, dict[str, Any]] = {
         row: {
             "trained_on": trained_on[row],
             "validation_loss": losses[row],
-            **{name: one.as_json() for name, one in found.items()},
+            **{name: result.as_json() for name, result in estimates.items()},
         }
-        for row, found in systems.items()
+        for row, estimates in systems.items()
     }
     for row in others:
         loss = paired(losses[row], losses[first])
-        found = {name: difference(runs[row], runs[first], name) for name in names}
-        told = [
-            "" if one is None else one.told(ALL_METRICS[n], sign=True) for n, one in found.items()
+        differences = {name: difference(runs[row], runs[first], name) for name in names}
+        texts = [
+            "" if result is None else result.told(ALL_METRICS[n], sign=True)
+            for n, result in differences.items()
         ]
-        deltas.append([row, "" if loss is None else loss.told(), *told])
+        deltas.append([row, "" if loss is None else loss.told(), *texts])
         content[row]["less_the_first"] = {
             "validation_loss": None if loss is None else dataclasses.asdict(loss),
-            **{name: one.as_json() for name, one in found.items() if one is not None},
+            **{
+                name: result.as_json() for name, result in differences.items() if result is not None
+            },
         }
     interval = INTERVAL if len(seeds) == 1 else INTERVAL_OF_SEEDS
     text = (
@@ -126,7 +131,7 @@ def write_report(
         f"from 3 seeds on.\n\n{table(rows)}\n\n{table(deltas)}"
     )
     write_text(to / "table.txt", text + "\n")
-    about = {"question": question, "seeds": list(seeds), "interval": interval, "rows": content}
-    write_json(to / "table.json", about)
+    report = {"question": question, "seeds": list(seeds), "interval": interval, "rows": content}
+    write_json(to / "table.json", report)
     draw_estimates(systems, to / "table.png")
     return text

@@ -1,8 +1,7 @@
 """Ablations: rows that differ in one thing, each trained with several seeds, spoken and judged.
 
-All is done by commands of `zipvoice-jax`, which are written down as they are run; what is done is
-not done again. Rows with the same training share it. What can be refused is refused before any
-training.
+Commands of `zipvoice-jax` do all the work and are written to commands.sh; finished ones do not run
+again. Rows with the same training share it. Invalid input is refused before any training.
 """
 
 import dataclasses
@@ -41,7 +40,7 @@ class Row:
     """One variant.
 
     Attributes:
-        name: for the table.
+        name: name in the table.
         settings: arguments of the config file's get_config, NAME=VALUE.
         generate: options of `generate`.
     """
@@ -52,19 +51,19 @@ class Row:
 
     @property
     def folder(self) -> str:
-        """The name for files."""
+        """The name for folders."""
         return "".join(c if c.isalnum() else "_" for c in self.name).strip("_")
 
 
 @dataclasses.dataclass(frozen=True)
 class Ablation:
-    """Rows under one budget; the first is what the others are compared with.
+    """Rows under one budget; the others are compared with the first.
 
     Attributes:
-        question: that it answers.
-        stage: whose model speaks.
+        question: the question that it answers.
+        stage: the stage whose model speaks.
         rows: the variants.
-        metrics: of `evaluate`. With "rtf" nothing runs beside a `generate`.
+        metrics: metrics of `evaluate`. With "rtf" nothing runs beside a `generate`.
     """
 
     question: str
@@ -83,17 +82,17 @@ class Ablation:
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What all rows have in common.
+    """The settings that all rows share.
 
     Attributes:
         config: file with get_config and get_ablations.
-        settings: of get_config, for all rows.
-        test_list: what is said, as of `generate`.
-        seeds: of training.
+        settings: arguments of get_config, for all rows.
+        test_list: list to speak, as for `generate`.
+        seeds: seeds of training.
         generate: options of `generate` for all rows.
         evaluate: options of `evaluate` for all rows.
-        judge: who judges, as `Judge.about` tells.
-        to: folder of everything.
+        judge: description of the judge, from `Judge.about`.
+        to: folder for all output.
     """
 
     config: Path
@@ -111,12 +110,12 @@ class _Run:
     """A row with a seed.
 
     Attributes:
-        config: of its training.
+        config: config of its training.
         model: folder of its training.
-        report: folder of what the judge says.
-        train: its commands; those of rows with one training are equal.
-        speak: after it.
-        judge: after that.
+        report: folder of the judge's report.
+        train: command of its training; equal for rows that share a training.
+        speak: command that generates the list, after `train`.
+        judge: command that judges the speech, after `speak`.
     """
 
     config: TrainConfig
@@ -137,12 +136,12 @@ def read_ablations(path: Path) -> dict[str, Ablation]:
         raise UserError(f"the config {path} does not exist; give one such as configs/ablations.py.")
     try:
         make: Callable[[], Any] | None = runpy.run_path(str(path)).get("get_ablations")
-        found = None if make is None else make()
+        ablations = None if make is None else make()
     except Exception as error:  # a config is code and can fail in any way
         raise UserError(f"{path} cannot be used: {type(error).__name__}: {error}") from None
-    if not isinstance(found, dict):
+    if not isinstance(ablations, dict):
         raise UserError(f"{path} has no get_ablations that returns a dict of Ablation; define one.")
-    return found
+    return ablations
 
 
 def run_ablation(ablation: Ablation, setup: Setup, load_config: LoadConfig, *, jobs: int) -> str:
@@ -151,13 +150,13 @@ def run_ablation(ablation: Ablation, setup: Setup, load_config: LoadConfig, *, j
     Writes commands.sh, table.txt, table.json and table.png.
 
     Args:
-        ablation: what varies.
-        setup: what does not.
-        load_config: the training that settings give.
-        jobs: commands that run at a time, each on an accelerator of its own if there are any.
+        ablation: the rows.
+        setup: the settings that all rows share.
+        load_config: makes a training config from settings.
+        jobs: number of commands at a time, each on an accelerator of its own if there are any.
 
     Raises:
-        UserError: something of it cannot be used, a command failed, or a file cannot be written.
+        UserError: an input cannot be used, a command failed, or a file cannot be written.
     """
     configs = {
         (row.name, seed): load_config([*setup.settings, *row.settings, f"seed={seed}"])
@@ -170,14 +169,14 @@ def run_ablation(ablation: Ablation, setup: Setup, load_config: LoadConfig, *, j
                 f"row {name!r} trains {', '.join(stages)}, but {ablation.stage} is to speak; "
                 "leave it in."
             )
-    identify = functools.cache(_identity_of_data)  # of each dataset once
-    about = {key: _identity_of_run(config, identify) for key, config in configs.items()}
+    identify = functools.cache(_identity_of_data)  # once for each dataset
+    trainings = {key: _identity_of_run(config, identify) for key, config in configs.items()}
     items = read_items(setup.test_list, _preparation(ablation, next(iter(configs.values()))))
     places = find_places(jobs)
-    said = _identity_of_items(items)
+    list_id = _identity_of_items(items)
     runs = {
         (row.name, seed): _plan(ablation, setup, row, seed, configs[row.name, seed],
-                                about[row.name, seed], items, said)
+                                trainings[row.name, seed], items, list_id)
         for row in ablation.rows
         for seed in setup.seeds
     }  # fmt: skip
@@ -192,7 +191,7 @@ def run_ablation(ablation: Ablation, setup: Setup, load_config: LoadConfig, *, j
 
 
 def read_items(path: Path, prepare: Callable[[Request], Any]) -> list[Request]:
-    """The items of a test list, all of which can be spoken.
+    """The items of a test list, after a check that all can be spoken.
 
     Raises:
         UserError: one cannot; `generate` would fail on it after every training.
@@ -210,7 +209,7 @@ def read_items(path: Path, prepare: Callable[[Request], Any]) -> list[Request]:
 
 
 def _preparation(ablation: Ablation, config: TrainConfig) -> Preparation:
-    """What `generate` does to the items before the model sees them."""
+    """The preparation of items by `generate`."""
     names = [stage.name for stage in config.stages]
     model = plan_stage(config, names.index(ablation.stage))
     return Preparation(
@@ -222,7 +221,7 @@ def _preparation(ablation: Ablation, config: TrainConfig) -> Preparation:
 
 
 def _identity_of_data(path: str, split: str) -> str:
-    """Changes when a dataset is another one."""
+    """An identity that changes with the dataset."""
     open_split(path, split)  # refuses one that cannot be used
     learned = Path(path) / alignment_name(split)
     beside = fingerprint(learned) if learned.exists() else ""
@@ -230,7 +229,7 @@ def _identity_of_data(path: str, split: str) -> str:
 
 
 def _identity_of_run(config: TrainConfig, identify: Callable[[str, str], str]) -> str:
-    """Changes when a training would be another one."""
+    """An identity that changes with the training."""
     parts = [data for stage in config.stages for data in (stage.data, stage.valid) if data]
     data = [identify(source.path, source.split) for part in parts for source in part.sources]
     tables = [plan_stage(config, i).table.fingerprint for i in range(len(config.stages))]
@@ -238,11 +237,11 @@ def _identity_of_run(config: TrainConfig, identify: Callable[[str, str], str]) -
 
 
 def _identity_of_items(items: Sequence[Request]) -> str:
-    """Changes when what is to be said, or a prompt, is another one."""
+    """An identity that changes with the texts and the prompts."""
     prompts = dict.fromkeys(path for item in items for path in item.prompt_wavs)
-    told = [[item.item_id, item.text, item.prompt_texts, item.speed] for item in items]
+    texts = [[item.item_id, item.text, item.prompt_texts, item.speed] for item in items]
     wavs = [[str(path), fingerprint(path)] for path in prompts]
-    return identity(told, [list(map(str, item.prompt_wavs)) for item in items], wavs)
+    return identity(texts, [list(map(str, item.prompt_wavs)) for item in items], wavs)
 
 
 def _plan(
@@ -251,45 +250,48 @@ def _plan(
     row: Row,
     seed: int,
     config: TrainConfig,
-    about: str,
+    training: str,
     items: Sequence[Request],
-    said: str,
+    list_id: str,
 ) -> _Run:
-    """The commands of a row with a seed; `about` and `said` identify training and list."""
+    """The commands of a row with a seed; `training` and `list_id` identify training and list."""
     settings = (*setup.settings, *row.settings, f"seed={seed}")
     sets = [part for setting in settings for part in ("--set", setting)]
-    model = setup.to / "models" / f"{about}-seed{seed}"
+    model = setup.to / "models" / f"{training}-seed{seed}"
     folder = setup.to / "rows" / row.folder / f"seed{seed}"
     wavs, report = folder / "wavs", folder / f"report-{identity(dict(setup.judge))}"
     train = Command(
         ("train", "--config", str(setup.config), "--to", str(model), *sets),
-        (about,),
+        (training,),
         (model / LOG, model / ablation.stage),
     )
     speak = Command(
         ("generate", "--model-dir", str(model / ablation.stage),
          "--test-list", str(setup.test_list), "--res-dir", str(wavs), *setup.generate,
          *row.generate),
-        (about, said),
+        (training, list_id),
         tuple(wave_path(wavs, item.item_id) for item in items),
     )  # fmt: skip
     judge = Command(
         ("evaluate", "--test-list", str(setup.test_list), "--wav-dir", str(wavs),
          "--to", str(report), "--metrics", *ablation.metrics, *setup.evaluate),
-        (about, said, *speak.words),
+        (training, list_id, *speak.words),
         (report / ITEMS,),
     )  # fmt: skip
     return _Run(config, model, report, train, speak, judge)
 
 
 def _run(runs: Sequence[_Run], ablation: Ablation, setup: Setup, places: Sequence[Place]) -> None:
-    """Writes the commands down and runs them: all trainings, then all speech, then all judging."""
-    # A training that rows share is there once, under the settings of the first of them.
+    """Writes commands.sh and runs it all: the trainings, then the speech, then the judging."""
+    # A training that rows share occurs once, with the settings of the first of them.
     trainings = {run.model: run.train for run in reversed(runs)}
     steps = [list(reversed(trainings.values())), [r.speak for r in runs], [r.judge for r in runs]]
-    lines = [f"cd {shlex.quote(os.getcwd())}", *(one.line for step in steps for one in step)]
+    lines = [
+        f"cd {shlex.quote(os.getcwd())}",
+        *(command.line for step in steps for command in step),
+    ]
     write_text(setup.to / "commands.sh", "set -e\n" + "\n".join(lines) + "\n")
-    alone = [Place()] if "rtf" in ablation.metrics else places  # else it would be measured too slow
+    alone = [Place()] if "rtf" in ablation.metrics else places  # other work would slow it down
     total = sum(map(len, steps))
     bar: tqdm[Any] = progress_bar(total=total, desc="ablate", unit="command")
     with bar:
@@ -298,8 +300,10 @@ def _run(runs: Sequence[_Run], ablation: Ablation, setup: Setup, places: Sequenc
 
 
 def _outcome(run: _Run, stage: str, ids: set[str]) -> Outcome:
-    records = [one for one in load(run.report) if one["id"] in ids and "error" not in one]
-    names = [one.name for one in run.config.stages]
+    records = [
+        record for record in load(run.report) if record["id"] in ids and "error" not in record
+    ]
+    names = [trained.name for trained in run.config.stages]
     begin, end = run.config.boundaries[names.index(stage) :][:2]
     losses = [
         entry.get("flow")
@@ -310,7 +314,7 @@ def _outcome(run: _Run, stage: str, ids: set[str]) -> Outcome:
 
 
 def _trained_on(configs: Mapping[str, TrainConfig]) -> dict[str, str]:
-    """Steps, audio and datasets of each row's stages; paths from the folder that all are in."""
+    """Steps, audio and datasets of each row's stages; paths are relative to their common folder."""
     paths = [
         os.path.abspath(source.path)
         for config in configs.values()

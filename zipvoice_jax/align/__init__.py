@@ -1,1 +1,1 @@
-"""Learns where the tokens of a prepared dataset are spoken, from the dataset alone."""
+"""Learns when the tokens of a prepared dataset are spoken, from the dataset alone."""

@@ -1,4 +1,4 @@
-"""How far learned alignments are from those that the records carry."""
+"""The error of learned alignments against those that the records carry."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ class Comparison:
     """Errors of a dataset's learned boundaries.
 
     Attributes:
-        utterances: compared.
-        boundaries: compared: the starts of all tokens, blanks and stress marks included, but
-            for the first of each utterance, which is always 0.
-        median: of the absolute error, milliseconds.
-        most: 90 % are below it, milliseconds.
-        mean_signed: learned minus true, milliseconds.
+        utterances: number of utterances compared.
+        boundaries: number of boundaries compared: the starts of all tokens, blanks and stress
+            marks included, except the first of each utterance, which is always 0.
+        median: median of the absolute error, milliseconds.
+        most: 90th percentile of the absolute error, milliseconds.
+        mean_signed: mean of learned minus true, milliseconds.
         even_median: the median if all tokens were equally long, milliseconds.
     """
 
@@ -43,11 +43,11 @@ class Comparison:
 
 
 def compare(directory: Path, splits: Sequence[str]) -> Comparison:
-    """Holds the alignments beside the records against the records' own.
+    """Compares the alignments beside the records with the records' own.
 
     Args:
-        directory: of the dataset.
-        splits: to compare, taken together.
+        directory: directory of the dataset.
+        splits: splits to compare, pooled.
 
     Raises:
         UserError: there is nothing to compare.
@@ -59,10 +59,10 @@ def compare(directory: Path, splits: Sequence[str]) -> Comparison:
         learned = Alignments.beside(directory, split, index)
         if learned is None:
             raise UserError(f"{directory / alignment_name(split)} is missing; run align first.")
-        for place in np.flatnonzero(index.aligned & learned.known).tolist():
-            truth = np.array(source[place].token_starts)
-            share = np.arange(len(truth)) / len(truth) * index.seconds[place]
-            errors.append((np.array(learned[place]) - truth)[1:])
+        for row in np.flatnonzero(index.aligned & learned.known).tolist():
+            truth = np.array(source[row].token_starts)
+            share = np.arange(len(truth)) / len(truth) * index.seconds[row]
+            errors.append((np.array(learned[row]) - truth)[1:])
             even.append((share - truth)[1:])
             utterances += 1
     signed = 1000.0 * np.concatenate(errors)

@@ -1,4 +1,4 @@
-"""What an aligner looks like and how it is trained."""
+"""The settings of an aligner and of its training."""
 
 import dataclasses
 
@@ -10,19 +10,20 @@ class AlignConfig:
     """An aligner and its training.
 
     Attributes:
-        steps: of training.
-        batch_seconds: audio in a batch, padding included; raised to the longest utterance.
-        buckets: length classes of batches.
-        rate: peak of Adam's learning rate, after `warmup` steps; a cosine takes it to 0.
-        warmup: steps.
-        prior_steps: share of the steps over which the weight of the diagonal prior goes from 1
+        steps: number of training steps.
+        batch_seconds: seconds of audio in a batch, padding included; raised to the longest
+            utterance.
+        buckets: number of length classes of batches.
+        rate: peak learning rate of Adam, after `warmup` steps; a cosine decays it to 0.
+        warmup: steps of linear warm-up.
+        prior_steps: share of the steps over which the weight of the diagonal prior decays from 1
             to 0.
         width: channels of the hidden layer.
         blank: logarithm of the share of a frame that belongs to no token; too small to matter.
-        seed: of parameters and the order of batches.
+        seed: seed of the parameters and of the order of batches.
 
     Raises:
-        UserError: a value that cannot work, with what to do about it.
+        UserError: a value cannot work; the message says what to do.
     """
 
     steps: int = 400

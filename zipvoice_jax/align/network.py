@@ -1,10 +1,10 @@
 """The aligner: how each token of a text sounds, how well that fits each frame, and the loss.
 
 After Badlani et al. 2021, "One TTS alignment to rule them all" (arXiv 2108.10447): scores are
-negative squared distances, a prior goes along the diagonal, the loss sums over all monotone paths.
-Unlike there, frames are not laid into a learned space, where the aligner of a small dataset learns
-to give most frames to a few tokens. They stay cepstra, whose likelihood each token has to explain,
-as in a hidden Markov model with a Gaussian for each token in its context.
+negative squared distances, a prior favours the diagonal, the loss sums over all monotone paths.
+Unlike there, frames are not mapped into a learned space, where the aligner of a small dataset
+learns to assign most frames to a few tokens. They stay cepstra, whose likelihood each token has to
+explain, as in a hidden Markov model with a Gaussian for each token in its context.
 """
 
 import math
@@ -21,15 +21,15 @@ from zipvoice_jax.align.config import AlignConfig
 
 CEPSTRA = 20
 CONCENTRATION = 100.0  # of the prior; its spread is about 8 % of 60 tokens, 5 % of 600
-_NEVER = -1e4  # score of a token that is padding; finite, so that gradients are
+_NEVER = -1e4  # score of a padding token; finite, so that gradients are finite
 
 
 class Aligner(nn.Module):
     """How likely each frame of speech is for each token of its text.
 
     Attributes:
-        config: sizes.
-        vocab_size: tokens in the table.
+        config: the aligner's settings.
+        vocab_size: number of tokens in the table.
     """
 
     config: AlignConfig
@@ -43,17 +43,17 @@ class Aligner(nn.Module):
         tokens: Int[Array, "rows tokens"],
         token_mask: Bool[Array, "rows tokens"],
     ) -> Float[Array, "rows frames tokens"]:
-        """Scores.
+        """Scores each token at each frame.
 
         Args:
-            features: log-mel of any level.
+            features: log-mel features, at any level.
             frame_mask: True for real frames.
-            tokens: ids.
+            tokens: token ids.
             token_mask: True for real tokens.
 
         Returns:
-            the logarithm of each frame's density for each token, but for a constant: half the
-            negative squared distance to what the token, between its neighbours, sounds like.
+            The log density of each frame for each token, up to a constant: half the negative
+            squared distance to the mean of the token in its context.
         """
         width = self.config.width
         frames = acoustics(features, frame_mask)
@@ -75,11 +75,11 @@ def acoustics(
 ) -> Float[Array, "rows frames dimensions"]:
     """Cepstra and their slopes, each with mean 0 and variance 1 over an utterance.
 
-    That takes away most of a voice's colour, the level and the channel. Slopes are regressions
-    over two frames to either side.
+    This removes most of a voice's timbre, the level and the channel. Slopes are regressions over
+    two frames on either side.
 
     Args:
-        features: log-mel.
+        features: log-mel features.
         frame_mask: True for real frames.
 
     Returns:
@@ -98,7 +98,7 @@ def acoustics(
 def normalised(
     values: Float[Array, "rows frames dimensions"], real: Float[Array, "rows frames 1"]
 ) -> Float[Array, "rows frames dimensions"]:
-    """Values with mean 0 and variance 1 of each dimension over the real frames; padding is 0."""
+    """Normalises each dimension to mean 0 and variance 1 over the real frames; padding is 0."""
     count = jnp.maximum(jnp.sum(real, axis=1, keepdims=True), 1.0)
     centred = (values - jnp.sum(values * real, axis=1, keepdims=True) / count) * real
     variance = jnp.sum(centred**2, axis=1, keepdims=True) / count
@@ -108,17 +108,17 @@ def normalised(
 def progress(
     features: Float[Array, "rows frames bins"], frame_mask: Bool[Array, "rows frames"]
 ) -> Float[Array, "rows frames"]:
-    """What share of an utterance's speech has gone by, at the middle of each frame.
+    """The share of an utterance's speech that is over at the middle of each frame.
 
-    A frame counts by its loudness between the utterance's quietest and loudest, so that pauses
-    and the silence at either end, in which no tokens go by, hardly count.
+    Frames are weighted by their loudness between the utterance's quietest and loudest, so that
+    pauses and the silence at either end, which hold no tokens, hardly count.
 
     Args:
-        features: log-mel.
+        features: log-mel features.
         frame_mask: True for real frames.
 
     Returns:
-        from 0 to 1, never going down.
+        Shares from 0 to 1, never decreasing.
     """
     level = jnp.mean(features, axis=2)
     low = jnp.min(jnp.where(frame_mask, level, jnp.inf), axis=1, keepdims=True)
@@ -132,25 +132,25 @@ def progress(
 def diagonal_prior(
     along: Float[Array, "rows frames"], tokens: Int[Array, " rows"], size: int
 ) -> Float[Array, "rows frames tokens"]:
-    """Log-probability of each token at each frame if speech were even.
+    """Log-probability of each token at each frame if all tokens were about equally long.
 
     A beta-binomial distribution over the tokens: a = c p and b = c (1 - p), where p is the
     progress of the speech and c is `CONCENTRATION`.
 
     Args:
         along: progress at each frame, from 0 to 1.
-        tokens: of each row.
-        size: tokens with padding.
+        tokens: number of tokens of each row.
+        size: number of tokens with padding.
 
     Returns:
-        log-probabilities; anything at padding.
+        Log-probabilities; arbitrary at padding.
     """
     count = jnp.maximum(tokens.astype(jnp.float32) - 1.0, 0.0)[:, None, None]
-    place = jnp.minimum(jnp.arange(size, dtype=jnp.float32)[None, None, :], count)
+    position = jnp.minimum(jnp.arange(size, dtype=jnp.float32)[None, None, :], count)
     along = jnp.clip(along, 1e-3, 1.0 - 1e-3)[:, :, None]
     a, b = CONCENTRATION * along, CONCENTRATION * (1.0 - along)
-    ways = gammaln(count + 1.0) - gammaln(place + 1.0) - gammaln(count - place + 1.0)
-    return ways + betaln(place + a, count - place + b) - betaln(a, b)
+    ways = gammaln(count + 1.0) - gammaln(position + 1.0) - gammaln(count - position + 1.0)
+    return ways + betaln(position + a, count - position + b) - betaln(a, b)
 
 
 def forward_sum_loss(
@@ -160,21 +160,21 @@ def forward_sum_loss(
     *,
     blank: float,
 ) -> Float[Array, " rows"]:
-    """Negative logarithm of the sum over all ways to speak all tokens in their order.
+    """Negative logarithm of the sum over all monotone paths through all tokens.
 
-    Each token takes one or more frames in a row; a way counts by the product of exp(score) over
-    its frames. It is the loss of CTC for the labels 1, 2, 3 ... with a blank that is too unlikely
-    to matter. CTC divides each frame's exp(score) by their sum; that is taken back, since the
-    scores are densities already.
+    Each token takes one or more consecutive frames; a path is weighted by the product of
+    exp(score) over its frames. This is the CTC loss for the labels 1, 2, 3 ... with a blank that
+    is too unlikely to matter. CTC divides each frame's exp(score) by their sum; this is undone,
+    since the scores are densities already.
 
     Args:
-        scores: logarithms, of any size.
-        frames: of each row; at least `tokens`.
-        tokens: of each row.
+        scores: log densities, of any magnitude.
+        frames: number of frames of each row; at least `tokens`.
+        tokens: number of tokens of each row.
         blank: logarithm of the blank's share of a frame.
 
     Returns:
-        per frame, in nats; 0 for an empty row.
+        The loss per frame, in nats; 0 for an empty row.
     """
     rows, size, width = scores.shape
     beyond = jnp.arange(width)[None, :] >= tokens[:, None]

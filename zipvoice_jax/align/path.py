@@ -1,21 +1,21 @@
-"""The best way to give the frames of speech to its tokens, in order."""
+"""The best monotone assignment of frames to tokens."""
 
 import numpy as np
 from jaxtyping import Float, Int
 
 
 def best_starts(scores: Float[np.ndarray, "frames tokens"]) -> Int[np.ndarray, " tokens"]:
-    """The frames at which tokens begin, by the best monotone path (Viterbi).
+    """The frames at which tokens begin on the best monotone path (Viterbi).
 
-    Every frame belongs to one token, every token has one frame or more, in order. Of equally
-    good paths the one whose tokens begin latest, from the last token on. Where there are more
-    tokens than frames, frames are shared evenly.
+    Every frame belongs to one token, and every token has one or more frames, in order. Ties go to
+    the path whose tokens begin latest, from the last token on. If there are more tokens than
+    frames, frames are shared evenly.
 
     Args:
-        scores: of each token at each frame; the best path has the greatest sum.
+        scores: score of each token at each frame; the best path has the greatest sum.
 
     Returns:
-        for each token its first frame; int32, the first is 0.
+        The first frame of each token; int32, the first is 0.
     """
     frames, tokens = scores.shape
     if tokens > frames:
@@ -38,5 +38,5 @@ def best_starts(scores: Float[np.ndarray, "frames tokens"]) -> Int[np.ndarray, "
 
 
 def even_starts(frames: int, tokens: int) -> Int[np.ndarray, " tokens"]:
-    """Starts of tokens that share frames evenly; several begin at one frame if there are more."""
+    """Starts of tokens that share frames evenly; several share a start if tokens > frames."""
     return (np.arange(tokens) * frames // max(tokens, 1)).astype(np.int32)

@@ -19,21 +19,21 @@ def plot(directory: Path, splits: Sequence[str], path: Path) -> None:
     """Draws some utterances of the splits: log-mel, starts of tokens, tokens.
 
     Args:
-        directory: of the dataset, with alignments.
-        splits: whose utterances to choose from, at even distances.
-        path: of the picture.
+        directory: directory of the dataset, with alignments.
+        splits: splits whose utterances are drawn, at regular intervals.
+        path: file of the picture.
 
     Raises:
         UserError: no utterance is aligned, or the file cannot be written.
     """
-    from matplotlib.figure import Figure  # slow to import, and seldom needed
+    from matplotlib.figure import Figure  # slow to import, and rarely needed
 
     features = FeatureConfig()
     opened = {split: open_split(directory, split) for split in splits}
     known = [
-        (split, place)
+        (split, record)
         for split, (_, index) in opened.items()
-        for place in np.flatnonzero(index.aligned).tolist()
+        for record in np.flatnonzero(index.aligned).tolist()
     ]
     if not known:
         raise UserError(f"no utterance of {directory} is aligned; there is nothing to draw.")
@@ -42,8 +42,8 @@ def plot(directory: Path, splits: Sequence[str], path: Path) -> None:
     )
     figure = Figure(figsize=(16.0, 2.6 * len(chosen)))
     rows = figure.subplots(len(chosen), 1, squeeze=False)[:, 0]
-    for axes, (split, place) in zip(rows, chosen, strict=True):
-        utterance = opened[split][0][place]
+    for axes, (split, record) in zip(rows, chosen, strict=True):
+        utterance = opened[split][0][record]
         wave = decode_audio(utterance, features.sampling_rate, name=utterance.id)
         wave = wave[:, : round(MOST_SECONDS * features.sampling_rate)]
         seconds = wave.shape[1] / features.sampling_rate

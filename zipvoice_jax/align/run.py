@@ -1,4 +1,4 @@
-"""Aligns the splits of a prepared dataset: trains an aligner, then writes its best paths."""
+"""Aligns the splits of a prepared dataset: trains an aligner and writes its best paths."""
 
 import contextlib
 import dataclasses
@@ -34,23 +34,23 @@ def align(
     overwrite: bool = False,
     say: Callable[[str], None] = print,
 ) -> list[str]:
-    """Learns the alignments of a dataset and puts them beside its records.
+    """Learns the alignments of a dataset and writes them beside its records.
 
-    The aligner is trained on all splits, so that it does not hang on which are asked for. It
-    stays in the directory as `aligner.npz`. A run that was stopped goes on there, and splits
-    with alignments are not made again.
+    The aligner is trained on all splits, so that it does not depend on which are asked for. It
+    stays in the directory as `aligner.npz`. A stopped run continues from there, and splits that
+    have alignments are not aligned again.
 
     Args:
-        directory: of the dataset.
-        config: of the aligner.
-        splits: whose alignments to write; none given: of all.
+        directory: directory of the dataset.
+        config: settings of the aligner.
+        splits: splits whose alignments to write; empty: all.
         table: vocabulary; None: the dataset's own tokens.
-        features: settings of the features; None: the usual ones.
-        overwrite: forget what was learned before.
-        say: tells the user, a line each time.
+        features: settings of the features; None: the defaults.
+        overwrite: discard what was learned before.
+        say: prints a line for the user.
 
     Returns:
-        the splits whose alignments are there.
+        The splits that now have alignments.
 
     Raises:
         UserError: the dataset cannot be used or written.
@@ -63,12 +63,12 @@ def align(
     wanted = list(dict.fromkeys(splits)) or filled
     for name in wanted:
         if name not in every:
-            open_split(directory, name)  # says which there are
+            open_split(directory, name)  # its error lists the splits
         if not len(every[name]):
             raise UserError(f"the split {name!r} of {directory} has no records; name another.")
     _check_tokens(directory, every)
-    told = f"{directory} is being aligned by another process; wait for it, or stop it."
-    with alone(directory / ".align.lock", told):
+    message = f"{directory} is being aligned by another process; wait for it, or stop it."
+    with alone(directory / ".align.lock", message):
         path = directory / ALIGNER
         if overwrite:
             _remove([path, *(directory / alignment_name(name) for name in wanted)])
@@ -93,24 +93,24 @@ def align(
             for name in missing:
                 starts = job.starts(name, params)
                 made = save_alignments(directory, name, every[name], starts)
-                known = sum(bool(one) for one in starts)
+                known = sum(bool(record_starts) for record_starts in starts)
                 say(f"{made}: {known} of {len(starts)} utterances aligned")
     return wanted
 
 
 def used_tokens(directory: Path, splits: Sequence[str]) -> set[str]:
-    """The tokens that the splits of a dataset hold; damaged records are passed over."""
-    found: set[str] = set()
+    """The set of tokens in the splits of a dataset; damaged records are skipped."""
+    tokens: set[str] = set()
     for split in splits:
         source, _ = open_split(directory, split, learned=False)
-        places = progress_bar(
+        positions = progress_bar(
             range(len(source)), desc=f"tokens of {split}", file=sys.stderr, mininterval=0.5,
             dynamic_ncols=True, leave=False,
         )  # fmt: skip
-        for place in places:
-            with contextlib.suppress(UserError):  # the loader will name it
-                found.update(source[place].tokens)
-    return found
+        for row in positions:
+            with contextlib.suppress(UserError):  # the loader will report it
+                tokens.update(source[row].tokens)
+    return tokens
 
 
 def _remove(paths: Sequence[Path]) -> None:
@@ -134,7 +134,7 @@ _matches = jax.jit(matches, static_argnums=(1, 2))
 
 
 class _Job:
-    """An alignment of a dataset: its batches, and how records come to their starts."""
+    """An alignment of a dataset: its batches, and the token starts of its records."""
 
     def __init__(
         self,
@@ -170,19 +170,19 @@ class _Job:
         self.loader = Loader(self._data, table, features, seed=config.seed, stage="align")
 
     def starts(self, split: str, params: Params) -> list[tuple[float, ...]]:
-        """Seconds at which the tokens of each record begin; () for one that cannot be read."""
+        """Seconds at which the tokens of each record begin; () for an unreadable record."""
         index, frames = self._indices[split], self._frames[split]
         per_second = self._features.sampling_rate / self._features.hop_length
         starts: list[tuple[float, ...]] = [()] * len(index)
 
-        def keep(place: int, first: Int[np.ndarray, " tokens"]) -> None:
-            starts[place] = tuple(np.minimum(first / per_second, index.seconds[place]).tolist())
+        def keep(row: int, first: Int[np.ndarray, " tokens"]) -> None:
+            starts[row] = tuple(np.minimum(first / per_second, index.seconds[row]).tolist())
 
-        for place in np.flatnonzero(index.tokens > frames).tolist():  # these are in no batch
-            keep(place, even_starts(int(frames[place]), int(index.tokens[place])))
+        for row in np.flatnonzero(index.tokens > frames).tolist():  # these are in no batch
+            keep(row, even_starts(int(frames[row]), int(index.tokens[row])))
         if split not in self._sources:
             return starts
-        places = {name: place for place, name in enumerate(index.ids.tolist())}
+        row_of = {name: row for row, name in enumerate(index.ids.tolist())}
         batches = validation_batches(
             dataclasses.replace(self._data, sources=(self._sources[split],)),
             self._table,
@@ -198,13 +198,13 @@ class _Job:
                 for fault in iterator.fresh:
                     self._say(f"left out: {fault}")
                 arrays = batch.arrays
-                found = _matches(params, self._config, self._table.vocab_size, arrays)
+                scores = _matches(params, self._config, self._table.vocab_size, arrays)
                 lens = zip(arrays["features_lens"], arrays["tokens_lens"], strict=True)
-                for name, one, (long, count) in zip(
-                    batch.ids, np.asarray(found), lens, strict=True
+                for name, own, (long, count) in zip(
+                    batch.ids, np.asarray(scores), lens, strict=True
                 ):
                     if name:
-                        keep(places[name], best_starts(one[:long, :count]))
+                        keep(row_of[name], best_starts(own[:long, :count]))
                         bar.update()
         return starts
 

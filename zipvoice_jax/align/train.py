@@ -1,4 +1,4 @@
-"""Trains an aligner on a prepared dataset; the file beside the records lets it go on."""
+"""Trains an aligner on a prepared dataset, and resumes from the file beside the records."""
 
 import dataclasses
 import functools
@@ -35,12 +35,12 @@ Params = dict[str, Any]
 
 
 class State(NamedTuple):
-    """What training changes.
+    """The training state.
 
     Attributes:
-        params: of the `Aligner`.
-        moments: of Adam.
-        step: how many were done.
+        params: parameters of the `Aligner`.
+        moments: optimiser state of Adam.
+        step: number of steps done.
     """
 
     params: Params
@@ -52,9 +52,9 @@ def fresh_state(config: AlignConfig, vocab_size: int, bins: int) -> State:
     """The state before the first step.
 
     Args:
-        config: of the aligner.
-        vocab_size: tokens in the table.
-        bins: of the features.
+        config: settings of the aligner.
+        vocab_size: number of tokens in the table.
+        bins: mel bins of the features.
     """
     row = (
         jnp.zeros((1, 8, bins)),
@@ -77,7 +77,7 @@ def _optimiser(config: AlignConfig) -> optax.GradientTransformation:
 def matches(
     params: Params, config: AlignConfig, vocab_size: int, arrays: dict[str, Any]
 ) -> Float[Array, "rows frames tokens"]:
-    """What the `Aligner` gives for a batch of the `Loader`."""
+    """Scores of the `Aligner` for a batch of the `Loader`."""
     features, tokens = arrays["features"], arrays["tokens"]
     token_mask = jnp.arange(tokens.shape[1])[None, :] < arrays["tokens_lens"][:, None]
     model = Aligner(config, vocab_size)
@@ -96,16 +96,16 @@ def frame_mask(arrays: dict[str, Any]) -> Bool[Array, "rows frames"]:
 def train_step(
     config: AlignConfig, vocab_size: int, state: State, arrays: dict[str, Any]
 ) -> tuple[State, Float[Array, ""]]:
-    """One step.
+    """One training step.
 
     Args:
-        config: of the aligner.
-        vocab_size: tokens in the table.
-        state: before; its arrays are used up.
+        config: settings of the aligner.
+        vocab_size: number of tokens in the table.
+        state: state before the step; its arrays are donated.
         arrays: a batch of the `Loader`.
 
     Returns:
-        the state after, and the loss (nats per frame).
+        The state after the step, and the loss (nats per frame).
     """
     frames, tokens = arrays["features_lens"], arrays["tokens_lens"]
     share = state.step.astype(jnp.float32) / (config.prior_steps * config.steps)
@@ -136,18 +136,18 @@ def train(
     bins: int,
     say: Callable[[str], None],
 ) -> Params:
-    """Trains an aligner, from where the file at `path` has got to.
+    """Trains an aligner, resuming from the file at `path` if there is one.
 
     Args:
-        config: of the aligner.
-        loader: of the batches.
+        config: settings of the aligner.
+        loader: source of the batches.
         table: vocabulary.
-        path: of the file that keeps the state, every `SAVE_EVERY` steps and at the end.
-        bins: of the features.
-        say: tells the user of records that cannot be read.
+        path: file that stores the state, every `SAVE_EVERY` steps and at the end.
+        bins: mel bins of the features.
+        say: reports records that cannot be read.
 
     Returns:
-        the parameters after `config.steps` steps.
+        The parameters after `config.steps` steps.
 
     Raises:
         UserError: the file belongs to another training or cannot be written, the data cannot be
@@ -187,20 +187,20 @@ def train(
 
 
 def fingerprint(config: AlignConfig, table: TokenTable, order: str) -> str:
-    """A hash of all that the result of a training hangs on."""
+    """A hash of everything on which the result of a training depends."""
     text = json.dumps([dataclasses.asdict(config), table.fingerprint, order])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def save_state(path: Path, state: State, mark: str) -> None:
-    """Writes a state; whole or not at all.
+    """Writes a state atomically.
 
     Raises:
         UserError: it cannot be written.
     """
     arrays: dict[str, Any] = {"mark": np.array(mark)}
-    for place, leaf in enumerate(jax.tree.leaves(state)):
-        arrays[f"leaf_{place}"] = np.asarray(leaf)
+    for number, leaf in enumerate(jax.tree.leaves(state)):
+        arrays[f"leaf_{number}"] = np.asarray(leaf)
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:
@@ -214,7 +214,7 @@ def save_state(path: Path, state: State, mark: str) -> None:
 
 
 def load_state(path: Path, like: State, mark: str) -> State:
-    """Reads a state.
+    """Reads a state with the structure of `like`.
 
     Raises:
         UserError: the file is damaged, or belongs to another training.
@@ -222,11 +222,11 @@ def load_state(path: Path, like: State, mark: str) -> State:
     before, structure = jax.tree.flatten(like)
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            found = str(arrays["mark"])
-            leaves = [arrays[f"leaf_{i}"] for i in range(len(before))] if found == mark else []
+            stored = str(arrays["mark"])
+            leaves = [arrays[f"leaf_{i}"] for i in range(len(before))] if stored == mark else []
     except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile):
         raise UserError(f"{path} is damaged; delete it, or give --overwrite.") from None
-    if found != mark:
+    if stored != mark:
         raise UserError(
             f"{path} was trained on other data, tokens or settings; give those, or --overwrite to "
             "learn anew."

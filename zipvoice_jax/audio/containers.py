@@ -1,4 +1,4 @@
-"""What libsndfile does not decode: voices, and M4A, MP4, AAC, WebM, WMA where PyAV is installed."""
+"""Formats that libsndfile does not decode: voices, and with PyAV M4A, MP4, AAC, WebM and WMA."""
 
 import dataclasses
 import importlib.util
@@ -16,7 +16,7 @@ _SLACK = 0.5  # seconds that a container's duration may be off
 
 @dataclasses.dataclass(frozen=True)
 class Decoded:
-    """What was decoded, with the names that soundfile has for it.
+    """Decoded audio, with the attribute names of `soundfile.SoundFile`.
 
     Attributes:
         wave: float32 samples, full scale at 1.
@@ -29,7 +29,7 @@ class Decoded:
 
     @property
     def frames(self) -> int:
-        """Samples of a channel."""
+        """Number of samples per channel."""
         return self.wave.shape[0]
 
     @property
@@ -39,7 +39,7 @@ class Decoded:
 
 
 def container_of(path: Path | Recording) -> str | None:
-    """The name of a format that libsndfile does not decode, by the first bytes; else None.
+    """The format of a file that libsndfile does not decode, from its first bytes; else None.
 
     Raises:
         OSError: the file cannot be read.
@@ -54,7 +54,7 @@ def container_of(path: Path | Recording) -> str | None:
         return "WebM"
     if head.startswith(b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"):
         return "WMA"
-    # A frame of AAC differs from one of MP3 by its layer, which is 0.
+    # An AAC frame differs from an MP3 frame in its layer, which is 0.
     is_adts = len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0
     if is_adts or (head.startswith(b"ID3") and path.suffix.lower() == ".aac"):
         return "AAC"
@@ -66,8 +66,8 @@ def decode(path: Path | Recording, name: str, *, limit: float | None = None) -> 
 
     Args:
         path: the file, or its content.
-        name: of its format, from `container_of`.
-        limit: seconds after which nothing more is needed; None: all.
+        name: its format, from `container_of`.
+        limit: seconds after which decoding may stop; None: decode all.
 
     Raises:
         UserError: PyAV is missing, the file holds no sound, is corrupt or truncated.
@@ -94,13 +94,13 @@ def decode(path: Path | Recording, name: str, *, limit: float | None = None) -> 
             resampler = av.AudioResampler(format="fltp", rate=rate)
             parts, samples = [], 0
             for frame in container.decode(stream):
-                made = [one.to_ndarray() for one in resampler.resample(frame)]
-                samples += sum(part.shape[1] for part in made)
-                parts += made
+                blocks = [block.to_ndarray() for block in resampler.resample(frame)]
+                samples += sum(part.shape[1] for part in blocks)
+                parts += blocks
                 if limit is not None and samples > (limit + 1.0) * rate:
                     break
             else:
-                parts += [one.to_ndarray() for one in resampler.resample(None)]
+                parts += [block.to_ndarray() for block in resampler.resample(None)]
                 # AAC without a container only has an estimate of its duration.
                 if name != "AAC" and samples < (promised - _SLACK) * rate:
                     raise UserError(
@@ -110,7 +110,7 @@ def decode(path: Path | Recording, name: str, *, limit: float | None = None) -> 
     except (FFmpegError, OSError, ValueError) as error:
         reason = str(getattr(error, "strerror", None) or error).splitlines()[0]
         raise UserError(
-            f"{path} cannot be decoded as {name} audio ({reason}); it is corrupt, so get it anew."
+            f"{path} cannot be decoded as {name} audio ({reason}); it is corrupt; get a new copy."
         ) from None
     wave = np.concatenate(parts, axis=1).T if parts else np.zeros((0, 1), np.float32)
     return Decoded(np.ascontiguousarray(wave, dtype=np.float32), rate)

@@ -1,8 +1,8 @@
 """The vocoder that needs no weights: log-mel features to a wave by Griffin-Lim.
 
-For use until a neural vocoder is at hand: intelligible, with a metallic ring. The mel
-filterbank is inverted by non-negative least squares, phases come from librosa's fast
-Griffin-Lim (Perraudin et al., 2013) from a seeded start.
+A fallback if no neural vocoder is available: intelligible, with a metallic ring. The mel
+filterbank is inverted by non-negative least squares; librosa's fast Griffin-Lim (Perraudin et
+al., 2013) estimates the phases from a seeded start.
 """
 
 import functools
@@ -16,8 +16,8 @@ from zipvoice_jax.audio.mel import MEL_FLOOR, mel_filterbank
 from zipvoice_jax.config import FeatureConfig
 from zipvoice_jax.core.errors import UserError
 
-PHASE_SEED = 20_240_601  # of the random phases at the start; any number does
-_MAX_LOG_MEL = 8.0  # above anything that audio within [-1, 1] gives (log of n_fft / 2 = 6.2)
+PHASE_SEED = 20_240_601  # seed of the initial phases; any number will do
+_MAX_LOG_MEL = 8.0  # above any value of audio within [-1, 1] (log of n_fft / 2 = 6.2)
 
 
 def griffin_lim(
@@ -27,13 +27,13 @@ def griffin_lim(
     iterations: int = 32,
     seed: int = PHASE_SEED,
 ) -> Float[np.ndarray, " samples"]:
-    """Log-mel features of one channel to a wave; the same for the same features.
+    """Turns log-mel features of one channel into a wave; deterministic.
 
     Args:
-        log_mel: natural-logarithm mel features, unscaled, as `log_mel_host` gives them.
+        log_mel: natural-logarithm mel features, unscaled, as `log_mel_host` returns them.
         features: the feature settings.
-        iterations: of phase estimation; about 0.1 s of time for each 1 s of audio at 32.
-        seed: of the phases at the start.
+        iterations: iterations of phase estimation; 32 take about 0.1 s per second of audio.
+        seed: seed of the initial phases.
 
     Returns:
         (frames - 1) * hop_length samples, float32, not clipped.
@@ -54,10 +54,10 @@ def griffin_lim(
     samples = max(len(log_mel) - 1, 0) * features.hop_length
     if samples == 0:
         return np.zeros(0, np.float32)
-    # A wave shorter than a window has no STFT worth the name: hold the last frame.
+    # A wave shorter than a window has no meaningful STFT: repeat the last frame.
     shortest = 2 * features.n_fft // features.hop_length
     log_mel = np.pad(log_mel, ((0, max(0, shortest - len(log_mel))), (0, 0)), mode="edge")
-    # librosa 1.0 renamed the argument; a Generator gives the same phases under both names.
+    # librosa 1.0 renamed the argument; a Generator yields the same phases under both names.
     known = inspect.signature(librosa.griffinlim).parameters
     name = "rng" if "rng" in known else "random_state"
     rng: dict[str, Any] = {name: np.random.default_rng(seed)}
@@ -83,11 +83,11 @@ def _pseudo_inverse(features: FeatureConfig) -> Float[np.ndarray, "bins n_mels"]
 def mel_to_linear(
     log_mel: Float[np.ndarray, "frames n_mels"], features: FeatureConfig, *, iterations: int = 10
 ) -> Float[np.ndarray, "frames bins"]:
-    """Non-negative magnitudes whose mel features come close to the given ones.
+    """Non-negative magnitudes whose mel features approximate `log_mel`.
 
-    The pseudo-inverse, cut at the floor, is refined by multiplicative updates (Lee and
-    Seung, 2001), which repair what the cut does to quiet bins: on speech the error of
-    the resynthesised log-mel falls from 0.28 to 0.16.
+    The pseudo-inverse, clipped at the floor, is refined by multiplicative updates (Lee and
+    Seung, 2001), which repair what clipping does to quiet bins: on speech the error of the
+    resynthesised log-mel falls from 0.28 to 0.16.
     """
     mel = np.exp(np.minimum(log_mel, _MAX_LOG_MEL))
     filters = mel_filterbank(features)

@@ -1,7 +1,7 @@
 """Reading audio files at the model's sampling rate, and writing them atomically.
 
-Whatever libsndfile decodes is read (WAV, FLAC, OGG, MP3, AIFF ...), and M4A, MP4, AAC, WebM and
-WMA where PyAV is installed. Every fault of a file becomes one `UserError` that names it.
+Reads all formats of libsndfile (WAV, FLAC, OGG, MP3, AIFF ...), and with PyAV also M4A, MP4, AAC,
+WebM and WMA. Every fault of a file becomes one `UserError` that names it.
 """
 
 import io
@@ -18,12 +18,12 @@ from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.files import write_bytes
 
 _MIN_RATE, _MAX_RATE = 4_000, 384_000  # Hz
-_MAX_PEAK = 100.0  # far beyond what is recorded too loud; quiet speech in 16-bit scale has more
+_MAX_PEAK = 100.0  # far above any overdriven recording, and below quiet speech in 16-bit scale
 _SLACK = 0.1  # seconds that a lossy decoder or a rounded manifest entry may be off
-# Of what is written.
+# Container and subtype of written files.
 _FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
 EXTENSIONS = tuple(_FORMATS)
-# Sizes from here on in a WAV header are what a program writes that cannot seek back.
+# Programs that cannot seek back write sizes from here on into a WAV header.
 _STREAMED_SIZE = 0x7FFFF000
 
 
@@ -40,7 +40,7 @@ def read_audio(
     Args:
         path: the file, or its content; any format of libsndfile, or of `containers`, 1 or 2
             channels.
-        sampling_rate: of the result, Hz.
+        sampling_rate: rate of the result, Hz.
         offset: start of the wanted part in seconds; None: the beginning.
         duration: length of the wanted part in seconds; None: to the end.
         max_duration: longest part to read, in seconds; None: no limit.
@@ -76,7 +76,7 @@ def read_audio(
         reason = str(getattr(error, "error_string", error)).strip().rstrip(".")
         raise UserError(
             f"{path} cannot be decoded as audio ({reason}); it is corrupt or not an audio file, "
-            "so convert it to WAV anew."
+            "so convert it to WAV again."
         ) from None
     if len(wave) == 0 or len(wave) < count - _SLACK * rate:
         raise UserError(
@@ -101,10 +101,10 @@ def read_audio(
 
 
 def sampling_rate_of(path: Path) -> int:
-    """The sampling rate of an audio file, in Hz; 0 where there is no file.
+    """The sampling rate of an audio file in Hz; 0 if there is no file.
 
     Raises:
-        UserError: it is no audio file.
+        UserError: it is not an audio file.
     """
     if not path.is_file():
         return 0
@@ -114,7 +114,7 @@ def sampling_rate_of(path: Path) -> int:
             return decode(path, name, limit=0.0).samplerate
         return soundfile.info(str(path)).samplerate
     except (OSError, soundfile.SoundFileError):
-        raise UserError(f"{path} is no audio file") from None
+        raise UserError(f"{path} is not an audio file") from None
 
 
 def _check_file(path: Path | Recording) -> None:
@@ -183,7 +183,7 @@ def _wanted_part(
 
 
 def _truncation(log: str) -> str | None:
-    """What libsndfile's log says of missing data, since it reads such files without error."""
+    """What libsndfile's log says about missing data; it reads such files without error."""
     size = re.search(r"^data : (\d+) \(should be (\d+)\)", log, re.MULTILINE)
     if size and int(size[2]) < int(size[1]) < _STREAMED_SIZE:
         return f"its header promises {size[1]} bytes of samples, {size[2]} are there"
@@ -197,18 +197,18 @@ def write_audio(
 ) -> None:
     """Writes 16-bit WAV or FLAC, or OGG Vorbis, by the path's extension.
 
-    The file appears whole or not at all (written beside its place, then renamed); missing
-    parent directories are made. Samples beyond [-1, 1] are clipped, and k / 32768 is
-    stored as the integer k, so that 16-bit audio that was read is written back unchanged.
+    The file appears whole or not at all (written under another name, then renamed); missing
+    parent directories are made. Samples beyond [-1, 1] are clipped, and k / 32768 is stored as
+    the integer k, so that 16-bit audio is read and written back unchanged.
 
     Args:
-        path: where to; .wav, .flac or .ogg.
+        path: output file; .wav, .flac or .ogg.
         wave: samples, full scale at 1.
         sampling_rate: Hz.
 
     Raises:
-        UserError: unknown extension, nothing to write, NaN or infinite samples, or a place
-            that cannot be written to.
+        UserError: unknown extension, nothing to write, NaN or infinite samples, or a path that
+            cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() not in _FORMATS:
@@ -228,7 +228,7 @@ def write_audio(
     else:
         data = np.clip(wave, -1.0, 1.0).astype(np.float32).T
 
-    # In memory: soundfile tells of a full disk by an assertion, and with `python -O` by nothing.
+    # In memory: soundfile reports a full disk by an assertion, and not at all with `python -O`.
     encoded = io.BytesIO()
     try:
         soundfile.write(encoded, data, sampling_rate, format=container, subtype=subtype)

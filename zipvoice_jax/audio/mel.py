@@ -20,11 +20,11 @@ MEL_FLOOR = 1e-7  # smallest mel magnitude; its logarithm is the feature of digi
 
 
 def num_frames(samples: int, features: FeatureConfig) -> int:
-    """Frames that `samples` samples give: samples / hop, halves rounded up.
+    """Number of frames of `samples` samples: samples / hop, halves rounded up.
 
-    It is lhotse's `compute_num_frames(duration, frame_shift, sampling_rate)`, without its
-    detour through seconds. A centred STFT gives `1 + samples // hop` frames, which is
-    never less, so surplus frames are cut and none has to be repeated.
+    Equals lhotse's `compute_num_frames(duration, frame_shift, sampling_rate)`, without its
+    detour through seconds. A centred STFT has `1 + samples // hop` frames, which is never fewer,
+    so surplus frames are cut and none has to be repeated.
     """
     return (samples + features.hop_length // 2) // features.hop_length
 
@@ -47,8 +47,8 @@ def mel_filterbank(features: FeatureConfig) -> Float[np.ndarray, "n_mels bins"]:
 
 @functools.lru_cache(maxsize=8)
 def _sparse_filterbank(features: FeatureConfig) -> csr_array:
-    # 99 of 100 weights are zero. SciPy adds in one order, whereas the last bits of BLAS hang on
-    # the number of its threads, and with them the waves of two processes would differ.
+    # 99 of 100 weights are zero. SciPy adds in a fixed order, whereas the last bits of BLAS depend
+    # on the number of its threads, so that the waves of two processes would differ.
     return csr_array(mel_filterbank(features))
 
 
@@ -124,8 +124,8 @@ def log_mel(
         features: the feature settings.
         channels: as for `log_mel_host`.
         length: valid samples of a wave that is padded at its end, more than n_fft / 2 (a
-            smaller one is not detected when traced); None: all. Whatever lies behind
-            `length` has no effect.
+            smaller one is not detected when traced); None: all. Samples from `length` on have
+            no effect.
 
     Returns:
         (num_frames(samples), channels * n_mels), float32. Frames from num_frames(length)
@@ -143,7 +143,7 @@ def log_mel(
     n_fft, hop = features.n_fft, features.hop_length
     frames = num_frames(samples, features)
 
-    # Mirrored at the item's own end, not at the end of the padding.
+    # Reflected at the item's own end, not at the end of the padding.
     index = jnp.abs(jnp.arange(-(n_fft // 2), samples + n_fft + hop, dtype=jnp.int32))
     index = jnp.where(index >= valid, 2 * (valid - 1) - index, index)
     padded = wave[:, jnp.clip(index, 0, samples - 1)]
@@ -181,17 +181,17 @@ def log_mel_batch(
     """`log_mel` of a padded batch.
 
     Args:
-        waves: samples, padded at their ends with anything finite.
+        waves: samples, padded at the end with any finite values.
         lengths: valid samples of each item, more than n_fft / 2.
         features: the feature settings.
         channels: as for `log_mel_host`.
 
     Returns:
-        Features, zero behind each item's own frames, and each item's number of frames.
+        Features, zero after each item's own frames, and each item's number of frames.
     """
 
-    def one(wave: Array, length: Array) -> Array:
+    def of_item(wave: Array, length: Array) -> Array:
         return log_mel(wave, features, channels=channels, length=length)
 
     hop = features.hop_length
-    return jax.vmap(one)(waves, lengths), (lengths + hop // 2) // hop
+    return jax.vmap(of_item)(waves, lengths), (lengths + hop // 2) // hop

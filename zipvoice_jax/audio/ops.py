@@ -1,7 +1,7 @@
 """Preparing prompts and joining generated waves (zipvoice/utils/infer.py).
 
-The official code removes silence through pydub, which works on 16-bit samples and
-whole milliseconds; `remove_silence` gives its samples exactly, from cumulative sums of squares.
+The official code removes silence with pydub, which works on 16-bit samples and whole
+milliseconds; `remove_silence` reproduces its samples exactly, from cumulative sums of squares.
 Waves are (channels, samples), float32, full scale at 1.
 """
 
@@ -17,13 +17,13 @@ SILENCE_DBFS = -50.0
 _FULL_SCALE = 32768
 # pydub compares integer RMS values, of which this is the largest that counts as silent.
 _SILENT_RMS = int(10 ** (SILENCE_DBFS / 20) * _FULL_SCALE)
-_EDGE_CHUNK = 10  # ms: resolution at which speech is looked for from the edges
+_EDGE_CHUNK = 10  # ms: resolution of the search for speech from the edges
 _EDGE_KEPT = 100  # ms of silence left at each edge
-_PAUSE_KEPT, _PAUSE_FADE = 30, 10  # ms left, and faded, at an edge where a pause is put
+_PAUSE_KEPT, _PAUSE_FADE = 30, 10  # ms left, and faded, at an edge beside a pause
 _WINDOW = 1000  # ms: a shorter silence is not found inside
 _WINDOW_STEP = 10  # ms
 _KEPT = 1000  # ms of a long silence left on either side of it
-# Level of two channels mixed to one by their own level: 0.7 where they have nothing in common.
+# Level of the mixed channels divided by their own level: 0.7 for uncorrelated channels.
 _CANCELLED, _WEAKENED = 0.05, 0.3
 _OVERSHOOT = 1.25  # resampling adds a little to full scale
 _PYDUB_SILENCE_RATE = 11_025  # Hz at which pydub makes silence before resampling it
@@ -40,9 +40,9 @@ def remove_silence(
 ) -> Float[np.ndarray, "channels kept"]:
     """Shortens inner silences to 2 s and those at the edges to 0.1 s.
 
-    Silent is what stays at or under -50 dBFS (RMS over all channels). Equal to the official
-    function sample for sample, with its rounding to 16 bits and to milliseconds (which can
-    cut or add less than 1 ms at the end), for rates of 11025 Hz or more.
+    Silence is at or below -50 dBFS (RMS over all channels). Equal to the official function
+    sample for sample, with its rounding to 16 bits and to milliseconds (which can cut or add
+    less than 1 ms at the end), for rates of 11025 Hz or more.
 
     Args:
         wave: 1 or 2 channels.
@@ -52,8 +52,8 @@ def remove_silence(
             their last sound does not run into the speech.
 
     Returns:
-        float32 samples. A wave of at least 1 s with nothing but silence leaves nothing but
-        the trailing silence, unless `only_edge`; see `check_prompt`.
+        float32 samples. Of a silent wave of at least 1 s only the trailing silence is left,
+        unless `only_edge`; see `check_prompt`.
 
     Raises:
         UserError: the wave holds NaN or infinite samples.
@@ -84,17 +84,17 @@ def close_cut(
     end: bool,
     only_fade: bool = False,
 ) -> tuple[Float[np.ndarray, "channels _"], float]:
-    """Leaves 30 ms of silence, but no zeros, at edges at which a pause will be; fades them.
+    """Leaves 30 ms of silence, without zeros, at edges beside a pause, and fades these edges.
 
     Args:
-        wave: of what is said up to a pause, or from one on.
+        wave: speech up to a pause, or from one on.
         sampling_rate: Hz.
-        start: a pause comes before.
-        end: a pause comes after.
+        start: a pause comes before the wave.
+        end: a pause comes after the wave.
         only_fade: cut nothing.
 
     Returns:
-        The wave, which fades to no zeros either, and the seconds cut from its beginning.
+        The wave, whose fades do not reach zero, and the seconds cut from its beginning.
     """
     pcm = _to_pcm(wave)
     first, last = 0, wave.shape[1]
@@ -125,7 +125,7 @@ def check_prompt(
 
     Args:
         wave: the prompt.
-        name: how to call it in a message (its path).
+        name: what messages call it (its path).
         sampling_rate: Hz.
 
     Raises:
@@ -143,17 +143,17 @@ def check_prompt(
 
 
 def is_silent(wave: Float[np.ndarray, "channels samples"], sampling_rate: int) -> bool:
-    """Whether no 10 ms of a wave are above -50 dBFS."""
+    """Whether no 10 ms chunk of a wave is above -50 dBFS."""
     pcm = _to_pcm(wave)
     return _leading_silence(pcm, sampling_rate) >= _length_ms(pcm, sampling_rate)
 
 
 def mix_prompt(wave: Float[np.ndarray, "_ samples"], name: str) -> Float[np.ndarray, "1 samples"]:
-    """The mean of a prompt's channels, which is what a model of one channel hears.
+    """The mean of a prompt's channels, the input of a one-channel model.
 
     Args:
         wave: the prompt.
-        name: how to call it in a message (its path).
+        name: what messages call it (its path).
 
     Raises:
         UserError: the channels cancel out.
@@ -170,12 +170,12 @@ def mix_prompt(wave: Float[np.ndarray, "_ samples"], name: str) -> Float[np.ndar
 def prompt_doubts(
     wave: Float[np.ndarray, "channels samples"], name: str, *, mixed: bool
 ) -> list[str]:
-    """What may be wrong with a prompt that can be used, each in a sentence.
+    """Possible problems of a usable prompt, one clause each.
 
     Args:
         wave: the prompt.
-        name: how to call it.
-        mixed: the model hears the mean of the channels.
+        name: what messages call it.
+        mixed: the model gets the mean of the channels.
     """
     doubts = []
     peak = float(np.abs(wave).max())
@@ -197,15 +197,15 @@ def _level(wave: Float[np.ndarray, "channels samples"]) -> float:
 def rms_norm(
     wave: Float[np.ndarray, "channels samples"], target_rms: float | int
 ) -> tuple[Float[np.ndarray, "channels samples"], float]:
-    """Raises a wave that is quieter than `target_rms` to it; a louder one stays as it is.
+    """Scales a wave that is quieter than `target_rms` up to it; leaves a louder one unchanged.
 
     Args:
         wave: the prompt.
         target_rms: root mean square over all channels and samples.
 
     Returns:
-        The wave, and the RMS that it had (to give generated speech the prompt's level
-        again). A wave of zeros comes back unchanged, with 0.
+        The wave, and its original RMS (to restore the prompt's level in generated speech). A
+        wave of zeros is returned unchanged, with 0.
     """
     rms = float(np.sqrt(np.mean(np.square(wave, dtype=np.float64)))) if wave.size else 0.0
     if 0.0 < rms < target_rms:
@@ -227,7 +227,7 @@ def cross_fade_concat(
         sampling_rate: Hz.
 
     Raises:
-        UserError: no chunk was given.
+        UserError: there is no chunk.
     """
     if not chunks:
         raise UserError("there are no waves to join; the text gave no speech.")
@@ -253,11 +253,11 @@ def stereo_prompt(
     """The two-channel prompt of a stereo dialogue: speaker 1 left, speaker 2 right.
 
     Args:
-        waves: one stereo wave, taken as it is; two stereo waves, joined in time; or two
-            mono waves, one after the other, each on its own channel. Where the other
-            speaks a channel is digital silence, whose features are the floor `log(1e-7)`.
-            (The official code takes that background from a recording of near silence;
-            our golden numbers use zeros, which need no file and are the same every time.)
+        waves: one stereo wave, used unchanged; two stereo waves, joined in time; or two mono
+            waves, one after the other, each on its own channel. While the other speaker speaks
+            a channel is digital silence, whose features are the floor `log(1e-7)`. (The official
+            code takes this background from a recording of near silence; our golden numbers use
+            zeros, which need no file and are always the same.)
 
     Raises:
         UserError: any other combination.
@@ -278,7 +278,7 @@ def stereo_prompt(
 
 
 def _to_pcm(wave: Float[np.ndarray, "channels samples"]) -> Pcm:
-    """16-bit samples, cut towards zero as the official code does."""
+    """16-bit samples, truncated towards zero as in the official code."""
     if not np.isfinite(wave).all():
         raise UserError("the audio holds NaN or infinite samples; check where it comes from.")
     scaled = np.asarray(wave, np.float32) * np.float32(_FULL_SCALE)
@@ -296,7 +296,7 @@ def _position(ms: Int[np.ndarray, " n"], rate: int) -> Int[np.ndarray, " n"]:
 
 
 def _slice_ms(pcm: Pcm, start: int, end: int, rate: int) -> Pcm:
-    """Samples of [start, end) ms; what lies beyond the end (under 1 ms) is silence."""
+    """Samples of [start, end) ms; what is missing at the end (under 1 ms) becomes silence."""
     first, last = _position(np.array([start, end]), rate).tolist()
     part = pcm[:, first:last]
     missing = last - first - part.shape[1] if part.shape[1] else 0
@@ -308,7 +308,7 @@ def _silent(
 ) -> Bool[np.ndarray, " n"]:
     """Whether each [start, end) ms has an RMS of at most -50 dBFS.
 
-    As audioop.rms does, the root is cut to an integer; 64-bit sums of squares are exact.
+    The root is truncated to an integer, as in audioop.rms; 64-bit sums of squares are exact.
     """
     energy = np.square(pcm, dtype=np.int64).sum(axis=0)
     total = np.concatenate([[0], np.cumsum(energy)])
@@ -345,10 +345,10 @@ def _silences(pcm: Pcm, rate: int) -> list[list[int]]:
 
 
 def _speech_spans(pcm: Pcm, rate: int) -> list[list[int]]:
-    """[start, end] in ms of what lies between long silences, with 1 s of them on each side.
+    """[start, end] in ms of the speech between long silences, with 1 s of them on each side.
 
-    A silence that is too short for 1 s on both sides is divided in its middle, so that
-    nothing of it is lost.
+    A silence that is too short for 1 s on both sides is divided in its middle, so that none of it
+    is lost.
     """
     length = _length_ms(pcm, rate)
     silences = _silences(pcm, rate)

@@ -1,4 +1,4 @@
-"""Recordings in memory: arrays with a rate and open files, read as files on disk are."""
+"""Recordings in memory: arrays with a rate and open files, read like files on disk."""
 
 import dataclasses
 import io
@@ -13,7 +13,7 @@ import soundfile
 from zipvoice_jax.audio.voice import MAGIC, Voice
 from zipvoice_jax.core.errors import UserError
 
-MAX_BYTES = 1 << 28  # of an open file; a prompt of 60 s has a tenth of it at the highest rates
+MAX_BYTES = 1 << 28  # per open file; a prompt of 60 s has a tenth of it at the highest rates
 _PART = 1 << 20  # bytes to read at a time
 _WAYS = "give the path of a recording, an open file, or (array, rate)"
 
@@ -27,18 +27,18 @@ class Readable(Protocol):
         ...
 
 
-# What a caller may give for a recording: a path, (array, rate in Hz), a file open for reading, or a
-# voice, which has its transcript with it.
+# What callers may pass as a recording: a path, (array, rate in Hz), a file open for reading, or a
+# voice, which includes its transcript.
 Given = str | PathLike[str] | tuple[Any, Any] | Readable | Voice
 
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """The bytes of an audio file, with as much of the interface of a path as reading needs.
+    """The bytes of an audio file, with the part of the interface of a path that reading needs.
 
     Attributes:
         name: what messages call it.
-        content: the file.
+        content: bytes of the file.
     """
 
     name: str
@@ -59,15 +59,15 @@ class Recording:
 
 
 def recordings(given: Any) -> tuple[Path | Recording | Voice, ...]:
-    """The recordings that a caller gives: one, or several in a sequence.
+    """Reads what a caller passes as one recording, or as several in a sequence.
 
     Args:
         given: a `Given`, or a sequence of them. Paths stay paths. Arrays are (samples,) or
             (channels, samples), floating-point with full scale 1 or int16. Open files are read
-            here, from their beginning where they can seek.
+            here, from their beginning if they can seek.
 
     Raises:
-        UserError: an array, a rate or a file cannot be that of a recording.
+        UserError: an array, a rate or a file is not usable as a recording.
     """
     if isinstance(given, str | PathLike | Readable | Voice) or _is_array(given):
         parts = [given]
@@ -77,32 +77,34 @@ def recordings(given: Any) -> tuple[Path | Recording | Voice, ...]:
         except TypeError:
             raise UserError(f"the prompt is of type {type(given).__name__}; {_WAYS}.") from None
     name = "the prompt" if len(parts) == 1 else "the prompt of S{}"
-    return tuple(_recording(part, name.format(place)) for place, part in enumerate(parts, 1))
+    return tuple(_recording(part, name.format(number)) for number, part in enumerate(parts, 1))
 
 
-def _is_array(given: Any) -> bool:
-    """Whether it is meant as samples: an array, or a pair of one and a number."""
-    if isinstance(given, tuple | list):
-        return len(given) == 2 and any(_is_number(part) for part in given)
-    return isinstance(given, bytes | bytearray) or hasattr(given, "__array__")
+def _is_array(value: Any) -> bool:
+    """Whether a value is meant as samples: an array, or a pair of an array and a number."""
+    if isinstance(value, tuple | list):
+        return len(value) == 2 and any(_is_number(part) for part in value)
+    return isinstance(value, bytes | bytearray) or hasattr(value, "__array__")
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real)
 
 
-def _recording(given: Any, name: str) -> Path | Recording | Voice:
-    if isinstance(given, Voice):
-        return given
-    if isinstance(given, str | PathLike):
-        return Path(given)
-    if isinstance(given, Readable):
-        called = getattr(given, "name", None)
-        return _from_file(given, called if isinstance(called, str) and called else name)
-    if not (isinstance(given, tuple | list) and len(given) == 2):
-        what = "an array without its rate" if hasattr(given, "__array__") else type(given).__name__
+def _recording(source: Any, name: str) -> Path | Recording | Voice:
+    if isinstance(source, Voice):
+        return source
+    if isinstance(source, str | PathLike):
+        return Path(source)
+    if isinstance(source, Readable):
+        called = getattr(source, "name", None)
+        return _from_file(source, called if isinstance(called, str) and called else name)
+    if not (isinstance(source, tuple | list) and len(source) == 2):
+        what = (
+            "an array without its rate" if hasattr(source, "__array__") else type(source).__name__
+        )
         raise UserError(f"{name} is {what}; {_WAYS}.")
-    wave, rate = given
+    wave, rate = source
     if _is_number(wave):
         raise UserError(f"{name} begins with the number {wave}; give (array, rate), in this order.")
     if not (_is_number(rate) and 1 <= rate < 1e9 and rate == int(rate)):
@@ -110,10 +112,10 @@ def _recording(given: Any, name: str) -> Path | Recording | Voice:
     return _from_array(wave, int(rate), name)
 
 
-def _from_array(given: Any, rate: int, name: str) -> Recording:
-    """An array as a WAV file, so that it goes through every check of files."""
+def _from_array(array: Any, rate: int, name: str) -> Recording:
+    """Encodes an array as a WAV file, so that it passes through all checks of files."""
     try:
-        wave = np.asarray(given)
+        wave = np.asarray(array)
     except (TypeError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or ["no reason given"])[0].rstrip(".")
         raise UserError(f"{name} is no array of samples ({reason}).") from None
@@ -130,7 +132,7 @@ def _from_array(given: Any, rate: int, name: str) -> Recording:
     if wave.nbytes > MAX_BYTES:
         raise UserError(f"{name} is too long: {wave.shape[-1] / rate:.1f} s; cut it.")
     is_pcm = wave.dtype == np.int16
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite and are refused later
         samples = wave.T if is_pcm else wave.T.astype(np.float32)
     file = io.BytesIO()
     subtype = "PCM_16" if is_pcm else "FLOAT"
@@ -139,7 +141,7 @@ def _from_array(given: Any, rate: int, name: str) -> Recording:
 
 
 def _from_file(file: Any, name: str) -> Recording | Voice:
-    """All that an open file holds."""
+    """Reads an open file to its end."""
     parts: list[bytes] = []
     try:
         if getattr(file, "seekable", lambda: False)():

@@ -1,8 +1,8 @@
 """A voice: the recording and the transcript of a prompt in one small file (`x.voice.npz`).
 
-It holds the recording as the model takes it, at the model's rate, and not its features: what two
-speakers say is joined before silence is cut, the level is set and features are computed, and a
-voice has to give the same bits as its recording there too.
+It holds the recording at the model's rate, not its features: the prompts of two speakers are
+joined before silence is cut, the level is set and features are computed, and a voice must give
+the same bits as its recording there too.
 """
 
 import dataclasses
@@ -19,8 +19,8 @@ from zipvoice_jax.core.files import write_bytes
 FORMAT = "zipvoice-jax voice"
 VERSION = 1
 SUFFIX = ".npz"
-MAGIC = b"PK\x03\x04"  # of a zip archive, which an .npz is
-_MAX_BYTES = 1 << 28  # unpacked; 60 s in two channels have a tenth of it at 96 kHz
+MAGIC = b"PK\x03\x04"  # first bytes of a zip archive, and so of an .npz
+_MAX_BYTES = 1 << 28  # unpacked; 60 s in two channels at 96 kHz have a tenth of it
 _MAKE = "make it anew with `zipvoice-jax voice`"
 _RATES = (4_000, 384_000)  # Hz
 
@@ -31,7 +31,7 @@ class Voice:
 
     Attributes:
         wave: float32 samples, full scale at 1.
-        sampling_rate: Hz; that of the features of the model that it is for.
+        sampling_rate: Hz; the rate of the model's features.
         transcript: what the recording says.
         name: what messages call it.
     """
@@ -66,21 +66,22 @@ class Voice:
         """Writes the file; it appears whole or not at all.
 
         Raises:
-            UserError: the name does not end in .npz, or the place cannot be written to.
+            UserError: the name does not end in .npz, or the file cannot be written.
         """
         path = Path(path)
         require(
             path.suffix.lower() == SUFFIX,
-            f"{path} is no name for a voice; let it end in {SUFFIX}, such as mary.voice{SUFFIX}.",
+            f"{path} is not the name of a voice; let it end in {SUFFIX}, such as "
+            f"mary.voice{SUFFIX}.",
         )
         write_bytes(path, self.content())
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "Voice":
-        """Reads a file of `save`.
+        """Reads a file that `save` wrote.
 
         Raises:
-            UserError: it is missing, damaged, of another format or no voice at all.
+            UserError: it is missing, damaged, of another format or not a voice at all.
         """
         path = Path(path)
         try:
@@ -95,14 +96,14 @@ class Voice:
 
     @classmethod
     def parse(cls, content: bytes, name: str) -> "Voice":
-        """Reads the content of a file of `save`.
+        """Reads the content of a file that `save` wrote.
 
         Args:
-            content: of the file.
+            content: bytes of the file.
             name: what messages call it.
 
         Raises:
-            UserError: it is damaged, of another format or no voice at all.
+            UserError: it is damaged, of another format or not a voice at all.
         """
         require(
             content.startswith(MAGIC),
@@ -142,7 +143,7 @@ class Voice:
 
 
 def is_voice(source: object) -> bool:
-    """Whether a prompt is a voice, by its kind or the extension of its path."""
+    """Whether a prompt is a voice, by its type or the extension of its path."""
     return isinstance(source, Voice) or (
         isinstance(source, Path) and source.suffix.lower() == SUFFIX
     )

@@ -1,16 +1,16 @@
-"""Times autoregressive models of dialogue in PyTorch, with random weights: a program of its own.
+"""Times autoregressive models of dialogue in PyTorch, with random weights: a standalone program.
 
     PYTHON autoregressive.py --model dia --device cpu --dtype float32 --steps 24 --repeats 1
 
 prints one line of JSON. It imports torch and transformers and nothing of this package, so that any
 environment that has them can run it; `zipvoice-jax bench compare` does.
 
-Dia is that of transformers at its published sizes (1.61B parameters; its 86.1 frames a second are
-a step each, with guidance, hence a batch of two). MoonCast's language model has 2.67B parameters
-and 50 tokens a second by its paper and code; the shape of its layers is assumed (Llama, 16 layers
-of width 3072, 24 heads, 160,000 tokens). Speed does not depend on the weights. Neither what turns
-their tokens into sound nor reading the prompt is timed, and a step takes longer the more tokens are
-before it, while few are before those that are timed: all that favours them.
+Dia is that of transformers at its published sizes (1.61B parameters; each of its 86.1 frames a
+second is a step, with guidance, hence a batch of two). MoonCast's language model has 2.67B
+parameters and 50 tokens a second according to its paper and code; the shape of its layers is
+assumed (Llama, 16 layers of width 3072, 24 heads, 160,000 tokens). Speed does not depend on the
+weights. Neither the decoding of tokens into sound nor the reading of the prompt is timed, and the
+timed steps have a short context, while steps slow down as it grows: all this favours them.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import json
 import time
 from typing import Any
 
-# Steps for a second of audio.
+# Steps per second of audio.
 RATES = {"dia": 44_100 / 512, "mooncast": 50.0}
 PROMPT = 128  # tokens of text, or of text and voices
 
@@ -48,20 +48,20 @@ def mooncast(transformers: Any, layers: int | None) -> Any:
 
 
 def timed(torch: Any, model: Any, name: str, steps: int) -> float:
-    """Seconds of so many steps, after the prompt."""
+    """Seconds of `steps` steps, after the prompt."""
     device = model.device
     ids = torch.randint(3, 200, (1, PROMPT), device=device)
     options: dict[str, Any] = {"do_sample": True, "max_new_tokens": steps, "min_new_tokens": steps}
     if name == "dia":
         options["guidance_scale"] = 3.0
-        del options["min_new_tokens"]  # nothing that it draws in so few steps ends it
+        del options["min_new_tokens"]  # it does not end within so few steps
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     wait()
     begin = time.perf_counter()
     made = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
     wait()
     seconds = time.perf_counter() - begin
-    # Dia begins with a token of its own, the language model with the prompt.
+    # Dia's output begins with one token of its own, the language model's with the prompt.
     count = made.shape[1] - (1 if name == "dia" else PROMPT)
     if count < steps:
         raise SystemExit(f"{name} ended after {count} of {steps} steps")
@@ -69,7 +69,7 @@ def timed(torch: Any, model: Any, name: str, steps: int) -> float:
 
 
 def step_seconds(torch: Any, model: Any, name: str, steps: int, repeats: int) -> float:
-    """Seconds of one step; the difference of two lengths leaves out the prompt."""
+    """Seconds of one step; the difference of two lengths excludes the prompt."""
     few = max(steps // 4, 2)
     with torch.no_grad():
         timed(torch, model, name, few)  # warms up

@@ -1,4 +1,4 @@
-"""`zipvoice-jax bench`: measurements, on this machine and nowhere else."""
+"""`zipvoice-jax bench`: measurements on this machine."""
 
 import argparse
 import sys
@@ -31,7 +31,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         nargs="+",
         default=[3.0, 10.0, 30.0, 60.0],
         metavar="SECONDS",
-        help="of generated speech (default: 3 10 30 60)",
+        help="lengths of generated speech (default: 3 10 30 60)",
     )
     generate.add_argument(
         "--prompt-seconds", type=float, default=6.0, help="length of the prompt (default: 6)"
@@ -58,7 +58,7 @@ def _add_data(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     add("--data", nargs="+", required=True, metavar="DIR", help="prepared datasets")
     add("--split", default="train", help="of the datasets (default: train)")
     add("--tokens", required=True, metavar="FILE", help="token table of the model")
-    add("--tokenizer", choices=TOKENIZERS, help="of records without stored tokens")
+    add("--tokenizer", choices=TOKENIZERS, help="for records without stored tokens")
     add("--channels", choices=("mono", "stereo", "alternate"), default="mono")
     add("--batch-seconds", type=float, default=120.0, help="in a batch (default: 120)")
     add("--min-seconds", type=float, default=1.0, help="of an utterance (default: 1)")
@@ -99,15 +99,15 @@ def run_train(args: argparse.Namespace) -> int:
     """Runs `zipvoice-jax bench train`.
 
     Raises:
-        UserError: a number cannot be used, or --json not be written.
+        UserError: a number cannot be used, or --json cannot be written.
     """
     from zipvoice_jax.bench.generate import machine, table
     from zipvoice_jax.bench.train import COLUMNS, bench_train
     from zipvoice_jax.config import ModelConfig
 
     check_file(args.json)
-    about = machine()
-    print(f"{about}; {args.kind}, base size")
+    description = machine()
+    print(f"{description}; {args.kind}, base size")
     rows = []
     for row in bench_train(
         ModelConfig(kind=args.kind, dtype=args.dtype),
@@ -120,7 +120,7 @@ def run_train(args: argparse.Namespace) -> int:
         rows.append(row)
         print(table([row], COLUMNS, header=len(rows) == 1), flush=True)
     if args.json is not None:
-        write_json(args.json, {"machine": about, "rows": rows})
+        write_json(args.json, {"machine": description, "rows": rows})
     return 0
 
 
@@ -141,7 +141,7 @@ def _add_compare(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     add("--dtype", choices=("float32", "bfloat16"), default="float32")
     add("--seconds", type=float, default=10.0, help="of speech (default: 10)")
     add("--steps", type=int, default=24, help="tokens that the others are timed on (default: 24)")
-    add("--repeats", type=int, default=1, help="of each; the best counts (default: 1)")
+    add("--repeats", type=int, default=1, help="runs of each; the best counts (default: 1)")
     add("--layers", type=int, metavar="N", help="of every stack, for a quick look")
     add("--json", type=Path, metavar="FILE", help="write the rows here too")
     compare.set_defaults(run=run_compare)
@@ -151,7 +151,7 @@ def run_compare(args: argparse.Namespace) -> int:
     """Runs `zipvoice-jax bench compare`.
 
     Raises:
-        UserError: a model cannot be run, or --json not be written.
+        UserError: a model cannot be run, or --json cannot be written.
     """
     from zipvoice_jax.bench.compare import (
         COLUMNS,
@@ -172,8 +172,8 @@ def run_compare(args: argparse.Namespace) -> int:
         if value is not None and value < low:
             raise UserError(f"--{name} is {value}; give {low} or more.")
     tokens, device = TokenTable.load(args.tokens), torch_device(args.torch_device)
-    about = f"{machine()}; {args.dtype}, {args.seconds:g} s of speech"
-    print(about)
+    description = f"{machine()}; {args.dtype}, {args.seconds:g} s of speech"
+    print(description)
     rows = list(
         ours(
             tokens, base_model(args.dtype, args.layers), seconds=args.seconds,
@@ -187,12 +187,12 @@ def run_compare(args: argparse.Namespace) -> int:
                 repeats=args.repeats, layers=args.layers,
             )
         )  # fmt: skip
-    rows, told = with_times(rows), notes(args.layers)
+    rows, remarks = with_times(rows), notes(args.layers)
     print(table(rows, COLUMNS))
-    for note in told:
+    for note in remarks:
         print(note)
     if args.json is not None:
-        write_json(args.json, {"machine": about, "notes": told, "rows": rows})
+        write_json(args.json, {"machine": description, "notes": remarks, "rows": rows})
     return 0
 
 
@@ -200,7 +200,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs `zipvoice-jax bench generate`.
 
     Raises:
-        UserError: the model or a length cannot be used, or --json not be written.
+        UserError: the model or a length cannot be used, or --json cannot be written.
     """
     from zipvoice_jax.bench.generate import bench_generate, machine, table
     from zipvoice_jax.checkpoint.hub import load_model
@@ -212,11 +212,11 @@ def run(args: argparse.Namespace) -> int:
         args.model_name, args.model_dir, checkpoint_name=args.checkpoint_name, dtype=args.dtype
     )
     sampling = SamplingConfig.for_kind(loaded.config.kind, **sampling_values(args))
-    vocoder, told = find_vocoder(args.vocoder_path, loaded.features)
-    about = machine()
-    print(f"{about}; {loaded.config.kind}, {args.dtype}, {sampling.steps_told}")
-    if told:
-        print(f"note: {told}")
+    vocoder, note = find_vocoder(args.vocoder_path, loaded.features)
+    description = machine()
+    print(f"{description}; {loaded.config.kind}, {args.dtype}, {sampling.steps_told}")
+    if note:
+        print(f"note: {note}")
     rows = []
     for row in bench_generate(
         loaded,
@@ -229,7 +229,7 @@ def run(args: argparse.Namespace) -> int:
         rows.append(row)
         print(table([row], header=len(rows) == 1), flush=True)
     if args.json is not None:
-        write_json(args.json, {"machine": about, "rows": rows})
+        write_json(args.json, {"machine": description, "rows": rows})
     return 0
 
 
@@ -237,7 +237,7 @@ def run_data(args: argparse.Namespace) -> int:
     """Runs `zipvoice-jax bench data`.
 
     Raises:
-        UserError: a dataset, the token table or a number cannot be used, or --json not be written.
+        UserError: a dataset, the token table, a number or --json cannot be used.
     """
     from zipvoice_jax.bench.data import V5E8_AUDIO_SECONDS, bench_data, cores_needed, table_of
     from zipvoice_jax.bench.generate import machine
@@ -257,8 +257,8 @@ def run_data(args: argparse.Namespace) -> int:
         channels=args.channels,
         tokenizer=args.tokenizer,
     )
-    about = machine()
-    print(about)
+    description = machine()
+    print(description)
     rows = []
     for row in bench_data(
         config,
@@ -270,9 +270,9 @@ def run_data(args: argparse.Namespace) -> int:
         rows.append(row)
         print(table_of([row], header=len(rows) == 1), flush=True)
     cores = cores_needed(rows, consumption)
-    told = ", ".join(f"{count} cores {name}" for name, count in cores.items())
-    print(f"a v5e-8 that trains on {consumption:g} audio seconds per second needs {told}")
-    report = {"machine": about, "rows": rows, "consumption": consumption, "cores": cores}
+    needed = ", ".join(f"{count} cores {name}" for name, count in cores.items())
+    print(f"a v5e-8 that trains on {consumption:g} audio seconds per second needs {needed}")
+    report = {"machine": description, "rows": rows, "consumption": consumption, "cores": cores}
     if args.json is not None:
         write_json(args.json, report)
     return 0

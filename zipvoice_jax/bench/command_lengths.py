@@ -1,4 +1,4 @@
-"""`zipvoice-jax bench lengths`: lengths of speech as told beforehand, beside recordings."""
+"""`zipvoice-jax bench lengths`: predicted lengths of speech, compared with recordings."""
 
 import argparse
 import dataclasses
@@ -15,9 +15,9 @@ def add_parser(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     """Adds `lengths` to the kinds of `bench`."""
     parser = kinds.add_parser(
         "lengths",
-        help="lengths of speech, as told beforehand",
-        description="The length of each item by the ratio of tokens, as officially, and by "
-        "predicted durations if the model has them, beside that of a recording of the same text: "
+        help="predicted lengths of speech",
+        description="The length of each item by the ratio of tokens, as in the official code, and "
+        "by predicted durations if the model has them, compared with a recording of the same text: "
         "mean, mean absolute, 90 % and worst error of the logarithm (0.1 is 10 % too long).",
     )
     add = parser.add_argument
@@ -26,7 +26,7 @@ def add_parser(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     add("--model-dir", metavar="DIR", help="official or converted directory")
     add("--tokenizer", choices=TOKENIZERS, help="default: what the model has")
     add("--lang", default="en-us", help="of --tokenizer espeak (default: en-us)")
-    add("--test-list", type=Path, required=True, metavar="FILE", help="as of `generate`")
+    add("--test-list", type=Path, required=True, metavar="FILE", help="as for `generate`")
     add("--wav-dir", type=Path, required=True, metavar="DIR", help="recordings: ITEM.wav")
     add("--json", type=Path, metavar="FILE", help="write the rows, and one for each item, here too")
     parser.set_defaults(run=run)
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs `zipvoice-jax bench lengths`.
 
     Raises:
-        UserError: the model, an item or its recording cannot be used, or --json not be written.
+        UserError: the model, an item, its recording or --json cannot be used.
     """
     import tqdm
 
@@ -50,12 +50,12 @@ def run(args: argparse.Namespace) -> int:
 
     check_file(args.json)
     if not args.wav_dir.is_dir():
-        raise UserError(f"--wav-dir {args.wav_dir} is no folder; give one with recordings.")
-    found = read_requests(args.test_list)
-    for item in found:
+        raise UserError(f"--wav-dir {args.wav_dir} is not a folder; give one with recordings.")
+    entries = read_requests(args.test_list)
+    for item in entries:
         if isinstance(item, BadLine):
             raise UserError(f"{args.test_list}, {item.item_id}: {item.error}")
-    requests = [item for item in found if isinstance(item, Request)]
+    requests = [item for item in entries if isinstance(item, Request)]
     loaded = load_model(args.model_name, args.model_dir)
     synthesizer = Synthesizer(
         loaded, vocoder=GriffinLim(loaded.features), tokenizer=args.tokenizer, lang=args.lang
@@ -63,8 +63,8 @@ def run(args: argparse.Namespace) -> int:
     sampling = SamplingConfig.for_kind(loaded.config.kind)
     prepare = synthesizer.preparation(sampling, raw_evaluation=True)
     prepare = dataclasses.replace(prepare, tokenizer=synthesizer.tokenizer)
-    about = machine()
-    print(f"{about}; {loaded.config.kind}")
+    description = machine()
+    print(f"{description}; {loaded.config.kind}")
     made = lengths(prepare, requests, args.wav_dir)
     items = list(tqdm.tqdm(made, total=len(requests), unit="item", disable=None))
     rows = summary(items)
@@ -72,5 +72,5 @@ def run(args: argparse.Namespace) -> int:
     if not loaded.config.has_durations:
         print("the model predicts no durations; configs/durations.py adds them")
     if args.json is not None:
-        write_json(args.json, {"machine": about, "rows": rows, "items": items})
+        write_json(args.json, {"machine": description, "rows": rows, "items": items})
     return 0

@@ -1,4 +1,4 @@
-"""`zipvoice-jax bench schedules`: what fewer sampling steps cost, by schedule."""
+"""`zipvoice-jax bench schedules`: the error of fewer sampling steps, by schedule."""
 
 import argparse
 from pathlib import Path
@@ -22,7 +22,7 @@ def add_parser(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     )
     add_model(parser, vocoder=False)
     add = parser.add_argument
-    add("--test-list", type=Path, required=True, metavar="FILE", help="list, as of generate")
+    add("--test-list", type=Path, required=True, metavar="FILE", help="list, as for generate")
     add("--limit", type=int, default=16, metavar="N",
         help="only the first N items of the list (default: 16)")  # fmt: skip
     add("--steps", type=int, nargs="+", metavar="N",
@@ -31,7 +31,7 @@ def add_parser(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         help="time shifts to try; the reference has the first (default: 0.5)")  # fmt: skip
     add("--reference-steps", type=int, default=32, metavar="N",
         help="uniform steps to compare with (default: 32)")  # fmt: skip
-    add("--guidance-scale", type=float, help="as of generate")
+    add("--guidance-scale", type=float, help="as for generate")
     add("--max-duration", type=float, help="seconds in one batch (default: 100)")
     add("--seed", type=int, help="of the noise (default: 666)")
     add("--json", type=Path, metavar="FILE", help="write the rows, with every item's error, too")
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs `zipvoice-jax bench schedules`.
 
     Raises:
-        UserError: the model, the list or a number cannot be used, or --json not be written.
+        UserError: the model, the list, a number or --json cannot be used.
     """
     from zipvoice_jax.bench.generate import machine, table
     from zipvoice_jax.bench.schedules import COLUMNS, STEPS, bench_schedules
@@ -68,12 +68,12 @@ def run(args: argparse.Namespace) -> int:
         max_duration=args.max_duration,
         seed=args.seed,
     )
-    about = (
+    description = (
         f"{machine()}; {loaded.config.kind}, {args.dtype}, {len(requests)} items, guidance "
         f"{sampling.guidance_scale:g}, beside {sampling.num_step} uniform steps with t_shift "
         f"{sampling.t_shift:g}"
     )
-    print(about, flush=True)
+    print(description, flush=True)
     rows = []
     for row in bench_schedules(
         loaded, requests, sampling, steps=args.steps or STEPS, t_shifts=args.t_shifts,
@@ -82,5 +82,5 @@ def run(args: argparse.Namespace) -> int:
         rows.append(row)
         print(table([row], COLUMNS, header=len(rows) == 1), flush=True)
     if args.json is not None:
-        write_json(args.json, {"machine": about, "rows": rows})
+        write_json(args.json, {"machine": description, "rows": rows})
     return 0

@@ -22,7 +22,7 @@ def add_parser(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     add("--wav-dir", type=Path, required=True, metavar="DIR", help="recordings, in folders or not")
     add("--to", type=Path, metavar="DIR", help="folder for the results, by the same names")
     add("--vocoder-path", metavar="PATH",
-        help="as of `generate`; none: recordings as they are, at 24 kHz")  # fmt: skip
+        help="as for `generate`; none: the recordings themselves, at 24 kHz")  # fmt: skip
     add("--limit", type=int, metavar="N", help="only the first N files by name")
     add("--json", type=Path, metavar="FILE", help="write the row, and one for each file, here too")
     parser.set_defaults(run=run)
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs `zipvoice-jax bench vocoder`.
 
     Raises:
-        UserError: there are no recordings, the vocoder cannot be used, or a file not be written.
+        UserError: there are no recordings, or the vocoder or an output file cannot be used.
     """
     import tqdm
 
@@ -49,15 +49,15 @@ def run(args: argparse.Namespace) -> int:
     check_file(args.json)
     features = FeatureConfig()
     paths = recordings(args.wav_dir, args.limit)
-    vocoder, told = (None, "") if args.vocoder_path == "none" else find(args.vocoder_path, features)
-    if told:
-        print(f"note: {told}", file=sys.stderr)
-    about = machine()
-    print(about)
+    vocoder, note = (None, "") if args.vocoder_path == "none" else find(args.vocoder_path, features)
+    if note:
+        print(f"note: {note}", file=sys.stderr)
+    description = machine()
+    print(description)
     made = resynthesise(paths, args.wav_dir, args.to, vocoder, features)
     rows = list(tqdm.tqdm(made, total=len(paths), unit="file", disable=None))
     row = summary(rows, vocoder)
     print(table([row], COLUMNS))
     if args.json is not None:
-        write_json(args.json, {"machine": about, **row, "rows": rows})
+        write_json(args.json, {"machine": description, **row, "rows": rows})
     return 0

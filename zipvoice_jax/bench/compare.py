@@ -1,4 +1,4 @@
-"""Our time per second of audio beside that of autoregressive models, on one machine in one run."""
+"""Our time per second of audio and that of autoregressive models, on one machine in one run."""
 
 import dataclasses
 import json
@@ -19,14 +19,14 @@ from zipvoice_jax.vocoder.base import GriffinLim
 
 PROGRAM = Path(__file__).with_name("autoregressive.py")
 PEERS = ("dia", "mooncast")
-PROMPT_SECONDS = 3.0  # of ours
+PROMPT_SECONDS = 3.0  # of our models
 COLUMNS = (
     ("system", "system", "{:>38}"),
     ("parameters", "parameters_M", "{:12.0f}"),
     ("rtf", "rtf", "{:8.3f}"),
     ("times", "times_first", "{:11.1f}"),
 )
-# Kind and steps of ours.
+# Kinds and steps of our models.
 OURS = (("zipvoice_dialog", 8), ("zipvoice_dialog", 16), ("zipvoice_distill", 4))
 
 
@@ -44,11 +44,11 @@ def ours(
     """A row for each of our models and numbers of steps; random weights, without vocoder.
 
     Args:
-        table: tokens of the dialogue models.
+        table: token table of the dialogue models.
         model: sizes and dtype.
-        seconds: of speech, after a prompt of `PROMPT_SECONDS`.
+        seconds: seconds of speech, after a prompt of `PROMPT_SECONDS`.
         repeats: runs after the first; the best counts.
-        layers: of each stack, where they are fewer than the base's.
+        layers: layers of each stack, if fewer than in the base model.
     """
     models: dict[str, Loaded] = {}
     features = FeatureConfig()
@@ -100,17 +100,17 @@ def peer(
         raise UserError(
             f"{name} cannot be timed by {python} ({last}); it needs torch and transformers."
         )
-    found = json.loads(done.stdout.splitlines()[-1])
+    result = json.loads(done.stdout.splitlines()[-1])
     return {
-        **found,
+        **result,
         "system": name + _fewer(layers),
-        "parameters": found["parameters"] / 1e6,
+        "parameters": result["parameters"] / 1e6,
         "dtype": dtype,
     }
 
 
 def torch_device(asked: str | None) -> str:
-    """Where the others run: on the kind of device that JAX has.
+    """The torch device of the others: the same kind as JAX's.
 
     Raises:
         UserError: another kind was asked for, which would compare two machines.
@@ -126,15 +126,15 @@ def torch_device(asked: str | None) -> str:
 
 
 def notes(layers: int | None) -> tuple[str, ...]:
-    """What the table says and what it does not."""
-    told = (
+    """Notes on what the table measures and what it does not."""
+    remarks = (
         "measured: seconds to sample by seconds of audio, random weights, one item, ours after a "
         f"prompt of {PROMPT_SECONDS:g} s with guidance, theirs token by token with a cache",
         "not measured: vocoder, codec, detokenizer, reading the prompt (theirs), longer contexts, "
         "how any of them sounds; MoonCast's layers are assumed (bench/autoregressive.py)",
     )
     fewer = "layers were left out: this says nothing about the speed of the models"
-    return told if layers is None else (*told, fewer)
+    return remarks if layers is None else (*remarks, fewer)
 
 
 def _fewer(layers: int | None) -> str:
@@ -142,5 +142,5 @@ def _fewer(layers: int | None) -> str:
 
 
 def with_times(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows with how many times as long each takes as the first."""
+    """Rows with their time relative to the first row's."""
     return [{**row, "times": row["rtf"] / rows[0]["rtf"]} for row in rows]

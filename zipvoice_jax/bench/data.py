@@ -1,4 +1,4 @@
-"""Times loading: audio per core with and without features, on host and device, and by workers."""
+"""Times loading: audio per core with and without features, on host and device, by workers."""
 
 import dataclasses
 import math
@@ -37,18 +37,18 @@ def bench_data(
 ) -> Iterator[Row]:
     """Rates of each part of loading, one row each.
 
-    A row has `part`, `audio_s_per_core_s` (audio per second of one core's time, other processes'
-    cores included) and `audio_s_per_s` (audio per second of the clock).
+    A row has `part`, `audio_s_per_core_s` (audio per second of core time, cores of other processes
+    included) and `audio_s_per_s` (audio per second of wall time).
 
     Args:
-        config: of the data; `workers` is replaced, and no record may be unusable.
+        config: the data config; `workers` is replaced, and no record may be unusable.
         table: vocabulary.
         features: settings of the features.
-        audio_seconds: audio to time each part on.
-        workers: process counts to time the whole loader with; 0 is the threads of this process.
+        audio_seconds: seconds of audio on which to time each part.
+        workers: numbers of processes to time the whole loader with; 0: threads of this process.
 
     Raises:
-        UserError: the data cannot be used, or a count cannot be.
+        UserError: the data or a number cannot be used.
     """
     if not 0.0 < audio_seconds < math.inf:
         raise UserError(f"the audio to time is {audio_seconds} s; give seconds above 0.")
@@ -86,11 +86,11 @@ def bench_data(
 
 
 def cores_needed(rows: Sequence[Row], audio_seconds_per_second: float) -> dict[str, int]:
-    """Host cores that keep up with training, with features on the host and without.
+    """Number of host cores that keep up with training, with features on the host and without.
 
     Args:
-        rows: what `bench_data` gave.
-        audio_seconds_per_second: what the accelerators of the host train on.
+        rows: rows of `bench_data`.
+        audio_seconds_per_second: audio on which the accelerators of the host train.
     """
     names = {"without features": rows[0], "with features": rows[2]}
     return {
@@ -112,7 +112,7 @@ def table_of(rows: Sequence[Row], *, header: bool = True) -> str:
 def _steps(
     loader: Loader, features: FeatureConfig, audio_seconds: float
 ) -> tuple[list[int], float]:
-    """The first steps that hold so much audio, and how much they hold, in seconds."""
+    """The first steps with at least `audio_seconds` of audio, and their seconds of audio."""
     fps = features.sampling_rate / features.hop_length
     steps, audio = [], 0.0
     with loader.iterate(0) as batches:
@@ -136,26 +136,26 @@ def _on_device(loader: Loader, features: FeatureConfig, bucket: Bucket, repeats:
     waves = np.zeros((bucket.batch, bucket.channels, samples), np.float32)
     lens = np.full(bucket.batch, samples, np.int32)
     reader, order = loader.assembler.reader, loader.assembler.order
-    for place, row in enumerate(order.rows(0, 0, bucket.batch)):
+    for index, row in enumerate(order.rows(0, 0, bucket.batch)):
         if row is not None:
             wave = reader.decode(*row)[2]
             wave = wave if bucket.channels == 2 else wave.mean(axis=0, keepdims=True)
-            waves[place, :, : wave.shape[1]] = wave
-            lens[place] = wave.shape[1]
+            waves[index, :, : wave.shape[1]] = wave
+            lens[index] = wave.shape[1]
     compute = jax.jit(lambda x, n: log_mel_batch(x, n, features, channels=bucket.channels))
-    given = jnp.asarray(waves), jnp.asarray(lens)
-    jax.block_until_ready(compute(*given))
+    inputs = jnp.asarray(waves), jnp.asarray(lens)
+    jax.block_until_ready(compute(*inputs))
     audio = repeats * int(lens.sum()) / features.sampling_rate
     row = _timed(
         f"features alone on {jax.default_backend()} (jit)",
         audio,
-        lambda: [jax.block_until_ready(compute(*given)) for _ in range(repeats)],
+        lambda: [jax.block_until_ready(compute(*inputs)) for _ in range(repeats)],
     )
     return row if jax.default_backend() == "cpu" else row | {"audio_s_per_core_s": None}
 
 
 def _with_workers(loader: Loader, count: int, features: FeatureConfig) -> Row:
-    """The whole loader by the clock, once it runs; what it has read ahead is not counted."""
+    """Times the whole loader in steady state; batches that it has read ahead do not count."""
     fps = features.sampling_rate / features.hop_length
     config = loader.config
     ahead = max(config.prefetch, config.threads) + config.prefetch

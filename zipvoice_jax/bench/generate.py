@@ -1,4 +1,4 @@
-"""Times sampling and vocoding by length, beside a matrix product on the same machine."""
+"""Times sampling and vocoding by length, and a matrix product on the same machine."""
 
 import os
 import platform
@@ -39,7 +39,7 @@ COLUMNS = (
 
 
 def machine() -> str:
-    """The machine and versions, in words."""
+    """A description of the machine and versions."""
     device = jax.devices()[0]
     name = device.device_kind
     if device.platform == "cpu":
@@ -55,7 +55,7 @@ def machine() -> str:
 
 
 def peak_bytes() -> int:
-    """Peak memory: of the device where it is known, else of this process."""
+    """Peak memory of the device if it is known, else of this process, in bytes."""
     stats = jax.devices()[0].memory_stats()
     if stats and "peak_bytes_in_use" in stats:
         return int(stats["peak_bytes_in_use"])
@@ -75,8 +75,8 @@ def bench_generate(
 
     Args:
         loaded: the model.
-        vocoder: times it too.
-        sampling: steps and so on.
+        vocoder: the vocoder, which is timed too.
+        sampling: settings of the ODE solver.
         lengths: seconds of speech.
         prompt_seconds: seconds of prompt.
         repeats: runs after the first; the best counts.

@@ -1,7 +1,7 @@
-"""How well the length of speech is told beforehand: by the ratio of tokens, and by durations.
+"""How well the length of speech is predicted: by the ratio of tokens, and by durations.
 
-Official models take the prompt's frames per token; a duration head takes its frames per predicted
-frame. Both are held against recordings of the same texts.
+Official models use the prompt's frames per token; a duration head uses its frames per predicted
+frame. Both are compared with recordings of the same texts.
 """
 
 import dataclasses
@@ -34,13 +34,14 @@ def lengths(
     """Lengths of each item, in seconds.
 
     Args:
-        prepare: of the model; with `raw_evaluation`, so that prompt and text count as they are. The
-            texts of a list are read by its tokenizer.
+        prepare: the model's preparation; with `raw_evaluation`, so that prompt and text count
+            unchanged. Its tokenizer reads the texts of the list.
         requests: the items.
-        wav_dir: recordings of them, named as `generate` names its own.
+        wav_dir: recordings of the items, named as by `generate`.
 
     Yields:
-        `id`, the recording's seconds as `true`, and those by each of `RULES` that the model has.
+        `id`, the recording's seconds as `true`, and the seconds by each of `RULES` that the model
+        supports.
 
     Raises:
         UserError: a recording or a text cannot be used.
@@ -64,16 +65,16 @@ def lengths(
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row of `COLUMNS` for each rule, of the errors of the logarithm.
+    """A row of `COLUMNS` for each rule, with errors of the logarithm of the length.
 
-    0.1 is a length that is 10 % too long. `p90` is the absolute error that 90 % of the items keep
-    within, `worst` that of the worst.
+    0.1 is a length that is 10 % too long. `p90` is the 90th percentile of the absolute error,
+    `worst` its maximum.
     """
-    found = []
+    summaries = []
     for rule in RULES:
         errors = np.array([math.log(row[rule] / row["true"]) for row in rows if rule in row])
         if len(errors):
-            found.append(
+            summaries.append(
                 {
                     "rule": rule,
                     "items": len(errors),
@@ -83,4 +84,4 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                     "worst": float(np.abs(errors).max()),
                 }
             )
-    return found
+    return summaries

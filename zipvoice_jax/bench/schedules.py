@@ -1,7 +1,7 @@
-"""How far features of few sampling steps are from those of many, by schedule and number of steps.
+"""The error of features from few sampling steps, by schedule and number of steps.
 
-Every row speaks the same items, from the same noise and in the same batches, so that nothing but
-the times at which the ODE is evaluated differs.
+Every row speaks the same items, from the same noise and in the same batches, so that only the
+times at which the ODE is evaluated differ.
 """
 
 import dataclasses
@@ -50,18 +50,18 @@ def bench_schedules(
 
     Args:
         loaded: the model.
-        requests: what to say.
-        sampling: of the reference, which is what the others are compared with.
-        steps: of the uniform schedule; EPSS takes those for which it has tables.
-        t_shifts: to try; empty takes that of the reference.
-        tokenizer: as of `Synthesizer`.
-        lang: as of `Synthesizer`.
+        requests: the items.
+        sampling: settings of the reference, with which the others are compared.
+        steps: numbers of steps of the uniform schedule; EPSS takes those with a table.
+        t_shifts: time shifts to try; empty takes that of the reference.
+        tokenizer: name of the tokenizer, as for `Synthesizer`.
+        lang: language of the tokenizer, as for `Synthesizer`.
 
     Yields:
-        `error`: mean over items of the 2-norm of the difference of log-mels by that of the
-        reference's; `worst` of them; `rms` of the differences, in nats, mean over items; `closer`:
-        the items on which EPSS errs less than equal steps of the same number and shift do;
-        `seconds` of the model, without compiling.
+        `error`: mean over items of the 2-norm of the difference of log-mels, relative to the norm
+        of the reference; `worst`: the largest of them; `rms`: root mean square of the differences
+        in nats, mean over items; `closer`: the items on which EPSS has a smaller error than
+        uniform steps of the same number and shift; `seconds` of the model, without compilation.
 
     Raises:
         UserError: a line of the list, a number of steps or a shift cannot be used.
@@ -84,19 +84,19 @@ def bench_schedules(
     fps = loaded.features.sampling_rate / loaded.features.hop_length
     truth, _ = _sampled(synthesizer.engine, jobs, sampling, fps)
     uniform: dict[tuple[int, float], list[float]] = {}
-    for one in settings:
-        made, seconds = _sampled(synthesizer.engine, jobs, one, fps)
+    for setting in settings:
+        made, seconds = _sampled(synthesizer.engine, jobs, setting, fps)
         apart = [np.linalg.norm(made[name] - true) for name, true in truth.items()]
         norms = [np.linalg.norm(true) for true in truth.values()]
         errors = [float(a / b) for a, b in zip(apart, norms, strict=True)]
         rms = [a / np.sqrt(true.size) for a, true in zip(apart, truth.values(), strict=True)]
-        place = one.num_step, one.t_shift
-        less = [a < b for a, b in zip(errors, uniform.get(place, ()), strict=False)]
-        uniform.setdefault(place, errors)
+        key = setting.num_step, setting.t_shift
+        less = [a < b for a, b in zip(errors, uniform.get(key, ()), strict=False)]
+        uniform.setdefault(key, errors)
         yield {
-            "schedule": one.schedule,
-            "num_step": one.num_step,
-            "t_shift": one.t_shift,
+            "schedule": setting.schedule,
+            "num_step": setting.num_step,
+            "t_shift": setting.t_shift,
             "error": float(np.mean(errors)),
             "worst": max(errors),
             "rms": float(np.mean(rms)),

@@ -39,7 +39,7 @@ COLUMNS = (
 
 
 def step_run(model: ModelConfig) -> TrainConfig:
-    """A run of one stage, for its step; no data is read."""
+    """A run of one stage, for its training step; no data is read."""
     data = DataConfig((SourceConfig("none"),), batch_seconds=4000.0)
     suffix = model.is_dialog
     stage = Stage(
@@ -70,11 +70,11 @@ def bench_train(
 
     Args:
         model: kind, sizes and dtype.
-        frames: of each item.
-        tokens: of each item, padding included.
-        batch: items.
-        remats: of `ModelConfig.remat`.
-        repeats: timed steps, of which the best counts; 0 only compiles.
+        frames: frames of each item.
+        tokens: tokens of each item, padding included.
+        batch: number of items.
+        remats: values of `ModelConfig.remat`.
+        repeats: number of timed steps, of which the best counts; 0 only compiles.
 
     Raises:
         UserError: a number cannot be used.
@@ -124,7 +124,7 @@ def bench_train(
 
 
 def _state(recipe: Recipe, layout: Layout) -> TrainState:
-    """A state of random parameters."""
+    """A state with random parameters."""
     params, teacher = init_params(recipe.config, jax.random.key(0)), {}
     if (config := recipe.objective.teacher_config(recipe.config)) is not None:
         teacher = init_params(config, jax.random.key(1))

@@ -1,4 +1,4 @@
-"""Copy-synthesis: recordings to features and back to waves, timed; what a vocoder costs alone."""
+"""Copy-synthesis: recordings to features and back to waves; the cost of a vocoder alone."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from zipvoice_jax.config import FeatureConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.vocoder.base import Vocoder
 
-QUIET = -5.0  # log-mel below which `mel_error` hears nothing
+QUIET = -5.0  # log-mel to which `mel_error` raises quieter values
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 COLUMNS = (
     ("vocoder", "vocoder", "{:>12}"),
@@ -29,15 +29,15 @@ COLUMNS = (
 
 
 def recordings(folder: Path, limit: int | None = None) -> list[Path]:
-    """Audio files of a folder and those in it, by name.
+    """Audio files in a folder and its subfolders, sorted by path.
 
     Raises:
         UserError: there are none.
     """
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not found:
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not paths:
         raise UserError(f"--wav-dir {folder} holds no audio ({', '.join(SUFFIXES)}).")
-    return found[:limit]
+    return paths[:limit]
 
 
 def resynthesise(
@@ -47,22 +47,22 @@ def resynthesise(
     vocoder: Vocoder | None,
     features: FeatureConfig,
 ) -> Iterator[dict[str, Any]]:
-    """Does it for each file, channel by channel; a first pass over each shape only compiles.
+    """Resynthesises each file, channel by channel; the first pass over a shape only compiles.
 
     Args:
-        paths: of the recordings, in `folder`.
-        folder: their names in it are kept, with the suffix .wav.
+        paths: paths of the recordings in `folder`.
+        folder: folder of the recordings; results keep their relative paths, with suffix .wav.
         to: folder of the results; None keeps none.
-        vocoder: None writes the recordings as they are, at the features' rate.
-        features: their settings.
+        vocoder: the vocoder; None writes the recordings unchanged, at the features' rate.
+        features: settings of the features.
 
     Yields:
-        seconds of audio (of all channels) and of the vocoder, seconds of all CPU cores, and
-        `mel_error`: the mean absolute difference of the log-mels of result and recording, what
-        is below `QUIET` raised to it.
+        Seconds of audio (of all channels) and of the vocoder, seconds of all CPU cores, and
+        `mel_error`: the mean absolute difference of the log-mels of result and recording, with
+        values below `QUIET` raised to it.
 
     Raises:
-        UserError: a file cannot be read, or not be written.
+        UserError: a file cannot be read or written.
     """
     for path in paths:
         wave = read_audio(path, features.sampling_rate)
@@ -81,9 +81,9 @@ def resynthesise(
             wave = np.stack(made)
             row["mel_error"] = _distance(wave, mels, features)
         if to is not None:
-            place = to / path.relative_to(folder).with_suffix(".wav")
-            place.parent.mkdir(parents=True, exist_ok=True)
-            write_audio(place, wave, features.sampling_rate)
+            target = to / path.relative_to(folder).with_suffix(".wav")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_audio(target, wave, features.sampling_rate)
         yield row
 
 
@@ -96,7 +96,7 @@ def _distance(
     errors = []
     for channel, true in zip(wave, mels, strict=True):
         again = np.maximum(log_mel_host(channel[None], features), QUIET)
-        # What was made ends with the middle of the last frame.
+        # The result ends in the middle of the last frame.
         errors.append(np.abs(again - np.maximum(true, QUIET)[: len(again)]).mean())
     return float(np.mean(errors))
 
@@ -112,6 +112,6 @@ def summary(rows: Sequence[dict[str, Any]], vocoder: Vocoder | None) -> dict[str
         "seconds": seconds,
         "cpu_s": cpu,
         "rtf": seconds / audio,
-        "compile_s": sum(one.seconds for one in compilations),
+        "compile_s": sum(compilation.seconds for compilation in compilations),
         "mel_error": float(np.mean([row["mel_error"] for row in rows])),
     }

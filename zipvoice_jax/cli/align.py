@@ -1,4 +1,4 @@
-"""`zipvoice-jax align`: learns where the tokens of a prepared dataset are spoken."""
+"""`zipvoice-jax align`: learns when the tokens of a prepared dataset are spoken."""
 
 import argparse
 from pathlib import Path
@@ -10,7 +10,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Adds the `align` command."""
     parser = subparsers.add_parser(
         "align",
-        help="learn where the tokens of a prepared dataset are spoken",
+        help="learn when the tokens of a prepared dataset are spoken",
         description="Trains a small network on a prepared dataset, of any tokenizer and language, "
         "and writes where each token begins beside the records, as alignment-SPLIT.npz. A run "
         "that was stopped goes on when it is started again.",
@@ -20,16 +20,16 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add("--tokens", type=Path, metavar="FILE", help="token table (default: the data's own tokens)")
     add(
         "--split", nargs="+", default=[], metavar="NAME",
-        help="whose alignments to write (default: of all splits)",
+        help="splits whose alignments to write (default: all)",
     )  # fmt: skip
-    add("--steps", type=int, default=400, metavar="N", help="of training (default: 400)")
+    add("--steps", type=int, default=400, metavar="N", help="training steps (default: 400)")
     add("--seed", type=int, default=0, help="of the training (default: 0)")
     add("--plot", type=Path, metavar="FILE", help="a picture (PNG) of some alignments")
     add(
         "--compare", action="store_true",
-        help="tell the error against the alignments that the records carry",
+        help="report the error against the alignments that the records carry",
     )  # fmt: skip
-    add("--overwrite", action="store_true", help="learn anew, and replace what was learned")
+    add("--overwrite", action="store_true", help="learn again, and replace what was learned")
     parser.set_defaults(run=run)
 
 
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     if args.plot is not None and args.plot.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise UserError(f"--plot {args.plot} is no name of a picture; let it end in .png.")
     check_file(args.plot)
-    if args.data.is_dir():  # else the dataset is what to complain of
+    if args.data.is_dir():  # else `align` reports the missing dataset
         check_folder(args.data)
     config = AlignConfig(steps=args.steps, seed=args.seed)
     table = None if args.tokens is None else TokenTable.load(args.tokens)

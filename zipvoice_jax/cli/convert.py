@@ -1,4 +1,4 @@
-"""`zipvoice-jax convert`: model directories from one format, kind or vocabulary to another."""
+"""`zipvoice-jax convert`: converts a model directory to another format, kind or vocabulary."""
 
 import argparse
 import dataclasses
@@ -37,7 +37,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--from", dest="source", type=Path, metavar="DIR", help="model to read")
     source.add_argument(
-        "--model-name", choices=MODEL_NAMES, help="instead: from the hub, or of the package"
+        "--model-name", choices=MODEL_NAMES, help="instead: from the hub, or from the package"
     )
     parser.add_argument(
         "--to", dest="target", type=Path, required=True, metavar="DIR", help="model to write"
@@ -45,7 +45,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--kind", choices=MODEL_KINDS, help="kind that the model read must have (default: any)"
     )
-    parser.add_argument("--checkpoint-name", metavar="FILE", help="weights' file within --from")
+    parser.add_argument("--checkpoint-name", metavar="FILE", help="weights file within --from")
     parser.add_argument(
         "--which",
         choices=WHICH,
@@ -98,11 +98,10 @@ def _grow(
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs `zipvoice-jax convert` and prints one line of what it did.
+    """Runs `zipvoice-jax convert` and prints one line about the model written.
 
     Raises:
-        UserError: the source cannot be read, does not grow as asked, or the target not be
-            written.
+        UserError: the source cannot be read or grown as asked, or the target cannot be written.
     """
     if not 0 <= args.seed < 2**32:
         raise UserError(f"--seed is {args.seed}; give a whole number from 0 to 2^32 - 1.")

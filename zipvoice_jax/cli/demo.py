@@ -1,4 +1,4 @@
-"""`zipvoice-jax demo`: a short dialogue by the model that comes with the package."""
+"""`zipvoice-jax demo`: a short dialogue spoken by the model that comes with the package."""
 
 import argparse
 import dataclasses
@@ -25,7 +25,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser(
         "demo",
         help="speak a short dialogue, in one and in two channels",
-        description="Speaks a short dialogue by the small model that comes with zipvoice-jax, in "
+        description="Speaks a short dialogue with the small model that comes with zipvoice-jax, in "
         "two synthetic voices that it was never trained on. Needs no hub.",
     )
     add = parser.add_argument
@@ -34,14 +34,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add("--text", help="dialogue to speak instead, with [S1] and [S2] before its turns")
     add(
         "--vocoder-path", metavar="PATH",
-        help="as of `generate` (default: hifigan, else griffin-lim)",
+        help="as for `generate` (default: hifigan, else griffin-lim)",
     )  # fmt: skip
     parser.set_defaults(run=run)
 
 
 @dataclasses.dataclass(frozen=True)
 class Script:
-    """What the demo says by default, in which voices, and how it samples."""
+    """What the demo says by default, in which voices, and with which sampling options."""
 
     text: str
     prompt_wavs: tuple[Path, ...]
@@ -50,14 +50,14 @@ class Script:
 
     @classmethod
     def read(cls, folder: Path = DEMO) -> "Script":
-        """The script in the package."""
-        held = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
-        prompts = held["prompts"]
+        """Reads the script in the package."""
+        content = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
+        prompts = content["prompts"]
         return cls(
-            text=held["text"],
+            text=content["text"],
             prompt_wavs=tuple(folder / prompt["file"] for prompt in prompts),
             prompt_texts=tuple(prompt["text"] for prompt in prompts),
-            sampling=held["sampling"],
+            sampling=content["sampling"],
         )
 
 
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs `zipvoice-jax demo`.
 
     Raises:
-        UserError: the model or the text cannot be used, or a file not be written.
+        UserError: the model or the text cannot be used, or a file cannot be written.
     """
     from zipvoice_jax.checkpoint.hub import BUNDLED_DIR, load_model
     from zipvoice_jax.core.outputs import check_folder
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _views(loaded: "Loaded") -> "dict[str, Loaded]":
-    """The model by the names of what it speaks: in one channel, and in two if it can.
+    """The model by output name: for one channel, and for two if it is a stereo model.
 
     Raises:
         UserError: it is no dialogue model.
@@ -122,15 +122,15 @@ def _views(loaded: "Loaded") -> "dict[str, Loaded]":
 
 
 def _vocoder(vocoder_path: str | None, loaded: "Loaded") -> "Vocoder":
-    """The vocoder that was named; else HiFi-GAN, fetched if need be, or the makeshift."""
+    """The named vocoder; without a name HiFi-GAN, fetched if needed, else Griffin-Lim."""
     from zipvoice_jax.vocoder import hifigan
     from zipvoice_jax.vocoder.base import GriffinLim
     from zipvoice_jax.vocoder.find import find
 
     if vocoder_path is not None:
-        vocoder, told = find(vocoder_path, loaded.features)
-        if told:
-            print(f"note: {told}", file=sys.stderr)
+        vocoder, note = find(vocoder_path, loaded.features)
+        if note:
+            print(f"note: {note}", file=sys.stderr)
         return vocoder
     if not hifigan.is_fetched():
         print("fetching a vocoder, once (104 MB) ...", file=sys.stderr)
@@ -147,18 +147,18 @@ def _vocoder(vocoder_path: str | None, loaded: "Loaded") -> "Vocoder":
 
 def _tell_turns(speech: "Speech", text: str) -> None:
     """Prints who says what, and when."""
-    said = [part.strip() for part in re.split(r"\[S[12]\]", text) if part.strip()]
-    if len(said) != len(speech.turns):
+    passages = [part.strip() for part in re.split(r"\[S[12]\]", text) if part.strip()]
+    if len(passages) != len(speech.turns):
         return
-    for turn, words in zip(speech.turns, said, strict=True):
+    for turn, words in zip(speech.turns, passages, strict=True):
         print(f"  {turn.start:5.1f} to {turn.end:4.1f} s  {turn.speaker}  {words}")
 
 
 def _tell_next(script: Script) -> None:
-    """Prints commands to go on with: the released models first."""
+    """Prints commands to try next: the released models first."""
     ours = Path(sys.executable).with_name("zipvoice-jax")
-    found = shutil.which("zipvoice-jax") is not None or not ours.is_file()
-    command = "zipvoice-jax" if found else os.path.relpath(ours)
+    on_path = shutil.which("zipvoice-jax") is not None or not ours.is_file()
+    command = "zipvoice-jax" if on_path else os.path.relpath(ours)
     wavs = " ".join(shlex.quote(os.path.relpath(path)) for path in script.prompt_wavs)
     texts = " ".join(f'"{text}"' for text in script.prompt_texts)
     rest = (

@@ -40,24 +40,31 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     add(
         "--prompt-wav", nargs="+", type=Path, metavar="WAV",
-        help="one, or one per speaker; or what `zipvoice-jax voice` makes of it",
+        help="a recording, or one per speaker; or files that `zipvoice-jax voice` wrote",
     )  # fmt: skip
     add("--prompt-text", nargs="+", metavar="TEXT", help="what each recording says")
-    add("--res-wav-path", type=Path, default=Path("result.wav"), help="default: result.wav")
+    add(
+        "--res-wav-path",
+        type=Path,
+        default=Path("result.wav"),
+        help="file to write (default: result.wav)",
+    )
     add("--test-list", type=Path, metavar="FILE", help="list of texts, instead of --text")
-    add("--res-dir", type=Path, default=Path("results"), help="for a list (default: results)")
+    add(
+        "--res-dir", type=Path, default=Path("results"), help="folder for a list (default: results)"
+    )
     add_sampling(parser)
     add(
         "--min-duration",
         type=float,
-        help="seconds that a text gets at least, at speed 1 (default: 1.0, or 0.2 where the model "
-        "predicts durations)",
+        help="least seconds for a text, at speed 1 (default: 1.0, or 0.2 if the model predicts "
+        "durations)",
     )
     add(
         "--duration",
         type=float,
         metavar="SECONDS",
-        help="of the speech as a whole, to the sample; takes the place of --speed and "
+        help="length of the whole speech, exact to the sample; replaces --speed and "
         "--min-duration, and no silence is cut",
     )
     add_flag(parser, "--remove-long-sil", "shorten long silences within the speech")
@@ -66,8 +73,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--no-text-repair",
         dest="text_repair",
         action="store_false",
-        help="tokens exactly as the official code's: markup is spoken, dates, money and the like "
-        "are read as it does (docs/text.md); --raw-evaluation implies it",
+        help="tokens exactly as in the official code: markup is spoken, and dates, money and the "
+        "like are read as it reads them (docs/text.md); --raw-evaluation implies it",
     )
     add("--subtitles", choices=("srt", "vtt"), help="write who says what, and when, beside waves")
     add(
@@ -146,8 +153,8 @@ def run(args: argparse.Namespace) -> int:
         requests = read_requests(args.test_list)
     else:
         item = args.res_wav_path.stem
-        said = transcripts_for(args.prompt_wav, args.prompt_text)
-        requests = [Request(item, args.text, said, tuple(args.prompt_wav))]
+        transcripts = transcripts_for(args.prompt_wav, args.prompt_text)
+        requests = [Request(item, args.text, transcripts, tuple(args.prompt_wav))]
         check_file(args.res_wav_path, EXTENSIONS)
         if args.plot:
             check_file(args.res_wav_path.with_suffix(".png"))
@@ -168,9 +175,9 @@ def run(args: argparse.Namespace) -> int:
     if args.tracks:
         _check_dialog(loaded.config.is_dialog)
     sampling = SamplingConfig.for_kind(loaded.config.kind, **sampling_values(args))
-    vocoder, told = find_vocoder(args.vocoder_path, loaded.features)
-    if told:
-        print(f"note: {told}", file=sys.stderr)
+    vocoder, notice = find_vocoder(args.vocoder_path, loaded.features)
+    if notice:
+        print(f"note: {notice}", file=sys.stderr)
     synthesizer = Synthesizer(loaded, vocoder=vocoder, tokenizer=args.tokenizer, lang=args.lang)
     devices = synthesizer.engine.devices
     say = functools.partial(print, file=sys.stderr)
@@ -250,7 +257,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_dialog(is_dialog: bool) -> None:
-    """Refuses tracks of a model of one speaker."""
+    """Refuses --tracks for a model of one speaker."""
     if not is_dialog:
         raise UserError(
             "--tracks has a file for each speaker of a dialogue, and this model has one speaker; "

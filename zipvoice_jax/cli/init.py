@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs `zipvoice-jax init`.
 
     Raises:
-        UserError: the table or sizes cannot be used, or the target not be written.
+        UserError: the table or the sizes cannot be used, or the target cannot be written.
     """
     import jax
 

@@ -1,4 +1,4 @@
-"""`zipvoice-jax`: parses the command and turns bad input into one line and an exit status."""
+"""`zipvoice-jax`: parses the command line and turns bad input into one line and an exit status."""
 
 import argparse
 import contextlib
@@ -60,14 +60,14 @@ def _fail(message: str, status: int = 1) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; returns 0 done, 1 bad input, 2 bad usage, 75 to be started again."""
+    """Runs a command; returns 0 if done, 1 for bad input, 2 for bad usage, 75 to be restarted."""
     args = parser().parse_args(argv)
     coordinator = _coordinator(args)
     if coordinator and not is_supervised():
         who = "this process" if args.process_id is None else f"process {args.process_id}"
         return supervise(who, args.peer_timeout)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # names of files may hold any bytes
+        if isinstance(stream, io.TextIOWrapper):  # file names may hold any bytes
             stream.reconfigure(errors="backslashreplace")
     if not coordinator:
         return _run(args)
@@ -86,14 +86,14 @@ def _close_stdout() -> None:
 
 
 def _leave(status: int) -> NoReturn:
-    """Ends a process that has failed; the usual way out would wait for peers that may be gone."""
+    """Ends a process that has failed; the usual exit would wait for peers that may be gone."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
 
 
 def _coordinator(args: argparse.Namespace) -> str | None:
-    """What joins the processes of a command that can be run by several; None for one alone."""
+    """The coordinator of a command that several processes run; None for a single process."""
     if not hasattr(args, "coordinator") or args.coordinator == "none":
         return None
     return args.coordinator or ("auto" if is_in_cluster() else None)
@@ -102,7 +102,7 @@ def _coordinator(args: argparse.Namespace) -> str | None:
 def _run(args: argparse.Namespace, coordinator: str | None = None) -> int:
     """Runs a command; as one of several processes, it returns only if the command has not failed.
 
-    Every process of a command that ends by itself does so, with whatever status.
+    If the command ends normally, every process returns, with whatever status.
     """
     import jax
 
@@ -117,7 +117,7 @@ def _run(args: argparse.Namespace, coordinator: str | None = None) -> int:
         if coordinator:
             join(coordinator, args.num_processes, args.process_id, timeout=args.peer_timeout)
         status = args.run(args)
-        sys.stdout.flush()  # here, where it can be told that there is no room for it
+        sys.stdout.flush()  # here, where a full disk can still be reported
         return status
     except UserError as error:
         status = _fail(str(error))
@@ -130,9 +130,9 @@ def _run(args: argparse.Namespace, coordinator: str | None = None) -> int:
         if error.errno not in _NO_ROOM:
             raise
         _close_stdout()
-        place = error.filename or "a file or the standard output"
+        target = error.filename or "a file or the standard output"
         status = _fail(
-            f"{place} cannot be written ({error.strerror}); make room, and run the command again"
+            f"{target} cannot be written ({error.strerror}); make room, and run the command again"
         )
     except RecursionError:
         status = _fail("an input file is nested too deeply to be read; check its JSON or YAML")

@@ -1,4 +1,4 @@
-"""`zipvoice-jax prepare`: a speech corpus to records that training reads."""
+"""`zipvoice-jax prepare`: turns a speech corpus into records that training reads."""
 
 import argparse
 import re
@@ -25,7 +25,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add("--to", dest="target", type=Path, required=True, metavar="DIR", help="dataset to write")
     add("--dev-from", type=Path, metavar="PATH", help="another corpus, all for the split dev")
     add("--name", help="of the dataset (default: the name of --to)")
-    add("--language", default="", help="of utterances that do not tell theirs, such as en")
+    add("--language", default="", help="of utterances that do not name theirs, such as en")
     add("--tokenizer", default="dialog", help="dialog (the default) wants turns with [S1], [S2]")
     add("--tokens", type=Path, metavar="FILE", help="token table; unknown tokens are left out")
     add("--lang", default="en-us", help="of the espeak tokenizer (default: en-us)")
@@ -39,7 +39,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--text-repair",
         action="store_true",
         help="tokens of texts as people read them, as `generate` makes them (docs/text.md); "
-        "without it they are the official code's",
+        "without it they are those of the official code",
     )
     add(
         "--split",
@@ -56,7 +56,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         nargs=2,
         default=(20.0, 600.0),
         metavar=("MIN", "MAX"),
-        help="text and audio out of this proportion are left out (default: 20 600)",
+        help="utterances outside this range of speaking rates are left out (default: 20 600)",
     )
     add("--unit-size", type=int, default=1000, help="utterances per shard (default: 1000)")
     add("--workers", type=int, default=0, help="processes (default: one per core)")
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs `zipvoice-jax prepare` and prints its report.
 
     Raises:
-        UserError: an option or the corpus cannot be used, or the target not be written.
+        UserError: an option or the corpus cannot be used, or the target cannot be written.
     """
     from zipvoice_jax.core.outputs import check_folder
     from zipvoice_jax.data.checks import Limits
@@ -130,6 +130,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _name(target: Path) -> str:
-    """A dataset's name from that of its directory."""
+    """A dataset name made from the name of its directory."""
     name = re.sub(r"[^a-z0-9]+", "_", target.resolve().name.lower()).strip("_")
     return name if name[:1].isalpha() else f"speech_{name}".rstrip("_")

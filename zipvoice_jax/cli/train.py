@@ -1,4 +1,4 @@
-"""`zipvoice-jax train`: runs or resumes a training that a config file describes."""
+"""`zipvoice-jax train`: runs or resumes the training that a config file describes."""
 
 import argparse
 import sys
@@ -30,21 +30,27 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add("--allow-config-change", action="store_true", help="resume with another config")
     add(
         "--show-schedule", type=Path, metavar="PNG",
-        help="only draw every schedule over the run into a picture",
+        help="only draw every schedule over the run as a picture",
     )  # fmt: skip
     add("--export", type=Path, metavar="DIR", help="only write the model of a checkpoint")
-    add("--step", type=int, metavar="N", help="of the checkpoint to --export")
+    add("--step", type=int, metavar="N", help="step of the checkpoint to --export")
     add(
         "--average-since", type=int, metavar="M",
         help="--export the average over the steps after this one",
     )  # fmt: skip
-    add("--checkpoints", metavar="DIR", help="where they go, also gs://... (default: in --to)")
+    add("--checkpoints", metavar="DIR", help="where to keep them, also gs://... (default: in --to)")
     add(
         "--listen", type=Path, nargs="+", metavar="LIST",
         help="at each checkpoint, speak items of these lists (as of generate --test-list) and "
         "count the word errors that a recogniser hears",
     )  # fmt: skip
-    add("--listen-items", type=int, default=24, metavar="N", help="of either kind (default: 24)")
+    add(
+        "--listen-items",
+        type=int,
+        default=24,
+        metavar="N",
+        help="items of either kind (default: 24)",
+    )
     add("--recogniser", default="whisper-tiny", help="for --listen (default: whisper-tiny)")
     add_idle(parser, "--model-config")
     add_fsdp(parser)

@@ -1,4 +1,4 @@
-"""`zipvoice-jax voice`: a recording and its transcript to one small file."""
+"""`zipvoice-jax voice`: keeps a recording and its transcript in one small file."""
 
 import argparse
 import sys
@@ -11,7 +11,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "voice",
         help="keep a prompt and its transcript in one file",
         description="Checks a recording and its transcript as `generate` does, and writes both to "
-        "one file, which --prompt-wav and lists take in the place of both, with the same result.",
+        "one file, which --prompt-wav and lists take in place of both, with the same result.",
     )
     add = parser.add_argument
     add("--prompt-wav", type=Path, required=True, metavar="WAV", help="recording of the voice")
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs `zipvoice-jax voice`.
 
     Raises:
-        UserError: the recording or its transcript cannot be used, or the file not be written.
+        UserError: the recording or its transcript cannot be used, or the file cannot be written.
     """
     from zipvoice_jax.audio.voice import SUFFIX
     from zipvoice_jax.config import FeatureConfig

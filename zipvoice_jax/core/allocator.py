@@ -2,7 +2,7 @@
 
 XLA's CPU programs allocate the same large temporaries in each step. By default glibc maps and
 unmaps them, so that the kernel clears the same pages again and again, which took a fifth of both
-cores in the training of the demo model (docs/speed.md).
+cores while the demo model was trained (docs/speed.md).
 """
 
 import ctypes

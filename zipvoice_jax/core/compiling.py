@@ -1,4 +1,4 @@
-"""Compiling ahead of the first call: options by backend, the cache on disk, a record of it."""
+"""Ahead-of-time compilation: options by backend, the cache on disk, a record of programs."""
 
 import dataclasses
 import os
@@ -14,7 +14,7 @@ from zipvoice_jax.core.supervise import beat
 
 @dataclasses.dataclass(frozen=True)
 class Compilation:
-    """One compiled program: its name and how long tracing and compiling took, in seconds."""
+    """One compiled program: its name, and the seconds that tracing and compiling took."""
 
     name: str
     seconds: float
@@ -42,13 +42,13 @@ def _cpu_flags() -> frozenset[str]:
 def compile_for(
     function: Callable[..., Any], platform: str, *args: Any, **jit_options: Any
 ) -> tuple[Any, float]:
-    """Compiles a function for arguments like those given.
+    """Compiles a function for arguments of these shapes and types.
 
     Args:
-        function: what to compile.
+        function: a traceable function.
         platform: backend that it will run on ("cpu", "gpu", "tpu").
-        *args: arguments, or `jax.ShapeDtypeStruct`s of them.
-        **jit_options: of `jax.jit`.
+        *args: arguments, or `jax.ShapeDtypeStruct`s in their place.
+        **jit_options: keyword arguments of `jax.jit`.
 
     Returns:
         The compiled program and the seconds it took.
@@ -57,16 +57,17 @@ def compile_for(
 
 
 def compile_lowered(lower: Callable[[], Any], platform: str) -> tuple[Any, float]:
-    """Compiles what `lower` gives; the program, and the seconds that both took."""
+    """Lowers and compiles; returns the program and the seconds that both took."""
     start = time.perf_counter()
     compiled = lower().compile(compiler_options=compiler_options(platform))
     return compiled, time.perf_counter() - start
 
 
 def use_persistent_cache() -> None:
-    """Keeps compiled programs on disk between runs, unless the user has set up a place.
+    """Keeps compiled programs on disk between runs.
 
-    The place is $JAX_COMPILATION_CACHE_DIR, or zipvoice_jax in the user's cache folder.
+    They lie in $JAX_COMPILATION_CACHE_DIR if it is set, else in zipvoice_jax/xla in the user's
+    cache folder.
     """
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -89,13 +90,13 @@ class Programs:
         self._compiled: dict[Hashable, Any] = {}
 
     def run(self, key: Hashable, name: str, function: Callable[[], Any], *args: Any) -> Any:
-        """Calls a program, which is compiled first if there is none of this key.
+        """Calls a program; compiles it first if none has this key.
 
         Args:
-            key: of the computation and of the shapes of its arguments.
-            name: for the record.
-            function: makes what is to be compiled, the result of `jax.jit`.
-            *args: of the program.
+            key: identifies the computation and the shapes of its arguments.
+            name: its name in `compilations`.
+            function: returns the jitted function to compile.
+            *args: arguments of the program.
         """
         if key not in self._compiled:
             program, seconds = compile_lowered(lambda: function().lower(*args), self.platform)

@@ -1,4 +1,4 @@
-"""Small files: written whole or not at all, and reports of a line of JSON for each item."""
+"""Small files written atomically, and reports with one line of JSON per item."""
 
 import contextlib
 import fcntl
@@ -11,7 +11,7 @@ from typing import Any
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.outputs import partial_name
 
-# Names of files may hold bytes that are no Unicode; JSON has the same escapes for them.
+# File names may hold bytes that are not valid Unicode; JSON has the same escapes for them.
 _SURROGATES = "backslashreplace"
 
 Records = dict[str, dict[str, Any]]
@@ -19,14 +19,14 @@ Records = dict[str, dict[str, Any]]
 
 @contextlib.contextmanager
 def alone(lock: Path, told: str) -> Iterator[None]:
-    """Keeps other processes of this machine out, for as long as this one is within.
+    """Holds an exclusive lock among the processes of this machine.
 
     Args:
         lock: file that is locked, made if missing.
-        told: what to say where another process is within.
+        told: message of the error if another process holds the lock.
 
     Raises:
-        UserError: another process is within, or the file cannot be written.
+        UserError: another process holds the lock, or the file cannot be written.
     """
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def alone(lock: Path, told: str) -> Iterator[None]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file, by rename: it appears whole or not at all; parent directories are made.
+    """Writes a file atomically, by rename; parent directories are made.
 
     Raises:
         UserError: it cannot be written.
@@ -68,7 +68,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text, by rename: whoever reads it meanwhile finds it whole.
+    """Writes a text atomically, by rename: a concurrent reader never sees half of it.
 
     Raises:
         UserError: it cannot be written.
@@ -86,7 +86,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Writes JSON that a person can read, by rename.
+    """Writes indented JSON atomically, by rename.
 
     Raises:
         UserError: it cannot be written.
@@ -95,12 +95,12 @@ def write_json(path: Path, content: object) -> None:
 
 
 def json_line(record: dict[str, Any]) -> str:
-    """A record as a line of a report."""
+    """A record as one line of a report."""
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 
 def append_record(path: Path, record: dict[str, Any]) -> None:
-    """Adds a record to a report; all of its line or nothing.
+    """Appends a record to a report; the whole line or nothing.
 
     Raises:
         UserError: it cannot be written.
@@ -114,14 +114,14 @@ def append_record(path: Path, record: dict[str, Any]) -> None:
                     line = line[file.write(line) :]
             except OSError:
                 with contextlib.suppress(OSError):
-                    file.truncate(before)  # else the next record would go on with half of this line
+                    file.truncate(before)  # else the next record would continue half a line
                 raise
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}).") from None
 
 
 def read_records(path: Path) -> Records:
-    """The last record of each id; a line that was cut by a kill is dropped, a missing file empty.
+    """The last record of each id; a line cut short by a kill is dropped, a missing file is empty.
 
     Raises:
         UserError: it cannot be read.

@@ -17,15 +17,15 @@ def speaker_rows(
 ) -> Int[Array, "batch tokens"]:
     """The row of the speaker-turn embedding for each token; -1 for padding.
 
-    The official parity counter gives row 1 to the first turn, row 0 to the second and so on
-    (ZipVoiceDialog.extract_spk_indices). By tag, [S1] is row 1 and [S2] row 0, which is the
-    same for turns that alternate from [S1] and stays right where they don't; [S3] is row 2 and so
-    on.
+    The official rule counts tags and takes the parity: row 1 for the first turn, row 0 for the
+    second and so on (ZipVoiceDialog.extract_spk_indices). By tag, [S1] is row 1 and [S2] row 0,
+    which is the same for turns that alternate from [S1] and stays right where they don't; [S3] is
+    row 2 and so on.
 
     Args:
         tokens: token ids.
         speaker_ids: ids of the tags [S1], [S2] and so on.
-        pad_id: id of padding.
+        pad_id: id of the padding token.
         rule: "tag" or "official".
     """
     is_tag = jnp.isin(tokens, jnp.asarray(speaker_ids))

@@ -1,4 +1,4 @@
-"""Numbers and switches of configs and commands: how they are read, and which are possible."""
+"""Numbers and switches of configs and commands: parsing and range checks."""
 
 import argparse
 
@@ -10,18 +10,18 @@ Number = int | float
 def check_number(
     name: str, value: object, low: Number, high: Number, *, whole: bool = False, above: bool = False
 ) -> None:
-    """Refuses what is no number in a range; infinity and NaN are in none.
+    """Checks that a value is a number in a range; infinity and NaN are in no range.
 
     Args:
-        name: of the number.
-        value: to be looked at.
-        low: the least that can be.
-        high: the greatest.
-        whole: only integers will do.
-        above: `low` itself is too little.
+        name: what the message calls the value.
+        value: the value to check.
+        low: the least allowed value.
+        high: the greatest allowed value.
+        whole: only integers are allowed.
+        above: `low` itself is not allowed.
 
     Raises:
-        UserError: it is something else; names it and the range.
+        UserError: it is not; the message names the value and the range.
     """
     kind = int if whole else int | float
     good = isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high

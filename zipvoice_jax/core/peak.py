@@ -1,4 +1,4 @@
-"""What a device can do: the measure that a model's operations per second are held against."""
+"""What a device can do: the peak that a model's operations per second are compared with."""
 
 import time
 
@@ -10,9 +10,9 @@ def matmul_flops_per_second(dtype: str, size: int = 2048, repeats: int = 5) -> f
     """Operations per second of a square matrix product on one device, the best of a few.
 
     Args:
-        dtype: of the matrices, such as "bfloat16".
-        size: rows and columns.
-        repeats: timed products.
+        dtype: type of the matrices, such as "bfloat16".
+        size: rows and columns of each matrix.
+        repeats: number of timed products.
     """
     x = jnp.ones((size, size), dtype)
     product = jax.jit(jnp.matmul)

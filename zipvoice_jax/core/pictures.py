@@ -1,4 +1,4 @@
-"""Figures as files: drawn in memory, so that a full disk leaves nothing half-written."""
+"""Figures as files, drawn in memory first, so that a full disk leaves nothing half-written."""
 
 import io
 from pathlib import Path
@@ -9,11 +9,11 @@ from zipvoice_jax.core.files import write_bytes
 
 
 def save_picture(figure: Any, path: Path, *, dpi: int = 100) -> None:
-    """Writes a matplotlib figure, by rename; parent directories are made.
+    """Writes a matplotlib figure atomically, by rename; parent directories are made.
 
     Args:
-        figure: to be drawn.
-        path: where to; its extension is the format, PNG where there is none.
+        figure: the matplotlib figure.
+        path: output file; its extension is the format, PNG if it has none.
         dpi: dots per inch.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Several processes as one: how they find each other, and what one of them does for all."""
+"""Several processes as one: joining, exchanging values, and work that one does for all."""
 
 import contextlib
 import json
@@ -21,20 +21,20 @@ _LOOK_UP_MS = 5_000
 def join(
     coordinator: str, num_processes: int | None, process_id: int | None, *, timeout: float
 ) -> None:
-    """Joins the processes of a run; returns when all are there.
+    """Joins the processes of a run; returns once all are there.
 
     Args:
         coordinator: HOST:PORT of process 0, or "auto" to ask the cluster (TPU VM, GKE, Slurm,
             Open MPI).
-        num_processes: all of them; None to ask the cluster.
-        process_id: number of this one; None to ask the cluster.
+        num_processes: number of processes in the run; None to ask the cluster.
+        process_id: number of this process, from 0; None to ask the cluster.
         timeout: seconds to wait for the others, and after which a silent one is given up.
 
     Raises:
         UserError: the coordinator cannot be used, or no cluster is found.
     """
-    # Orbax logs what its threads run into with a traceback, and raises it again where it is waited
-    # for; said there, in one line.
+    # Orbax logs errors of its threads with a traceback and raises them again where the threads
+    # are waited for; they are reported there, in one line.
     logging.getLogger("absl").addFilter(_without_traceback)
     address = None if coordinator == "auto" else coordinator
     seconds = max(int(timeout), 1)
@@ -62,7 +62,8 @@ def _without_traceback(record: logging.LogRecord) -> bool:
 def hush_tracker() -> None:
     """Keeps Python's tracker of shared memory from warning of what it frees after an error.
 
-    It is a process of its own, which Python starts when it is first needed; call this before.
+    The tracker is a process of its own that Python starts when it is first needed; call this
+    before.
     """
     rule, known = "ignore:resource_tracker:UserWarning", os.environ.get("PYTHONWARNINGS", "")
     if rule not in known:
@@ -70,19 +71,19 @@ def hush_tracker() -> None:
 
 
 def is_lead() -> bool:
-    """Whether this is the process that writes what is written once."""
+    """Whether this process writes what a run writes only once."""
     return jax.process_index() == 0
 
 
 def on_lead(name: str, work: Callable[[], Any]) -> Any:
-    """Runs `work` on process 0 alone; every process waits, and gets its JSON value.
+    """Runs `work` on process 0 alone; every process waits and gets its JSON value.
 
     The value travels through the coordinator and not through the devices, so `work` may take
-    its time and use devices itself.
+    long and use the devices itself.
 
     Args:
-        name: of the work; another one for each call of a run.
-        work: takes nothing and returns a JSON value.
+        name: name of the work, unique to each call within a run.
+        work: takes no arguments and returns a JSON value.
 
     Raises:
         UserError: `work` raised it; then every process does.
@@ -93,23 +94,23 @@ def on_lead(name: str, work: Callable[[], Any]) -> Any:
     assert client is not None  # there are several processes only after `join`
     if is_lead():
         try:
-            told = {"value": work()}
+            outcome = {"value": work()}
         except UserError as error:
-            told = {"error": str(error)}
-        client.key_value_set(key, json.dumps(told))
+            outcome = {"error": str(error)}
+        client.key_value_set(key, json.dumps(outcome))
     else:
-        while (told := _look_up(client, key)) is None:
+        while (outcome := _look_up(client, key)) is None:
             beat()
-    if "error" in told:
-        raise UserError(told["error"])
-    return told["value"]
+    if "error" in outcome:
+        raise UserError(outcome["error"])
+    return outcome["value"]
 
 
 @contextlib.contextmanager
 def sigterm_noted() -> Iterator[Callable[[], bool]]:
-    """Within it SIGTERM ends nothing; yields what says whether there was one.
+    """Within it SIGTERM does not end the process; yields a function that says whether one came.
 
-    Among several processes JAX's coordination service notes it instead; see `stop_agreed`.
+    With several processes JAX's coordination service notes it instead; see `stop_agreed`.
     """
     if jax.process_count() > 1:
         yield lambda: False
@@ -123,12 +124,12 @@ def sigterm_noted() -> Iterator[Callable[[], bool]]:
 
 
 def stop_agreed(step: int, asked: Callable[[], bool]) -> bool:
-    """Whether to stop after this step; in every process of a run at the same one.
+    """Whether to stop at this step; all processes of a run agree on the same step.
 
     Args:
-        step: that is about to begin; each process asks about every one, in order.
-        asked: whether a process that is alone is to stop. Where there are several, SIGTERM to any
-            one of them counts instead, which JAX's coordination service passes on.
+        step: the step that is about to begin; each process asks about every step, in order.
+        asked: whether a single process has been asked to stop. With several, SIGTERM to any one
+            of them counts instead, which JAX's coordination service passes on.
     """
     if jax.process_count() == 1:
         return asked()
@@ -136,11 +137,11 @@ def stop_agreed(step: int, asked: Callable[[], bool]) -> bool:
 
 
 def exchange(name: str, value: Any) -> list[Any]:
-    """Gives every process the JSON value of each, by number; waits until all are there.
+    """Gives every process the JSON values of all, by process number; waits for all of them.
 
     Args:
-        name: of the exchange; another one for each call of a run.
-        value: this process's.
+        name: name of the exchange, unique to each call within a run.
+        value: this process's JSON value.
     """
     count = jax.process_count()
     if count == 1:
@@ -150,14 +151,14 @@ def exchange(name: str, value: Any) -> list[Any]:
     client.key_value_set(f"zipvoice_jax/{name}/{jax.process_index()}", json.dumps([value]))
     values = []
     for index in range(count):
-        while (told := _look_up(client, f"zipvoice_jax/{name}/{index}")) is None:
+        while (entry := _look_up(client, f"zipvoice_jax/{name}/{index}")) is None:
             beat()
-        values += told
+        values += entry
     return values
 
 
 def _look_up(client: Any, key: str) -> Any:
-    """What process 0 has set; None after a while. A process 0 that is gone ends this one."""
+    """The value of a key; None if none was set in time. If process 0 is gone, this one ends."""
     try:
         return json.loads(client.blocking_key_value_get(key, _LOOK_UP_MS))
     except jax.errors.JaxRuntimeError as error:

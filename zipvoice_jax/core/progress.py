@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, and a plain line now and then in a file or pipe."""
+"""Progress of long work: a bar on a terminal, a plain line now and then in a file or pipe."""
 
 import sys
 import time
@@ -7,32 +7,32 @@ from typing import Any
 
 from tqdm import tqdm
 
-INTERVAL = 30.0  # seconds between lines where nobody looks at a terminal
+INTERVAL = 30.0  # seconds between lines if the output is no terminal
 _FORMAT = "{n_fmt} of {total_fmt} {unit}s, {elapsed} so far, {remaining} to go{postfix}"
 _ENDLESS = "{n_fmt} {unit}s, {elapsed} so far{postfix}"
 
 
 class _Lines(tqdm):
-    """A bar without carriage returns: each state that it shows is a line of its own."""
+    """A bar without carriage returns: each update is a line of its own."""
 
     def __init__(self, iterable: Iterable[Any] | None = None, **options: Any) -> None:
         self._shown = time.monotonic()
         super().__init__(iterable, **{**options, "dynamic_ncols": False})
-        told = _ENDLESS if self.disable or self.total is None else _FORMAT
-        self.bar_format = f"{options['desc']}: {told}" if options.get("desc") else told
+        layout = _ENDLESS if self.disable or self.total is None else _FORMAT
+        self.bar_format = f"{options['desc']}: {layout}" if options.get("desc") else layout
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        """A line, if the last one was long ago."""
+        """Prints a line if `INTERVAL` seconds have passed since the last."""
         del msg, pos
         if time.monotonic() - self._shown >= INTERVAL:
             self._show()
 
     def clear(self, nolock: bool = False) -> None:
-        """Nothing: a line that was written stays."""
+        """Does nothing: printed lines stay."""
         del nolock
 
     def close(self) -> None:
-        """The last line, where the bar would have stayed."""
+        """Prints the last line if the bar would have stayed."""
         if self.disable:
             return
         self.disable = True
@@ -47,12 +47,12 @@ class _Lines(tqdm):
 
 
 def progress_bar(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm:
-    """A tqdm bar on stderr; lines every `INTERVAL` seconds where that is no terminal.
+    """A tqdm bar on stderr; a line every `INTERVAL` seconds if that is no terminal.
 
     Args:
-        iterable: what is gone through; None: the caller updates the bar.
-        options: of tqdm.
+        iterable: what the loop runs over; None: the caller updates the bar.
+        options: keyword arguments of tqdm.
     """
     kind = tqdm if sys.stderr.isatty() else _Lines
-    given = {"file": sys.stderr, "mininterval": 0.5, "dynamic_ncols": True}
-    return kind(iterable, **{**given, **options})
+    defaults = {"file": sys.stderr, "mininterval": 0.5, "dynamic_ncols": True}
+    return kind(iterable, **{**defaults, **options})

@@ -1,4 +1,4 @@
-"""Random keys by name: every random number comes from a `named_key` of an explicit key."""
+"""Random keys by name: every random number is drawn with a `named_key` of an explicit key."""
 
 import zlib
 
@@ -17,7 +17,7 @@ def named_key(key: Key[Array, ""], *names: Name) -> Key[Array, ""]:
         *names: strings (folded in by their CRC-32) or integers, traced ones included.
 
     Returns:
-        A key that depends on `key` and the names alone.
+        A key that depends only on `key` and the names.
     """
     for name in names:
         data = zlib.crc32(name.encode("utf-8")) if isinstance(name, str) else name

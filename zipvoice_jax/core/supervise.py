@@ -1,8 +1,8 @@
-"""Keeps a process of a distributed run from hanging or dying without a word.
+"""Keeps a process of a distributed run from hanging or dying without a message.
 
-A peer that is lost shows in two ways: JAX ends the process from C++ code, with a stack trace and
-no chance for Python, or a collective operation waits for ever. So the work is done by a child,
-and its parent, which imports no JAX, waits for the child's signs of life and has the last word.
+A lost peer shows in two ways: JAX ends the process from C++ code, with a stack trace and before
+Python can react, or a collective operation waits for ever. So the work is done by a child, and
+its parent, which imports no JAX, watches the child's signs of life and reports how it ended.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ def is_in_cluster(env: Mapping[str, str] = os.environ) -> bool:
     """Whether the environment says that this is one of several processes.
 
     True within a Slurm step or an Open MPI job of several tasks, and on GKE's TPU slices of
-    several hosts. On a TPU VM nothing in the environment tells; `launch/` says so itself.
+    several hosts. On a TPU VM the environment does not show it; `launch/` passes it explicitly.
     """
     slurm = "SLURM_STEP_ID" in env and env.get("SLURM_STEP_NUM_TASKS", "1") != "1"
     mpi = env.get("OMPI_COMM_WORLD_SIZE", "1") != "1"
@@ -31,12 +31,12 @@ def is_in_cluster(env: Mapping[str, str] = os.environ) -> bool:
 
 
 def is_supervised() -> bool:
-    """Whether this process is the child of one that watches it."""
+    """Whether this process is the child of a supervising one."""
     return _PIPE in os.environ
 
 
 def end_with_parent() -> None:
-    """Has the system end this child when its parent is killed, so that none is left behind."""
+    """Has the system end this child when its parent is killed, so that no child is left behind."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
@@ -51,8 +51,8 @@ def supervise(who: str, timeout: float) -> int:
     """Runs this process's own command as a child and returns the status to exit with.
 
     Args:
-        who: names the process in messages, such as "process 1 of 4".
-        timeout: seconds that may pass between two signs of life.
+        who: name of the process in messages, such as "process 1 of 4".
+        timeout: seconds allowed between two signs of life.
 
     Returns:
         The child's status; `STOPPED` if it lost its peers or made no progress.
@@ -97,7 +97,7 @@ def _gone(what: str) -> int:
 
 
 def _alive_until_end(pipe: int, timeout: float) -> bool:
-    """Whether a pipe was closed before a silence of `timeout` seconds."""
+    """Whether a pipe was closed before it had been silent for `timeout` seconds."""
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)
         limit = time.monotonic() + timeout

@@ -1,4 +1,4 @@
-"""From tokens to frames: which token each frame looks up, by average or by given boundaries.
+"""From tokens to frames: which token each frame looks up, by averages or by known boundaries.
 
 A boundary is the frame at which a token begins. `token_starts` holds those of a padded batch;
 from position `tokens_lens` on, where the padding token lies, they equal the end of the last token.
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-_UNITS = 256  # of a frame: durations are summed as whole numbers, which padding cannot change
+_UNITS = 256  # per frame: durations are summed as integers, which padding cannot change
 
 
 def token_index(
@@ -19,8 +19,8 @@ def token_index(
 ) -> Int[Array, "batch num_frames"]:
     """The token position that each frame looks up, by average upsampling.
 
-    Each token takes `features_len // tokens_len` frames; what is left at the end belongs
-    to position `tokens_len`, the padding token (official: prepare_avg_tokens_durations and
+    Each token takes `features_len // tokens_len` frames; the remainder at the end belongs to
+    position `tokens_len`, the padding token (official: prepare_avg_tokens_durations and
     get_tokens_index in zipvoice/utils/common.py).
     """
     duration = features_lens // jnp.maximum(tokens_lens, 1)
@@ -34,7 +34,7 @@ def token_index(
 def average_starts(
     features_lens: Int[Array, " batch"], tokens_lens: Int[Array, " batch"], num_tokens: int
 ) -> Int[Array, "batch num_tokens"]:
-    """The boundaries of average upsampling, for which both indices below agree."""
+    """The boundaries of average upsampling: `token_index_by_starts` of them is `token_index`."""
     duration = features_lens // jnp.maximum(tokens_lens, 1)
     position = jnp.minimum(jnp.arange(num_tokens)[None, :], tokens_lens[:, None])
     return position * duration[:, None]
@@ -48,9 +48,9 @@ def token_index_by_starts(
     Frames before the first token's start belong to it as well.
 
     Args:
-        token_starts: in frames, never falling within an item.
+        token_starts: first frame of each token, never decreasing within an item.
         tokens_lens: lengths without padding, each below the number of token positions.
-        num_frames: padded number of frames.
+        num_frames: number of frames with padding.
     """
     frames = jnp.arange(num_frames)
     begun = jax.vmap(lambda starts: jnp.searchsorted(starts[1:], frames, side="right"))
@@ -74,7 +74,7 @@ def blended_starts(
     tokens_lens: Int[Array, " batch"],
     share: Float[Array, " batch"],
 ) -> Int[Array, "batch tokens"]:
-    """Boundaries between the given ones (share 1) and those of average upsampling (share 0)."""
+    """Boundaries between `token_starts` (share 1) and those of average upsampling (share 0)."""
     average = average_starts(features_lens, tokens_lens, token_starts.shape[1])
     moved = share[:, None] * (token_starts - average).astype(jnp.float32)
     return average + jnp.round(moved).astype(jnp.int32)
@@ -92,21 +92,21 @@ def shared_starts(
 
     The frames of each recording of the prompt go to its own tokens and the rest to the text's, so
     that a transcript stays on its recording whatever its speed. An item without prompt tokens
-    is one span. Equal durations in spans that they divide give average upsampling.
+    is one span. If all durations are equal and divide their span, this is average upsampling.
 
     Args:
-        durations: of each token, in any one unit; negative ones count as 0.
-        tokens_lens: tokens of prompt and text.
-        features_lens: frames of prompt and speech.
-        prompt_tokens_lens: tokens of the prompt, which come first.
-        prompt_lens: frames of the prompt.
-        first_prompt: tokens and frames of the first of the prompt's two recordings; 0 and 0 where
-            there is one.
+        durations: duration of each token, in any unit; negative ones count as 0.
+        tokens_lens: number of tokens of prompt and text.
+        features_lens: number of frames of prompt and speech.
+        prompt_tokens_lens: number of tokens of the prompt, which come first.
+        prompt_lens: number of frames of the prompt.
+        first_prompt: numbers of tokens and frames of the first of the prompt's two recordings; 0
+            and 0 if there is only one.
     """
     position = jnp.arange(durations.shape[1])[None, :]
     real = position < tokens_lens[:, None]
     units = jnp.round(jnp.maximum(durations, 0.0) * _UNITS).astype(jnp.int32)
-    # One unit each at least, so that no span sums to 0.
+    # At least one unit each, so that no span sums to 0.
     units = jnp.where(real, jnp.maximum(units, 1), 0)
     before = jnp.cumsum(units, axis=1) - units
     zero = jnp.zeros_like(tokens_lens)
@@ -125,7 +125,7 @@ def shared_starts(
         done = units_until(tokens)
         total = (units_until(tokens_end) - done).astype(jnp.float32)
         share = (before - done).astype(jnp.float32) / jnp.maximum(total, 1.0)
-        place = jnp.round(share * (frames_end - frames)[:, None].astype(jnp.float32))
-        own = frames[:, None] + place.astype(jnp.int32)
+        offset = jnp.round(share * (frames_end - frames)[:, None].astype(jnp.float32))
+        own = frames[:, None] + offset.astype(jnp.int32)
         starts = jnp.where(position < tokens_end[:, None], own, starts)
     return starts

@@ -1,8 +1,8 @@
 """Alignments beside the records: `alignment-SPLIT.npz`, which `zipvoice-jax align` writes.
 
-The file holds `starts`, the seconds at which tokens begin, of all records one after the other;
-`offsets`, from where to where they belong to each record (an empty range: not known); and
-`fingerprint`, which ties it to the records of its split.
+The file holds `starts`, the seconds at which tokens begin, concatenated over all records;
+`offsets`, where each record's starts begin and end (an empty range: unknown); and `fingerprint`,
+which ties it to the records of its split.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.index import Index
 from zipvoice_jax.data.utterance import END_SLACK, alignment_fault
 
-ALIGNER = "aligner.npz"  # beside the records: the network that learns them, trained or in training
+ALIGNER = "aligner.npz"  # beside the records: the network that learns alignments, done or not
 
 
 def alignment_name(split: str) -> str:
@@ -28,18 +28,18 @@ def alignment_name(split: str) -> str:
 
 
 class Alignments:
-    """The alignments of a split, by the number of the record; picklable.
+    """The alignments of a split, by record number; picklable.
 
     Attributes:
-        known: of each record, whether its alignment is there.
+        known: for each record, whether it has an alignment.
     """
 
     def __init__(self, path: Path, index: Index) -> None:
         """Reads and checks the file.
 
         Args:
-            path: of the file.
-            index: of the split that it should belong to.
+            path: the .npz file.
+            index: index of the split that it should belong to.
 
         Raises:
             UserError: the file is damaged, or belongs to other records.
@@ -54,7 +54,7 @@ class Alignments:
 
     @classmethod
     def beside(cls, directory: Path, split: str, index: Index) -> "Alignments | None":
-        """Those that lie beside a split's records; None if there are none.
+        """The alignments beside a split's records; None if there are none.
 
         Raises:
             UserError: the file is damaged, or belongs to other records.
@@ -63,7 +63,7 @@ class Alignments:
         return cls(path, index) if path.exists() else None
 
     def __getitem__(self, record: int) -> tuple[float, ...]:
-        """The seconds at which the tokens of a record begin; () if not known."""
+        """The seconds at which the tokens of a record begin; () if unknown."""
         low, high = self._offsets[record : record + 2].tolist()
         return tuple(self._starts[low:high].tolist())
 
@@ -71,36 +71,36 @@ class Alignments:
 def save_alignments(
     directory: str | Path, split: str, index: Index, starts: Sequence[Sequence[float]]
 ) -> Path:
-    """Puts alignments beside the records of a split; whole or not at all.
+    """Writes alignments beside the records of a split, atomically.
 
     Args:
-        directory: of the dataset.
-        split: of the dataset.
-        index: of the split.
-        starts: of each record's tokens, in seconds; empty where not known.
+        directory: directory of the dataset.
+        split: name of the split.
+        index: index of the split.
+        starts: start of each record's tokens, in seconds; empty if unknown.
 
     Returns:
-        the file.
+        The path of the file.
 
     Raises:
         UserError: an alignment does not fit its record, or the file cannot be written.
     """
     if len(starts) != len(index):
         raise UserError(f"{len(starts)} alignments were given for {len(index)} records.")
-    for place, one in enumerate(starts):
-        tokens, seconds = int(index.tokens[place]), float(index.seconds[place])
-        fault = alignment_fault(one, tokens, seconds) if len(one) else None
+    for record, times in enumerate(starts):
+        tokens, seconds = int(index.tokens[record]), float(index.seconds[record])
+        fault = alignment_fault(times, tokens, seconds) if len(times) else None
         if fault is not None:
-            raise UserError(f"the alignment of {index.ids[place]} {fault}.")
+            raise UserError(f"the alignment of {index.ids[record]} {fault}.")
     path = Path(directory) / alignment_name(split)
     partial = path.with_name(f".{path.name}.partial")
-    counts = [len(one) for one in starts]
+    counts = [len(times) for times in starts]
     try:
         with partial.open("wb") as file:
             np.savez_compressed(
                 file,
                 offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-                starts=np.array([time for one in starts for time in one], np.float32),
+                starts=np.array([time for times in starts for time in times], np.float32),
                 fingerprint=np.array(_fingerprint(index)),
             )
         os.replace(partial, path)
@@ -124,7 +124,7 @@ def _read(
 
 
 def _fingerprint(index: Index) -> str:
-    """A hash of what the records are and how many tokens each has."""
+    """A hash of the records' ids and numbers of tokens."""
     text = json.dumps([index.ids.tolist(), index.tokens.tolist()])
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
 
@@ -132,7 +132,7 @@ def _fingerprint(index: Index) -> str:
 def _is_sound(
     offsets: Int64[np.ndarray, " ends"], starts: Float32[np.ndarray, " times"], index: Index
 ) -> bool:
-    """Whether every record has no starts or possible ones; all records at once."""
+    """Whether every record has no starts or valid ones; vectorised over the records."""
     if offsets.shape != (len(index) + 1,) or starts.ndim != 1:
         return False
     counts = np.diff(offsets)

@@ -1,7 +1,7 @@
 """Assembling batches from examples, and iterating over them through Grain.
 
-Grain's workers hand over whole batches in order, each a pure function of its number, so that
-neither their number nor a restart can change what comes. The state of an iterator is its step.
+Grain's workers return whole batches in order, each a pure function of its number, so that neither
+the number of workers nor a restart changes the batches. The state of an iterator is its step.
 """
 
 import dataclasses
@@ -24,14 +24,14 @@ _NAMED = 5  # corrupt records that an error lists
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """What one host works on in one step.
+    """One host's part of a global batch.
 
     Attributes:
         step: number of the global batch.
         bucket: shape of the global batch.
         arrays: this host's rows; see `collate`.
-        ids: of this host's rows, "" for an empty row.
-        corrupt: why rows that should have had an item are empty, a sentence each.
+        ids: utterance ids of this host's rows, "" for an empty row.
+        corrupt: for each row that is empty because its record is unusable, a sentence why.
     """
 
     step: int
@@ -49,7 +49,7 @@ class Batch:
 
 @dataclasses.dataclass(frozen=True)
 class Host:
-    """One of the processes that share a global batch: contiguous rows of it, in their order.
+    """One of the processes that share a global batch; each takes contiguous rows, in order.
 
     Raises:
         UserError: there is no such host.
@@ -63,7 +63,7 @@ class Host:
             raise UserError(f"host {self.index} of {self.count} cannot be; count hosts from 0.")
 
     def rows(self, bucket: Bucket) -> tuple[int, int]:
-        """First row and end of the rows of this host."""
+        """First row of this host, and one past its last."""
         size = bucket.batch // self.count
         return self.index * size, (self.index + 1) * size
 
@@ -77,7 +77,7 @@ class Assembler:
     host: Host
 
     def __call__(self, step: int) -> dict[str, Any]:
-        """The fields of a `Batch`, in a dict so that Grain sends its arrays by shared memory."""
+        """The fields of a `Batch`, as a dict so that Grain sends its arrays by shared memory."""
         bucket = self.order.bucket(step)
         examples: list[Example | None] = []
         corrupt = []
@@ -106,7 +106,7 @@ class Assembler:
 
 @dataclasses.dataclass(frozen=True)
 class _About:
-    """All of a `Batch` but its arrays; one leaf to Grain."""
+    """All fields of a `Batch` except its arrays; a single leaf to Grain."""
 
     step: int
     bucket: Bucket
@@ -121,8 +121,8 @@ class BatchIterator(grain.DatasetIterator[Batch]):
     statement, to end its threads and processes.
 
     Attributes:
-        corrupt: sentences on the distinct records that could not be used so far.
-        fresh: those of them that came with the last batch.
+        corrupt: one sentence for each distinct record that could not be used so far.
+        fresh: those of them that the last batch added.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class BatchIterator(grain.DatasetIterator[Batch]):
         stop: int,
         fingerprint: str,
     ) -> None:
-        """Takes what makes batch n, and the range of n; starts no work, the first `next` does."""
+        """Takes a function that makes batch n, and the range of n; the first `next` starts work."""
         super().__init__()
         self._assemble = assemble
         self._config = config
@@ -166,11 +166,11 @@ class BatchIterator(grain.DatasetIterator[Batch]):
         return batch
 
     def get_state(self) -> dict[str, Any]:
-        """The number of the next batch, and what the order hangs on."""
+        """The number of the next batch, and a hash of what the order depends on."""
         return {"step": self._step, "order": self._fingerprint}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on from a state; no batch before it is read.
+        """Continues from a state, without reading the batches before it.
 
         Raises:
             UserError: the state belongs to other data, batch shapes, seed or stage.
@@ -219,10 +219,10 @@ class BatchIterator(grain.DatasetIterator[Batch]):
 
 
 def _start_worker(*_: int) -> None:
-    """Of a worker process: no accelerator, no life after its parent.
+    """Sets a worker process up: it uses no accelerator, and ends with its parent.
 
-    It ignores signals: schedulers send them to every process of a job, and the training process
-    alone decides when to stop.
+    It ignores signals: schedulers send them to every process of a job, and only the training
+    process decides when to stop.
     """
     import jax
 

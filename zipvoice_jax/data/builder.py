@@ -1,7 +1,7 @@
 """The TFDS builder of a speech corpus: plan, shards, index, report.
 
-`zipvoice-jax prepare` and `tfds build` both run it. TFDS publishes the finished directory; what is
-unfinished is kept beside it in `.work`, so that a run that was killed goes on where it was.
+`zipvoice-jax prepare` and `tfds build` both run it. TFDS publishes the finished directory;
+unfinished work is kept beside it in `.work`, so that a killed run continues where it stopped.
 """
 
 import os
@@ -47,7 +47,7 @@ class SpeechBuilder(FileReaderBuilder):
         super().__init__(file_format="array_record", **kwargs)
 
     def preparation(self, manual_dir: Path) -> PrepareConfig:
-        """What to prepare, given TFDS' folder of files that were downloaded by hand."""
+        """What to prepare; `manual_dir` is TFDS' folder of manually downloaded files."""
         del manual_dir
         if self._config_of_run is None:
             raise NotImplementedError("a builder for `tfds build` overrides this")
@@ -62,7 +62,7 @@ class SpeechBuilder(FileReaderBuilder):
 
     @property
     def _work(self) -> Path:
-        """The same folder in every run; `data_path` has a random name until all is done."""
+        """The same folder in every run; `data_path` has a random name until the run is done."""
         return Path(os.fspath(self.data_path)).parent / ".work"
 
     def _download_and_prepare(
@@ -80,7 +80,7 @@ class SpeechBuilder(FileReaderBuilder):
         self._collect(config, plan, jobs)
 
     def _collect(self, config: PrepareConfig, plan: Plan, jobs: Sequence[ShardJob]) -> None:
-        """Brings shards, indices and report into the directory that TFDS will publish."""
+        """Puts shards, indices and report into the directory that TFDS will publish."""
         target = Path(os.fspath(self.data_path))
         notes: dict[str, list[dict[str, Any]]] = {split: [] for split in plan.sizes}
         for job in jobs:
@@ -116,7 +116,7 @@ class SpeechBuilder(FileReaderBuilder):
         """Nothing is downloaded."""
 
     def _log_download_done(self) -> None:
-        """The caller says what was done."""
+        """The caller reports what was done."""
 
 
 def _shard_jobs(config: PrepareConfig, plan: Plan) -> list[ShardJob]:
@@ -136,7 +136,7 @@ def _shard_jobs(config: PrepareConfig, plan: Plan) -> list[ShardJob]:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Puts a file in a second place, so that a run that is killed now still has the first."""
+    """Links or copies a file, so that a run that is killed now still has the original."""
     try:
         os.link(source, target)
     except OSError:  # a file system without hard links

@@ -1,4 +1,4 @@
-"""What an utterance must be to be trained on; a reason for each that is not."""
+"""The checks that an utterance must pass to be trained on, and the reasons for rejecting it."""
 
 import dataclasses
 import re
@@ -33,7 +33,7 @@ REASONS: tuple[str, ...] = get_args(Reason)
 
 _TAG = re.compile(r"\[[^\]]*\]|[\[\]]")
 _PINYIN = re.compile(r"<[a-z]+[0-9]>")
-# Blocks whose characters count as a word each (official preprocess_emilia.py).
+# Unicode blocks whose characters count as one word each (official preprocess_emilia.py).
 _WORD_BLOCKS = (
     (0x1100, 0x11FF),
     (0x2E80, 0xA4CF),
@@ -52,7 +52,7 @@ class Reject:
 
     Attributes:
         reason: one of `REASONS`.
-        id: the item's, or the place in the manifest where even that is missing.
+        id: id of the item, or its position in the manifest if it has none.
         detail: what exactly is wrong, in one line.
     """
 
@@ -62,7 +62,7 @@ class Reject:
 
 
 class Rejected(Exception):  # noqa: N818 - not an error: one item less
-    """Ends the work on an item; `reason` and the message tell why."""
+    """Ends the work on an item; `reason` and the message say why."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
@@ -74,14 +74,14 @@ class Limits:
     """Bounds on an utterance.
 
     Attributes:
-        min_seconds: shortest, as in the official training (--min-len).
-        max_seconds: longest; the official training takes up to 30 s (stereo 60 s) of what it
-            is given.
-        min_words_per_minute: slowest, as in the official preprocess_emilia.py.
-        max_words_per_minute: fastest, likewise.
+        min_seconds: shortest duration, as in the official training (--min-len).
+        max_seconds: longest duration; the official training keeps utterances of up to 30 s
+            (stereo 60 s).
+        min_words_per_minute: slowest speech, as in the official preprocess_emilia.py.
+        max_words_per_minute: fastest speech, likewise.
 
     Raises:
-        UserError: bounds that nothing can lie between.
+        UserError: a lower bound is not below its upper bound.
     """
 
     min_seconds: float = 1.0
@@ -104,7 +104,7 @@ class Limits:
 
 
 def normalize_text(text: str) -> str:
-    """The official clean-up: "_" (the padding token) is a blank, blanks are one blank."""
+    """The official clean-up: "_" (the padding token) becomes a blank, runs of blanks one blank."""
     return " ".join(text.replace("_", " ").split())
 
 
@@ -117,9 +117,9 @@ def check_text(text: str, *, dialogue: bool, speakers: int = 2) -> None:
     """Checks a normalised text by itself.
 
     Args:
-        text: as `normalize_text` gives it.
+        text: output of `normalize_text`.
         dialogue: the text must consist of turns that begin with speakers' tags.
-        speakers: that may speak.
+        speakers: number of speakers allowed, from [S1] on.
 
     Raises:
         Rejected: empty text or broken turn tags.
@@ -156,17 +156,17 @@ def check_seconds(seconds: float, limits: Limits) -> None:
 
 
 def check_proportion(text: str, seconds: float, limits: Limits) -> None:
-    """Checks the words of a text against the length of its audio (preprocess_emilia.py).
+    """Checks the number of words of a text against the length of its audio (preprocess_emilia.py).
 
-    Letters of any script count here, where the official code knows Latin and Chinese ones.
+    Letters of all scripts count here; the official code only knows Latin and Chinese ones.
 
     Args:
-        text: normalised; tags do not count.
-        seconds: of its audio.
-        limits: words per minute.
+        text: normalised text; tags do not count.
+        seconds: duration of its audio.
+        limits: bounds on words per minute.
 
     Raises:
-        Rejected: too many or too few words, or one of them ten times in a row.
+        Rejected: too many or too few words, or one word ten times in a row.
     """
     words = _words(text)
     for i in range(len(words) - _REPEATS):
@@ -182,20 +182,20 @@ def check_proportion(text: str, seconds: float, limits: Limits) -> None:
 
 
 def count_words(text: str) -> tuple[int, float]:
-    """The least and the most words that a text may be taken to have; tags do not count.
+    """Lower and upper estimates of the number of words of a text; tags do not count.
 
-    A digit counts as a word, for it is spoken as one or more. Six letters may be a word where
-    none are set apart, as in Thai.
+    A digit counts as a word, since it is spoken as one or more. In the upper estimate six letters
+    make a word, for scripts without blanks such as Thai.
     """
     words = _words(re.sub(r"\d", " a ", normalize_text(text)))
     return len(words), max(float(len(words)), sum(map(len, words)) / 6)
 
 
 def check_tokens(unknown: Sequence[str], dropped: Sequence[str]) -> None:
-    """Checks what a tokenizer could not use of a text.
+    """Checks that a tokenizer could use all of a text.
 
     Raises:
-        Rejected: there is any.
+        Rejected: there are unknown tokens or dropped words.
     """
     lost = [*unknown, *(part.strip() for part in dropped if any(c.isalnum() for c in part))]
     if lost:
@@ -203,10 +203,10 @@ def check_tokens(unknown: Sequence[str], dropped: Sequence[str]) -> None:
 
 
 def check_turns(tokens: Sequence[str]) -> None:
-    """Checks that every turn, or the text that has none, has a word among its tokens.
+    """Checks that every turn, or a text without turns, has a word among its tokens.
 
     Raises:
-        Rejected: one has none.
+        Rejected: a turn has none.
     """
     for number in turns_without_words(tokens, ()):
         has_tags = any(map(is_speaker_tag, tokens))
@@ -214,7 +214,7 @@ def check_turns(tokens: Sequence[str]) -> None:
 
 
 def _words(text: str) -> list[str]:
-    """Words, where each character of a script without blanks is one."""
+    """The words of a text; in scripts without blanks each character is one."""
     text = unicodedata.normalize("NFC", _PINYIN.sub(" \u4e00 ", _TAG.sub(" ", text)))
     spaced: list[str] = []
     for char in text:

@@ -1,4 +1,4 @@
-"""What to train on and in which batches: sources, lengths, channels, workers."""
+"""The data to train on and the shape of its batches: sources, lengths, channels, workers."""
 
 import dataclasses
 from typing import Literal, get_args
@@ -16,14 +16,14 @@ class SourceConfig:
 
     Attributes:
         path: dataset directory, as `zipvoice-jax prepare` writes it.
-        split: of the dataset.
-        repeats: times that each record comes in an epoch; may be a fraction.
-        weight: wanted share of the audio in the batches, relative to the other sources'
+        split: name of the split.
+        repeats: how often each record occurs in an epoch; may be a fraction.
+        weight: desired share of the audio in the batches, relative to the other sources'
             weights; it sets `repeats`.
-        languages: keeps records of these languages only; None keeps all.
+        languages: keep only records of these languages; None keeps all.
 
     Raises:
-        UserError: a value that cannot work, with what to do about it.
+        UserError: a value cannot work; the message says what to do.
     """
 
     path: str
@@ -50,7 +50,7 @@ class SourceConfig:
 
     @property
     def name(self) -> str:
-        """How to call the source in messages."""
+        """Name of the source in messages."""
         return f"{self.path} ({self.split})"
 
 
@@ -60,28 +60,28 @@ class DataConfig:
 
     Attributes:
         sources: prepared datasets, mixed.
-        batch_seconds: audio in a global batch, padding included, in seconds.
-        buckets: length classes, each with a static shape.
+        batch_seconds: seconds of audio in a global batch, padding included.
+        buckets: number of length classes, each with a static shape.
         min_seconds: shorter utterances are left out.
         max_seconds: longer utterances are left out; none is cropped, since its text would no
             longer match.
-        channels: "mono" mixes two channels down; "stereo" takes records of two channels only,
-            their features side by side; "alternate" takes the same records mixed down in even
+        channels: "mono" mixes two channels down; "stereo" takes only records of two channels, with
+            their features side by side; "alternate" takes the same records, mixed down in even
             steps and with two channels in odd ones, as train_zipvoice_dialog_stereo.py does.
-        tokenizer: for records without stored tokens; None: all must have them.
-        lang: of the tokenizer "espeak".
-        tokens_per_second: room in a batch for the tokens of records without stored tokens; one
-            with more is left out.
-        workers: processes that decode; 0 decodes in threads of this process.
-        threads: of each process.
+        tokenizer: tokenizer for records without stored tokens; None: all must have them.
+        lang: language of the tokenizer "espeak".
+        tokens_per_second: room in a batch for the tokens of records without stored tokens; a
+            record with more is left out.
+        workers: number of decoding processes; 0 decodes in threads of this process.
+        threads: number of threads per process.
         prefetch: batches that each process reads ahead.
-        cache: keeps features once computed in the memory of each process, 37.5 kB for a second of
-            each channel; for a small corpus that is read over and over on a fast accelerator.
-        max_corrupt: distinct records that may turn out to be unusable before the run stops; never
-            more than half of all.
+        cache: keep computed features in the memory of each process, 37.5 kB per second and
+            channel; for a small corpus that is read over and over on a fast accelerator.
+        max_corrupt: distinct records that may prove unusable before the run stops; never more
+            than half of all.
 
     Raises:
-        UserError: a value that cannot work, with what to do about it.
+        UserError: a value cannot work; the message says what to do.
     """
 
     sources: tuple[SourceConfig, ...]

@@ -1,4 +1,4 @@
-"""From a stored utterance to features and token ids, and from those to a padded batch."""
+"""From stored utterances to features and token ids, and from these to padded batches."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ class Example:
     """One item of a batch.
 
     Attributes:
-        id: of its utterance.
-        features: unscaled log-mel.
-        tokens: ids.
-        token_starts: frame at which each token begins; None where it was not asked for.
+        id: id of its utterance.
+        features: unscaled log-mel features.
+        tokens: token ids.
+        token_starts: frame at which each token begins; None if not requested.
     """
 
     id: str
@@ -38,16 +38,16 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class ExampleReader:
-    """Reads examples; holds all that it takes, and is picklable for worker processes.
+    """Reads examples; self-contained and picklable for worker processes.
 
     Attributes:
-        sources: records by number.
-        names: of the sources, for messages.
+        sources: records of each source, by number.
+        names: names of the sources, for messages.
         table: vocabulary.
         features: settings of the features.
-        tokenizer: for records without stored tokens.
-        alignments: whether examples need to say where their tokens begin.
-        cache: keeps every example that was read.
+        tokenizer: tokenizer for records without stored tokens.
+        alignments: whether examples need `token_starts`.
+        cache: whether to keep every example that was read.
     """
 
     sources: tuple[RecordSource, ...]
@@ -62,7 +62,7 @@ class ExampleReader:
     )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what was kept, which is nothing to send to another process."""
+        """The state without the cache, which is not sent to other processes."""
         return {**self.__dict__, "_kept": {}}
 
     @classmethod
@@ -87,7 +87,7 @@ class ExampleReader:
         return cls(tuple(sources), names, table, features, tokenizer, alignments, config.cache)
 
     def read(self, source: int, record: int, channels: int) -> Example:
-        """Reads one record and computes its features, or gives what was kept of it.
+        """Reads one record and computes its features, or takes both from the cache.
 
         Args:
             source: number of the source.
@@ -95,14 +95,14 @@ class ExampleReader:
             channels: 1 mixes two channels down before the features.
 
         Raises:
-            UserError: the record cannot be used; names it.
+            UserError: the record cannot be used; the message names it.
         """
         if not self.cache:
             return self._read(source, record, channels)
-        place = source, record, channels
-        if place not in self._kept:
-            self._kept[place] = self._read(*place)
-        return self._kept[place]
+        key = source, record, channels
+        if key not in self._kept:
+            self._kept[key] = self._read(*key)
+        return self._kept[key]
 
     def _read(self, source: int, record: int, channels: int) -> Example:
         utterance, tokens, wave = self.decode(source, record)
@@ -126,7 +126,7 @@ class ExampleReader:
         """A record, its token ids, and its audio at the features' sampling rate.
 
         Raises:
-            UserError: the record cannot be used; names it.
+            UserError: the record cannot be used; the message names it.
         """
         utterance = self.sources[source][record]
         name = self._name(source, utterance)
@@ -137,7 +137,7 @@ class ExampleReader:
         return f"{utterance.id} in {self.names[source]}"
 
     def token_ids(self, utterance: Utterance, name: str) -> Int[np.ndarray, " tokens"]:
-        """Ids of the stored tokens, or of those that the tokenizer makes.
+        """Ids of the stored tokens, or else of the tokenizer's tokens.
 
         Raises:
             UserError: there are no tokens, or the table lacks some.
@@ -166,12 +166,12 @@ def start_frames(
     """Frames at which tokens begin.
 
     Args:
-        token_starts: in seconds from the beginning of the audio.
-        frames: of the utterance's features.
+        token_starts: starts in seconds from the beginning of the audio.
+        frames: number of frames of the utterance.
         features: settings of the features.
 
     Returns:
-        seconds * sampling_rate / hop_length, rounded, from 0 to `frames`; int32.
+        seconds * sampling_rate / hop_length, rounded and clipped to [0, `frames`]; int32.
     """
     per_second = features.sampling_rate / features.hop_length
     rounded = np.rint(np.asarray(token_starts, np.float64) * per_second)
@@ -206,10 +206,10 @@ def collate(
 
     Args:
         examples: one per row; None leaves the row empty.
-        bucket: the shape of the frames, tokens and channels.
-        n_mels: mel bins of a channel.
+        bucket: gives the padded lengths and the number of channels.
+        n_mels: mel bins per channel.
         pad_id: id of the padding token.
-        alignments: give `token_starts` too.
+        alignments: also return `token_starts`.
 
     Returns:
         `features` (rows, frames, channels * n_mels) float32, `features_lens` (rows,) int32,

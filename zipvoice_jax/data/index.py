@@ -1,4 +1,4 @@
-"""The index of a split: what batching needs to know of every record, in one small file."""
+"""The index of a split: what batching needs to know about every record, in one small file."""
 
 import dataclasses
 import os
@@ -18,15 +18,15 @@ _NO_TOKENS = -1
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """What batching needs to know of every record of a split, in the order of the records.
+    """What batching needs to know about every record of a split, in the order of the records.
 
     Attributes:
-        ids: names.
+        ids: utterance ids.
         seconds: durations, equal to those in the records.
-        tokens: numbers of tokens; -1 where they are not stored.
-        channels: 1 or 2.
-        languages: languages.
-        aligned: whether the starts of its tokens are known; none given: of no record.
+        tokens: numbers of tokens; -1 if they are not stored.
+        channels: numbers of channels, 1 or 2.
+        languages: language codes.
+        aligned: whether the starts of a record's tokens are known; empty: of no record.
     """
 
     ids: np.ndarray
@@ -52,7 +52,7 @@ class Index:
 
     @staticmethod
     def row(utterance: Utterance) -> tuple[str, float, int, int, str, bool]:
-        """An utterance's line of the index."""
+        """An utterance's row of the index."""
         count = len(utterance.tokens) or _NO_TOKENS
         seconds = float(np.float32(utterance.duration))  # as the record has it
         aligned = bool(utterance.token_starts)
@@ -60,7 +60,7 @@ class Index:
 
     @classmethod
     def join(cls, rows: Iterable[Sequence[Any]]) -> Self:
-        """An index from lines in the order of its fields."""
+        """An index from rows in the order of its fields."""
         columns = list(zip(*rows, strict=True)) or [()] * 6
         ids, seconds, tokens, channels, languages, aligned = columns
         return cls(
@@ -73,7 +73,7 @@ class Index:
         )
 
     def joined(self, others: Sequence["Index"]) -> "Index":
-        """This index with those of the records that follow."""
+        """This index, followed by the others."""
         columns = {
             name: np.concatenate([getattr(one, name) for one in (self, *others)])
             for name in _COLUMNS
@@ -81,7 +81,7 @@ class Index:
         return Index(**columns)
 
     def save(self, path: str | Path) -> None:
-        """Writes the index as .npz: whole or not at all, equal bytes for equal content."""
+        """Writes the index as .npz, atomically; equal content gives equal bytes."""
         partial = Path(path).with_name(f".{Path(path).name}.partial")
         with partial.open("wb") as file:
             np.savez_compressed(file, **{name: getattr(self, name) for name in _COLUMNS})
@@ -89,10 +89,10 @@ class Index:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Reads an index; one of before there were alignments says that there are none.
+        """Reads an index; one older than alignments has no aligned record.
 
         Raises:
-            UserError: the file is missing or is no index.
+            UserError: the file is missing or not an index.
         """
         try:
             with np.load(path, allow_pickle=False) as arrays:
@@ -101,7 +101,9 @@ class Index:
         except FileNotFoundError:
             raise UserError(f"the index {path} does not exist; prepare the dataset anew.") from None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            raise UserError(f"{path} is no index of a dataset; prepare the dataset anew.") from None
+            raise UserError(
+                f"{path} is not an index of a dataset; prepare the dataset anew."
+            ) from None
         if len({len(getattr(index, name)) for name in _COLUMNS}) != 1:
             raise UserError(f"{path} has columns of several lengths; prepare the dataset anew.")
         return index

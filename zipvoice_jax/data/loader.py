@@ -1,4 +1,4 @@
-"""What trains and what validates: sources opened, batches planned, ordered and read."""
+"""Batches for training and validation: opens sources, plans, orders and reads batches."""
 
 import dataclasses
 import hashlib
@@ -16,7 +16,7 @@ from zipvoice_jax.data.plan import Bucket, Plan, fit_plan, make_plan, repetition
 from zipvoice_jax.data.records import Index, RecordSource, open_split
 from zipvoice_jax.text.tokens import TokenTable
 
-ENDLESS = 2**40  # more steps than any run has
+ENDLESS = 2**40  # more steps than any run takes
 
 
 class _Batches:
@@ -39,7 +39,7 @@ class _Batches:
                     "make batch_multiple a multiple of the number of hosts."
                 )
         records = sum(len(selection.records) for selection in plan.selections)
-        # A small dataset that is unusable as a whole must not pass for one with few faults.
+        # A small dataset that is entirely unusable must not pass for one with few faults.
         limit = min(config.max_corrupt, records // 2)
         self.config = dataclasses.replace(config, max_corrupt=limit)
         self.plan = plan
@@ -79,7 +79,7 @@ class Loader(_Batches):
     """Endless batches of one stage of training; iterate over it, or call `iterate`.
 
     Attributes:
-        config: of the data.
+        config: the data config.
         plan: buckets and their records.
         assembler: makes this host's part of any batch.
     """
@@ -101,19 +101,17 @@ class Loader(_Batches):
         """Opens the sources and plans the batches; reads no records.
 
         Args:
-            config: of the data.
+            config: the data config.
             table: vocabulary.
             features: settings of the features.
-            seed: of the run.
+            seed: seed of the run.
             stage: name of the stage; with the seed it determines the order.
-            batch_multiple: batch sizes are multiples of it. It must be a multiple of the
-                devices of all hosts; what continues on another number of devices needs one that
-                suits both.
+            batch_multiple: batch sizes are multiples of it. It must be a multiple of the number of
+                devices of all hosts; to continue a run on another number of devices, of both.
             host_index: number of this process.
-            host_count: processes that share a batch.
+            host_count: number of processes that share a batch.
             start_step: number of the first batch.
-            alignments: batches say where tokens begin, and records that do not know are left
-                out.
+            alignments: add `token_starts` to batches, and leave out records without alignment.
 
         Raises:
             UserError: a source cannot be used, or the config does not fit the data.
@@ -155,7 +153,7 @@ class Loader(_Batches):
 
     @property
     def steps_per_epoch(self) -> float:
-        """Steps in which every record comes as often as its source's `repeats`."""
+        """Steps in which every record occurs as often as its source's `repeats`."""
         return float(sum(self.plan.steps))
 
     def iterate(self, start_step: int) -> BatchIterator:
@@ -175,19 +173,19 @@ class Loader(_Batches):
         """Sources, what is left out and why, buckets and padding, as text.
 
         Raises:
-            UserError: there is so little speech that the batches cannot be meant.
+            UserError: there is so little speech that batches of this size must be a mistake.
         """
         lines = self._rows_of_report()
         steps = self.steps_per_epoch
         shown = f"{steps:.1f}" if steps >= 1.0 else f"{steps:.2g}"
         lines.append(f"padding {self.padding_share:.1%}, {shown} steps an epoch")
-        if told := repetition(self.plan, self.config, self._features):
-            lines.append(f"note: {told}")
+        if note := repetition(self.plan, self.config, self._features):
+            lines.append(f"note: {note}")
         return "\n".join(lines)
 
 
 class Validation(_Batches):
-    """Every utterance exactly once, always in the same batches; what `validation_batches` gives."""
+    """Every utterance exactly once, always in the same batches; see `validation_batches`."""
 
     def __len__(self) -> int:
         order = self.assembler.order
@@ -218,15 +216,15 @@ def validation_batches(
     """Batches for a validation loss.
 
     Args:
-        config: of the data; repeats and weights have no effect, and "alternate" means two
-            channels, as officially.
+        config: the data config; repeats and weights have no effect, and "alternate" means two
+            channels, as in the official code.
         table: vocabulary.
         features: settings of the features.
-        buckets: of the training's `Loader`, so that no more shapes are compiled; an utterance
-            that fits none of them is left out. None given: made for this data.
-        batch_multiple: as for `Loader`, where no buckets are given.
+        buckets: buckets of the training's `Loader`, so that no more shapes are compiled; an
+            utterance that fits none of them is left out. Empty: chosen for this data.
+        batch_multiple: as for `Loader`; only used without `buckets`.
         host_index: number of this process.
-        host_count: processes that share a batch.
+        host_count: number of processes that share a batch.
         alignments: as for `Loader`.
 
     Raises:
@@ -260,7 +258,7 @@ def validation_batches(
 
 
 def _fingerprint(plan: Plan, indices: Sequence[Index], channels: str, seed: int, stage: str) -> str:
-    """A hash of all that the order hangs on, and of the datasets' own indices."""
+    """A hash of everything on which the order depends, and of the datasets' own indices."""
     digest = hashlib.sha256(repr((plan.buckets, plan.repeats, channels, seed, stage)).encode())
     for index in indices:
         for column in (index.ids, index.seconds, index.tokens):

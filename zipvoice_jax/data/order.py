@@ -1,7 +1,7 @@
-"""The global order of training: which records make up batch n, for any n without a walk.
+"""The global order of training: which records make up batch n, with random access in n.
 
-It depends on the plan, the seed, the stage's name and n alone, hence not on workers, prefetch
-or the number of hosts.
+It depends only on the plan, the seed, the stage's name and n, hence not on workers, prefetch or
+the number of hosts.
 """
 
 import abc
@@ -27,14 +27,14 @@ Row = tuple[int, int]  # number of the source, number of the record in it
 class Interleaving:
     """An endless random sequence of choices, each with its exact share, with random access.
 
-    The sequence consists of blocks. By the end of block k, choice c has come
-    floor(share[c] * block * (k + 1) + 1/2) times, so it never lags by more than a block and
-    even a rare one comes; within a block the order is random.
+    The sequence consists of blocks. By the end of block k, choice c has occurred
+    floor(share[c] * block * (k + 1) + 1/2) times, so it never lags by more than a block and even
+    a rare choice occurs; within a block the order is random.
 
     Attributes:
-        shares: of the choices; their sum is 1.
+        shares: shares of the choices; they sum to 1.
         block: mean length of a block.
-        entropy: of all random numbers.
+        entropy: seed of all random numbers.
     """
 
     shares: tuple[Fraction, ...]
@@ -42,16 +42,16 @@ class Interleaving:
     entropy: tuple[int, ...]
 
     def counts(self, blocks: int) -> Int[np.ndarray, " choices"]:
-        """How often each choice comes in the first blocks."""
+        """How often each choice occurs in the first blocks."""
         half = Fraction(1, 2)
         return np.array([int(s * self.block * blocks + half) for s in self.shares], np.int64)
 
     def take(
         self, start: int, stop: int
     ) -> tuple[Int[np.ndarray, " taken"], Int[np.ndarray, " taken"]]:
-        """The choices from `start` to `stop`, and how often each one came before.
+        """The choices from `start` to `stop`, and how often each occurred before.
 
-        For n, the pair (choice, how often it came before n) never repeats.
+        The pair (choice at n, how often it occurred before n) never repeats.
         """
         block = start // self.block
         while self._begin(block) > start:
@@ -92,15 +92,15 @@ class Order(abc.ABC):
 
     @abc.abstractmethod
     def rows(self, step: int, start: int, stop: int) -> list[Row | None]:
-        """What stands in rows `start` to `stop` of a batch; None for an empty row."""
+        """The records in rows `start` to `stop` of a batch; None for an empty row."""
 
 
 class TrainingOrder(Order):
     """Endless batches.
 
     Every bucket has an endless stream of records, each source's shuffled anew each time it is
-    used up; consecutive pieces of it are the bucket's batches. An `Interleaving` says which
-    bucket serves a step, and another one which source fills a row.
+    used up; consecutive pieces of it are the bucket's batches. One `Interleaving` chooses the
+    bucket of a step, another the source of a row.
     """
 
     def __init__(self, plan: Plan, channels: Channels, *, seed: int, stage: str) -> None:
@@ -109,8 +109,8 @@ class TrainingOrder(Order):
         Args:
             plan: buckets and their records.
             channels: "alternate" gives even steps one channel and odd steps two.
-            seed: of the run.
-            stage: name of the stage; another one gives another order.
+            seed: seed of the run.
+            stage: name of the stage; another name gives another order.
         """
         entropy = (seed, zlib.crc32(stage.encode("utf-8")))
         steps_per_epoch = sum(plan.steps, Fraction(0))
@@ -145,15 +145,15 @@ class TrainingOrder(Order):
         return bucket
 
     def rows(self, step: int, start: int, stop: int) -> list[Row | None]:
-        """What stands in rows `start` to `stop` of a batch."""
+        """The records in rows `start` to `stop` of a batch."""
         choices, ranks = self._steps.take(step, step + 1)
         bucket, batches_before = int(choices[0]), int(ranks[0])
         first = batches_before * self._plan.buckets[bucket].batch
-        sources, places = self._rows[bucket].take(first + start, first + stop)
+        sources, source_ranks = self._rows[bucket].take(first + start, first + stop)
         records, streams = self._plan.records[bucket], self._streams[bucket]
         return [
-            (source, int(records[source][streams[source][place]]))
-            for source, place in zip(sources.tolist(), places.tolist(), strict=True)
+            (source, int(records[source][streams[source][rank]]))
+            for source, rank in zip(sources.tolist(), source_ranks.tolist(), strict=True)
         ]
 
 
@@ -177,13 +177,13 @@ class PassOrder(Order):
         return self._batches[step][0]
 
     def rows(self, step: int, start: int, stop: int) -> list[Row | None]:
-        """What stands in rows `start` to `stop` of a batch; None for an empty row."""
+        """The records in rows `start` to `stop` of a batch; None for an empty row."""
         bucket, rows = self._batches[step]
         return [*rows, *[None] * (bucket.batch - len(rows))][start:stop]
 
 
 def shuffled(length: int, entropy: tuple[int, ...]) -> grain.MapDataset[int]:
-    """Numbers below `length`, each once per epoch, in another random order every epoch."""
+    """Numbers below `length`, each once per epoch, in a new random order every epoch."""
     seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
     numbers = grain.MapDataset.range(length)
     return numbers.seed(seed).shuffle().repeat() if length else numbers

@@ -1,4 +1,4 @@
-"""Which records are used, and in which static shapes: length buckets that waste little."""
+"""Which records are used, and in which static shapes: length buckets with little padding."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from zipvoice_jax.data.config import DataConfig, SourceConfig
 from zipvoice_jax.data.index import Index
 
 SHAPE_STEP = 16  # frames and tokens of a bucket are multiples of it
-# Of an utterance in one step: from `MANY` on it is told, beyond `ABSURD` nothing is trained.
+# Copies of an utterance in one step: from `MANY` on it is reported, beyond `ABSURD` refused.
 MANY, ABSURD = 2.0, 100.0
 # Resampling rounds a record's samples, which can move its count of frames by one.
 SLACK_FRAMES = 1
@@ -26,7 +26,7 @@ class Bucket:
     Attributes:
         frames: padded length of features.
         tokens: padded length of tokens, at least one more than any item has.
-        batch: rows of the global batch.
+        batch: number of rows of the global batch.
         channels: 1 or 2; features have channels * n_mels bins.
     """
 
@@ -45,10 +45,10 @@ class Selection:
 
     Attributes:
         records: their numbers in the split.
-        frames: of features, to within `SLACK_FRAMES`.
-        tokens: their counts, or room for them where they are not stored.
-        seconds: audio of all of them.
-        left_out: reasons and how many records have each.
+        frames: their numbers of frames, to within `SLACK_FRAMES`.
+        tokens: their numbers of tokens, or room for them if they are not stored.
+        seconds: total seconds of audio.
+        left_out: number of records left out for each reason.
     """
 
     records: Int[np.ndarray, " items"]
@@ -60,14 +60,14 @@ class Selection:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Buckets and what goes into them; arrays are never changed.
+    """Buckets and the records in them; arrays are never changed.
 
     Attributes:
         buckets: from short to long, all of one channel count.
         records: for each bucket and source, numbers of the records.
-        frames: for each bucket, the mean of its items' frames, repeats counted.
-        repeats: of each source in an epoch.
-        selections: of each source.
+        frames: for each bucket, the mean number of frames of its items, repeats counted.
+        repeats: for each source, how often its records occur in an epoch.
+        selections: for each source, the records used.
     """
 
     buckets: tuple[Bucket, ...]
@@ -91,7 +91,7 @@ class Plan:
 
     @property
     def copies(self) -> tuple[float, ...]:
-        """For each source, how often one of its utterances comes in a step, on average."""
+        """For each source, how often one of its utterances occurs in a step, on average."""
         steps = float(sum(self.steps))
         return tuple(float(n) / steps for n in self.repeats)
 
@@ -118,11 +118,11 @@ def make_plan(
     """Chooses records, buckets and batch sizes.
 
     Args:
-        config: of the data.
-        indices: of each source.
-        features: give frames per second.
+        config: the data config.
+        indices: index of each source.
+        features: feature settings, which give the frames per second.
         batch_multiple: batch sizes are multiples of it (devices of all hosts).
-        alignments: leave out records whose tokens' starts are not known.
+        alignments: leave out records whose tokens' starts are unknown.
 
     Raises:
         UserError: no records are left, they lack tokens, or a batch cannot hold the longest.
@@ -132,14 +132,14 @@ def make_plan(
     frames = np.concatenate([s.frames for s in selections]) + SLACK_FRAMES
     weights = np.repeat([float(n) for n in repeats], [len(s.frames) for s in selections])
     bounds = np.array(choose_bounds(frames, weights, config.buckets))
-    places = [np.searchsorted(bounds, s.frames + SLACK_FRAMES) for s in selections]
+    buckets_of = [np.searchsorted(bounds, s.frames + SLACK_FRAMES) for s in selections]
     channels = 2 if config.channels == "stereo" else 1
     fps = features.sampling_rate / features.hop_length
     buckets = []
     for number, bound in enumerate(bounds.tolist()):
         most_tokens = max(
-            int(s.tokens[place == number].max(initial=0))
-            for s, place in zip(selections, places, strict=True)
+            int(s.tokens[bucket_of == number].max(initial=0))
+            for s, bucket_of in zip(selections, buckets_of, strict=True)
         )
         batch = int(config.batch_seconds * fps) // (bound * batch_multiple) * batch_multiple
         if batch == 0:
@@ -149,19 +149,19 @@ def make_plan(
                 "lower max_seconds."
             )
         buckets.append(Bucket(bound, _round_up(most_tokens + 1), batch, channels))
-    return _fill(buckets, selections, places, repeats)
+    return _fill(buckets, selections, buckets_of, repeats)
 
 
 def repetition(plan: Plan, config: DataConfig, features: FeatureConfig) -> str | None:
-    """What to say, and to set, where batches hold each utterance many times; None where not.
+    """A warning, with advice, if batches hold each utterance many times; else None.
 
     Args:
-        plan: of the batches.
-        config: of the data.
-        features: give frames per second.
+        plan: plan of the batches.
+        config: the data config.
+        features: feature settings, which give the frames per second.
 
     Raises:
-        UserError: so many times that it cannot be meant.
+        UserError: so many times that it must be a mistake.
     """
     most = max(plan.copies)
     if most < MANY:
@@ -174,16 +174,16 @@ def repetition(plan: Plan, config: DataConfig, features: FeatureConfig) -> str |
     least = max(bucket.frames for bucket in plan.buckets) / fps
     wanted = max(sum(seconds) / fps, least)
     source = config.sources[plan.copies.index(most)]
-    told = (
+    warning = (
         f"batch_seconds {config.batch_seconds:g} is much for so little speech: a step has each "
         f"utterance of {source.name} {most:.0f} times"
     )
     advice = f"set batch_seconds to {np.ceil(wanted):.0f} or less, or add data"
     if min(plan.copies) > ABSURD:
-        raise UserError(f"{told}; {advice}.")
+        raise UserError(f"{warning}; {advice}.")
     if len(config.sources) > 1 or source.repeats != 1.0:
         advice += ", or lower its repeats or weight"
-    return f"{told}; {advice}"
+    return f"{warning}; {advice}"
 
 
 def fit_plan(
@@ -194,34 +194,34 @@ def fit_plan(
     *,
     alignments: bool = False,
 ) -> Plan:
-    """As `make_plan`, for buckets that are given; what fits none of them is left out.
+    """Like `make_plan`, but for fixed buckets; records that fit none of them are left out.
 
     Every record counts once: repeats and weights have no effect.
     """
     buckets = sorted(buckets)
-    selections, places = [], []
+    selections, buckets_of = [], []
     for selection in _selections(config, indices, features, alignments):
-        place = np.full(len(selection.records), -1)
+        bucket_of = np.full(len(selection.records), -1)
         for number, bucket in reversed(list(enumerate(buckets))):
             short = selection.frames + SLACK_FRAMES <= bucket.frames
-            place[short & (selection.tokens < bucket.tokens)] = number
-        unfit = int((place < 0).sum())
+            bucket_of[short & (selection.tokens < bucket.tokens)] = number
+        unfit = int((bucket_of < 0).sum())
         left_out = selection.left_out | ({"too long for every bucket": unfit} if unfit else {})
         selections.append(dataclasses.replace(selection, left_out=left_out))
-        places.append(place)
-    return _fill(buckets, selections, places, (Fraction(1),) * len(selections))
+        buckets_of.append(bucket_of)
+    return _fill(buckets, selections, buckets_of, (Fraction(1),) * len(selections))
 
 
 def _fill(
     buckets: Sequence[Bucket],
     selections: Sequence[Selection],
-    places: Sequence[Int[np.ndarray, " _"]],
+    buckets_of: Sequence[Int[np.ndarray, " _"]],
     repeats: tuple[Fraction, ...],
 ) -> Plan:
-    """The plan in which each record goes to the bucket that `places` says; -1 is left out."""
+    """The plan that puts each record into its bucket in `buckets_of`; -1 leaves it out."""
     records, frames = [], []
     for number, bucket in enumerate(buckets):
-        inside = [place == number for place in places]
+        inside = [bucket_of == number for bucket_of in buckets_of]
         records.append(tuple(s.records[m] for s, m in zip(selections, inside, strict=True)))
         weights = np.repeat([float(n) for n in repeats], [int(m.sum()) for m in inside])
         lengths = np.concatenate([s.frames[m] for s, m in zip(selections, inside, strict=True)])
@@ -247,20 +247,20 @@ def select(
     *,
     alignments: bool = False,
 ) -> Selection:
-    """The records of a source that the config wants, with the reasons against the others.
+    """The records of a source that the config selects, with the reasons against the others.
 
-    A text of more tokens than frames cannot be spread over them.
+    A text with more tokens than frames cannot be spread over them.
 
     Args:
-        index: of the source.
-        source: whose records they are.
-        config: of the data.
+        index: index of the source.
+        source: config of the source.
+        config: the data config.
         features: settings of the features.
-        alignments: leave out records whose tokens' starts are not known.
+        alignments: leave out records whose tokens' starts are unknown.
 
     Raises:
-        UserError: no record is left, tokens are neither stored nor to be made, or alignments are
-            needed and there are none.
+        UserError: no record is left, tokens are not stored and there is no tokenizer, or
+            alignments are needed and there are none.
     """
     if alignments and len(index) and not index.aligned.any():
         raise UserError(
@@ -293,9 +293,9 @@ def select(
             left_out[reason] = count
         kept &= ~fault
     if not kept.any():
-        found = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "none"
+        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "none"
         raise UserError(
-            f"{source.name} has no records to train on (left out: {found}); change the data "
+            f"{source.name} has no records to train on (left out: {reasons}); change the data "
             "config or give another dataset."
         )
     records = np.flatnonzero(kept)
@@ -310,8 +310,8 @@ def choose_bounds(
 
     With c(j) the weight of all items of up to j frames, it minimises the sum of
     (c(bound) - c(bound before)) * bound over bounds that are multiples of `SHAPE_STEP`, by
-    dynamic programming: the best cost of k classes that end at j is the least over i < j of
-    that of k - 1 classes that end at i, and (c(j) - c(i)) * j.
+    dynamic programming: the best cost of k classes that end at j is the minimum over i < j of
+    the best cost of k - 1 classes that end at i, plus (c(j) - c(i)) * j.
     """
     counts = np.bincount(-(-frames // SHAPE_STEP), weights=weights)
     ends = np.flatnonzero(counts)
@@ -337,7 +337,7 @@ def choose_bounds(
 def _repeats(
     sources: Sequence[SourceConfig], selections: Sequence[Selection]
 ) -> tuple[Fraction, ...]:
-    """Repeats of each source; by weight, they leave an epoch's seconds as they are."""
+    """Repeats of each source; those from weights keep the seconds of an epoch."""
     weights = [source.weight for source in sources if source.weight is not None]
     if not weights:
         return tuple(_fraction(source.repeats) for source in sources)

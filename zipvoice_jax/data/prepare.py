@@ -1,4 +1,4 @@
-"""Prepares a corpus: any of the known formats to a directory of random-access records."""
+"""Prepares a corpus of a known format as a directory of random-access records."""
 
 import json
 import os
@@ -27,34 +27,33 @@ def prepare(
     beam: Beam | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Prepares a corpus; goes on where a run of the same was killed.
+    """Prepares a corpus; continues a killed run of the same preparation.
 
-    The bytes of shards and index depend on the config and the corpus alone.
+    The bytes of shards and index depend only on the config and the corpus.
 
     Args:
         config: what to prepare.
         to: directory of the dataset.
-        workers: processes; 0: one per core.
+        workers: number of processes; 0: one per core.
         beam: run on Apache Beam instead of this machine's processes.
-        overwrite: replace a dataset that is there already, and drop the unfinished work of
-            other options.
+        overwrite: replace an existing dataset, and discard the unfinished work of other options.
 
     Returns:
-        the report, as in report.json.
+        The report, as in report.json.
 
     Raises:
         UserError: the corpus cannot be read or has nothing to prepare, or the directory holds
-            something else or cannot be written to.
+            something else or cannot be written.
     """
     to = Path(to)
     if workers < 0:
         raise UserError(f"workers is {workers}; give 1 or more, or 0 for one per core.")
-    config.tokenizer.tokenizer  # noqa: B018 - what is wrong with it shows before the work
+    config.tokenizer.tokenizer  # noqa: B018 - raises its errors before the work
     staging = to / _STAGING
     try:
         _check_target(to, overwrite=overwrite)
-        told = f"another process is preparing {to}; wait for it, or give another directory."
-        with alone(staging / ".lock", told):
+        message = f"another process is preparing {to}; wait for it, or give another directory."
+        with alone(staging / ".lock", message):
             built = staging / config.name / str(SpeechBuilder.VERSION)
             shutil.rmtree(built, ignore_errors=True)
             builder = SpeechBuilder(
@@ -95,7 +94,7 @@ def _download_config(beam: Beam | None, workers: int) -> tfds.download.DownloadC
 
 
 def _publish(built: Path, to: Path) -> None:
-    """Moves a finished dataset to its place; its description comes last."""
+    """Moves a finished dataset into its directory; its description comes last."""
     (to / _INFO).unlink(missing_ok=True)
     patterns = ("*.array_record-*-of-*", "index-*.npz", "alignment-*.npz", ALIGNER)
     for pattern in (*patterns, "features.json", "report.json"):

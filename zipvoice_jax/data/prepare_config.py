@@ -1,4 +1,4 @@
-"""How a corpus is prepared: what determines the dataset, and the tokenizer of its texts."""
+"""The settings of a preparation, and the tokenizer of its texts."""
 
 import dataclasses
 import functools
@@ -16,15 +16,15 @@ from zipvoice_jax.text.tokens import TokenTable
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenizerSettings:
-    """A tokenizer by name, to be made in every process.
+    """Settings of a tokenizer, from which every process makes its own.
 
     Attributes:
-        name: as the official code calls it.
-        table: the vocabulary; None stores tokens without asking whether a table knows them.
+        name: official name of the tokenizer.
+        table: the vocabulary; None stores tokens without checking them against a table.
         lang: eSpeak language, for "espeak".
-        token_type: for "libritts".
+        token_type: type of the "libritts" tokenizer.
         bpe_model: SentencePiece model, for the libritts type "bpe".
-        text_repair: tokens of texts as people read them; False: as the official code reads them.
+        text_repair: read texts as people do; False: as the official code does.
     """
 
     name: str = "dialog"
@@ -37,8 +37,8 @@ class TokenizerSettings:
     def must_be_dialogue(self, text: str) -> bool:
         """Whether a text must consist of turns.
 
-        With "dialog" any text, and with a tokenizer that would speak other tags one that has a
-        speaker tag.
+        With "dialog" every text must, and with a tokenizer that would speak other tags a text
+        that has a speaker tag.
         """
         if self.name in ("dialog", "emilia"):
             return self.name == "dialog"
@@ -63,20 +63,20 @@ class TokenizerSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
-    """All that determines a dataset's bytes; the number of workers does not.
+    """Everything that determines a dataset's bytes; the number of workers does not.
 
     Attributes:
-        name: of the dataset: small letters, digits and underscores.
+        name: name of the dataset: lower-case letters, digits and underscores.
         source: the corpus.
-        dev_source: another one, all of which is the split "dev"; `split` is then not asked.
-        tokenizer: of the tokens that are stored.
-        limits: of durations and speaking rate.
+        dev_source: another corpus, all of which is the split "dev"; `split` is then ignored.
+        tokenizer: tokenizer of the stored tokens.
+        limits: bounds on durations and speaking rate.
         split: "official", or "hash" for a fixed share of all ids.
-        dev_share: of "hash".
-        examples: named per reason in the report.
+        dev_share: share of "dev" for "hash".
+        examples: rejected items named per reason in the report.
 
     Raises:
-        UserError: a value that cannot be.
+        UserError: an impossible value.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""The plan of a preparation: which items become which shard, kept on disk.
+"""The plan of a preparation: which items go into which shard, kept on disk.
 
-Planning reads manifests and headers only. What it decides is written as one file of items per
-shard and a `plan.json` that says what it was made from, so that a run can go on after a crash.
+Planning only reads manifests and headers. The plan is one file of items per shard and a
+`plan.json` that identifies its inputs, so that a run can continue after a crash.
 """
 
 import collections
@@ -21,19 +21,19 @@ from zipvoice_jax.data.prepare_config import PrepareConfig
 from zipvoice_jax.data.sources import Item, Source, hashed_split, official_dev
 from zipvoice_jax.data.timing import Timing
 
-_FORMAT = 2  # of the files of a plan; another number makes old plans unusable
+_FORMAT = 2  # of a plan's files; another number makes old plans unusable
 _PLAN = "plan.json"
 _ITEM_FIELDS = tuple(field.name for field in dataclasses.fields(Item))
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is to be done.
+    """The shards to make.
 
     Attributes:
-        folder: where the plan's files are.
-        sizes: of each split the number of items in each shard.
-        rejects: items that are left out without looking at their audio.
+        folder: folder of the plan's files.
+        sizes: for each split, the number of items in each shard.
+        rejects: items that are rejected before their audio is read.
     """
 
     folder: Path
@@ -46,11 +46,11 @@ class Plan:
 
 
 def make_plan(config: PrepareConfig, folder: Path, *, discard_other: bool = False) -> Plan:
-    """Makes the plan, or reads the one that an earlier run of the same made.
+    """Makes the plan, or reads that of an earlier run of the same preparation.
 
     Args:
-        config: of the preparation.
-        folder: for the plan's files and whatever belongs to the run.
+        config: settings of the preparation.
+        folder: folder for all files of the run.
         discard_other: delete the work of another run instead of raising.
 
     Raises:
@@ -58,10 +58,10 @@ def make_plan(config: PrepareConfig, folder: Path, *, discard_other: bool = Fals
             another run.
     """
     fingerprint = _fingerprint(config)
-    found = _read_plan(folder)
-    if found is not None and found["fingerprint"] == fingerprint:
-        return Plan(folder, found["sizes"], [Reject(*one) for one in found["rejects"]])
-    if found is not None and not discard_other:
+    earlier = _read_plan(folder)
+    if earlier is not None and earlier["fingerprint"] == fingerprint:
+        return Plan(folder, earlier["sizes"], [Reject(*one) for one in earlier["rejects"]])
+    if earlier is not None and not discard_other:
         raise UserError(
             f"{folder} holds the unfinished work of a run with other options or another state "
             "of the corpus; give the same ones, or start anew with --overwrite."
@@ -88,7 +88,7 @@ def read_items(path: Path) -> list[Item]:
 
 
 def _item(values: dict[str, Any]) -> Item:
-    """An item from its fields as JSON has them."""
+    """An item from its fields in JSON."""
     timing = values.pop("timing")
     return Item(
         **{**values, "channels": tuple(values["channels"])},
@@ -97,29 +97,29 @@ def _item(values: dict[str, Any]) -> Item:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file that appears whole or not at all."""
+    """Writes a text file by rename; it appears whole or not at all."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
 
 
 def _read_plan(folder: Path) -> dict[str, Any] | None:
-    """What an earlier run has planned; one that is damaged passes for another run's."""
+    """The plan of an earlier run; a damaged one counts as that of another run."""
     try:
-        found = json.loads((folder / _PLAN).read_text(encoding="utf-8"))
+        content = json.loads((folder / _PLAN).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError:
-        found = None
-    fits = isinstance(found, dict) and {"fingerprint", "sizes", "rejects"} <= set(found)
-    return found if fits else {"fingerprint": ""}
+        content = None
+    fits = isinstance(content, dict) and {"fingerprint", "sizes", "rejects"} <= set(content)
+    return content if fits else {"fingerprint": ""}
 
 
 def _write_units(config: PrepareConfig, folder: Path) -> Plan:
     """Sorts the items into splits and writes each shard's list.
 
-    A unit of the corpus becomes a shard of "train". Items of the other splits are few, so
-    they are collected over units.
+    A unit of the corpus becomes a shard of "train". The other splits have few items, which are
+    collected over several units.
     """
     plan = Plan(folder, {}, [])
     waiting: dict[str, list[Item]] = collections.defaultdict(list)
@@ -144,7 +144,7 @@ def _write_units(config: PrepareConfig, folder: Path) -> Plan:
                 elif isinstance(item, Item):
                     waiting[split_of(item)].append(item)
             close("train")
-            for split in [one for one in waiting if len(waiting[one]) >= source.unit_size]:
+            for split in [name for name in waiting if len(waiting[name]) >= source.unit_size]:
                 close(split)
     bar.close()
     for split in sorted(waiting):
@@ -170,14 +170,14 @@ def _sources(config: PrepareConfig) -> Iterator[tuple[Source, Callable[[Item], s
 
 
 def _fault(item: Item, seen: set[bytes]) -> Reject | None:
-    """What is wrong with an item by its names alone; remembers its id."""
+    """What is wrong with an item's strings or id, if anything; adds the id to `seen`."""
     try:
         key = hashlib.blake2b(item.id.encode(), digest_size=8).digest()
         item.path.encode()
         item.text.encode()
     except UnicodeEncodeError:
         name = item.id.encode(errors="backslashreplace").decode()
-        return Reject("bad entry", name, "holds characters that are no Unicode text")
+        return Reject("bad entry", name, "holds characters that are not valid Unicode")
     if key in seen:
         return Reject("duplicate id", item.id, f"comes again with {item.path}")
     seen.add(key)
@@ -185,7 +185,7 @@ def _fault(item: Item, seen: set[bytes]) -> Reject | None:
 
 
 def _fingerprint(config: PrepareConfig) -> str:
-    """A hash of the options, and of the names, sizes and times of the corpus's files."""
+    """A hash of the options, and of the names, sizes and times of the corpus' files."""
     sources = [config.source, *([config.dev_source] if config.dev_source else [])]
     stats = [(path, path.stat()) for source in sources for path in source.inputs()]
     files = [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]

@@ -19,17 +19,17 @@ def make_report(
     *,
     examples: int,
 ) -> dict[str, Any]:
-    """Sums up a preparation.
+    """Summarises a preparation.
 
     Args:
-        name: of the dataset.
-        indices: of each split.
-        notes: of each split's finished shards, in order.
-        rejects: items that were left out before.
-        examples: named per reason.
+        name: name of the dataset.
+        indices: index of each split.
+        notes: notes of each split's finished shards, in order.
+        rejects: items that the plan rejected.
+        examples: rejected items to name per reason.
 
     Returns:
-        what report.json holds.
+        The content of report.json.
     """
     left_out: dict[str, dict[str, Any]] = {}
     for one in rejects:
@@ -76,20 +76,20 @@ def dumps(report: Mapping[str, Any]) -> str:
 
 
 def lines(report: Mapping[str, Any]) -> list[str]:
-    """The report for a person to read."""
-    told = []
-    for split, one in report["splits"].items():
-        low, median, high = one["seconds_min_median_max"]
-        languages = ", ".join(f"{name or 'unknown'} {n}" for name, n in one["languages"].items())
-        told.append(
-            f"{report['name']} {split}: {one['utterances']:,} utterances, {one['hours']:.3f} h, "
-            f"{one['turns']:,} turns, {one['tokens_per_second']:.1f} tokens/s, "
+    """The report as lines for the terminal."""
+    output = []
+    for split, part in report["splits"].items():
+        low, median, high = part["seconds_min_median_max"]
+        languages = ", ".join(f"{name or 'unknown'} {n}" for name, n in part["languages"].items())
+        output.append(
+            f"{report['name']} {split}: {part['utterances']:,} utterances, {part['hours']:.3f} h, "
+            f"{part['turns']:,} turns, {part['tokens_per_second']:.1f} tokens/s, "
             f"{low:.1f} to {high:.1f} s (median {median:.1f}), languages: {languages}"
-            + (f", {one['aligned']:,} with an alignment" if "aligned" in one else "")
+            + (f", {part['aligned']:,} with an alignment" if "aligned" in part else "")
         )
     total = sum(entry["count"] for entry in report["rejects"].values())
-    told.append(f"left out: {total:,}")
+    output.append(f"left out: {total:,}")
     for reason, entry in report["rejects"].items():
-        told.append(f"  {reason}: {entry['count']:,}")
-        told += [f"    {one['id']}: {one['detail']}" for one in entry["examples"]]
-    return told
+        output.append(f"  {reason}: {entry['count']:,}")
+        output += [f"    {example['id']}: {example['detail']}" for example in entry["examples"]]
+    return output

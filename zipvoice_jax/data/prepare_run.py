@@ -1,4 +1,4 @@
-"""Running the shards of a preparation: on processes of this machine, or on Apache Beam."""
+"""Makes the shards of a preparation: in processes of this machine, or on Apache Beam."""
 
 import concurrent.futures
 import dataclasses
@@ -20,7 +20,7 @@ BEAM_RUNNERS: tuple[str, ...] = get_args(BeamRunner)
 
 @dataclasses.dataclass(frozen=True)
 class Beam:
-    """Apache Beam as the way to run.
+    """Settings for running on Apache Beam.
 
     Attributes:
         runner: one of `BEAM_RUNNERS`.
@@ -38,11 +38,11 @@ class Beam:
 
 
 def run_here(jobs: Sequence[ShardJob], workers: int) -> None:
-    """Makes the shards on this machine, shows progress, and skips what is finished.
+    """Makes the shards on this machine, shows progress, and skips finished shards.
 
     Args:
         jobs: the shards.
-        workers: processes; with 1 everything happens in this one.
+        workers: number of processes; with 1 this process does all the work.
 
     Raises:
         UserError: a shard cannot be written, or a worker was killed.
@@ -75,7 +75,7 @@ def run_here(jobs: Sequence[ShardJob], workers: int) -> None:
                     bar.update(future.result())
             except concurrent.futures.process.BrokenProcessPool:
                 raise UserError(
-                    "a worker process was killed, perhaps for want of memory; run the command "
+                    "a worker process was killed, perhaps for lack of memory; run the command "
                     "again with fewer --workers, finished shards are kept."
                 ) from None
             finally:
@@ -89,11 +89,11 @@ def _start_worker() -> None:
 
 
 def run_on_beam(jobs: Sequence[ShardJob], runner: Any, options: Any) -> None:
-    """Makes the shards with Beam; its workers must see the corpus and the target by their paths.
+    """Makes the shards with Beam; its workers need the same paths to the corpus and the target.
 
     Args:
         jobs: the shards.
-        runner: a Beam runner, or its name, or None for Beam's default.
+        runner: a Beam runner, its name, or None for Beam's default.
         options: Beam's PipelineOptions.
 
     Raises:

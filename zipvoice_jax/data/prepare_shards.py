@@ -1,7 +1,7 @@
 """One shard of a preparation: reads the items, checks them, writes the records.
 
-A shard is finished when its note lies beside it; a run that was killed leaves no note and the
-shard is made again from the beginning. Nothing depends on the other shards.
+A shard is finished when its note lies beside it; a killed run leaves no note, and the shard is
+made again from the beginning. Shards do not depend on each other.
 """
 
 import contextlib
@@ -36,12 +36,12 @@ class ShardJob:
     """What a worker needs to make a shard.
 
     Attributes:
-        split: it belongs to.
+        split: the split that it belongs to.
         unit: file of its items, from the plan.
         size: number of its items.
         shard: file to write.
-        tokenizer: of the texts.
-        limits: of durations and speaking rate.
+        tokenizer: tokenizer of the texts.
+        limits: bounds on durations and speaking rate.
         examples: rejected items to name per reason.
     """
 
@@ -55,11 +55,11 @@ class ShardJob:
 
     @property
     def note_path(self) -> Path:
-        """The note that says that the shard is finished, and what is in it."""
+        """Path of the note that marks the shard as finished and describes its content."""
         return self.shard.with_name(f"{self.shard.name}.json")
 
     def note(self) -> dict[str, Any] | None:
-        """The note, if the shard is finished and all there."""
+        """The note, if the shard is finished and complete."""
         try:
             note = json.loads(self.note_path.read_text(encoding="utf-8"))
             return note if os.path.getsize(self.shard) == note["bytes"] else None
@@ -69,7 +69,7 @@ class ShardJob:
 
 @dataclasses.dataclass
 class _Tally:
-    """What happened to the items of a shard."""
+    """Counts of a shard: turns, and rejected items by reason."""
 
     examples: int
     turns: int = 0
@@ -80,7 +80,7 @@ class _Tally:
 
 
 def tally_reject(rejects: dict[str, dict[str, Any]], one: Reject, examples: int) -> None:
-    """Counts a reject under its reason, and keeps it while there are few."""
+    """Counts a reject under its reason, and keeps the first `examples` of them."""
     entry = rejects.setdefault(one.reason, {"count": 0, "examples": []})
     entry["count"] += 1
     if len(entry["examples"]) < examples:
@@ -88,7 +88,7 @@ def tally_reject(rejects: dict[str, dict[str, Any]], one: Reject, examples: int)
 
 
 def prepare_shard(job: ShardJob) -> int:
-    """Makes a shard unless it is finished; gives the number of its items.
+    """Makes a shard unless it is finished; returns the number of its items.
 
     Raises:
         UserError: the shard cannot be written.
@@ -124,7 +124,7 @@ def note_index(note: dict[str, Any]) -> Index:
 
 
 def _utterances(job: ShardJob, tally: _Tally) -> Iterator[Utterance]:
-    """The items that pass, in order; one that does not costs itself only."""
+    """Yields the items that pass the checks, in order; a bad item never stops the others."""
     for item in read_items(job.unit):
         try:
             utterance = make_utterance(item, job.tokenizer, job.limits)
@@ -133,7 +133,7 @@ def _utterances(job: ShardJob, tally: _Tally) -> Iterator[Utterance]:
             continue
         except MemoryError:
             raise
-        except Exception as error:  # of a library, over one strange text or file
+        except Exception as error:  # from a library, on one strange text or file
             tally.reject(Reject("bad entry", item.id, f"{type(error).__name__}: {error}"))
             continue
         tally.turns += checks.count_turns(utterance.text)
@@ -144,7 +144,7 @@ def make_utterance(item: Item, settings: TokenizerSettings, limits: Limits) -> U
     """Reads an item's audio, checks it, and tokenizes its text.
 
     Raises:
-        Rejected: the item is not fit for training; says why.
+        Rejected: the item is not fit for training; the message says why.
     """
     text = checks.normalize_text(item.text)
     checks.check_text(
@@ -172,11 +172,11 @@ def make_utterance(item: Item, settings: TokenizerSettings, limits: Limits) -> U
 
 
 def _tokens(text: str, language: str, settings: TokenizerSettings) -> tuple[str, ...]:
-    """Tokens of a text, all of which the table knows if there is one."""
+    """Tokens of a text; rejects those that the table, if there is one, does not know."""
     try:
-        told = language.lower()[:2] if settings.text_repair else ""
+        code = language.lower()[:2] if settings.text_repair else ""
         tokens, dropped = settings.tokenizer.split(
-            text, language=told if told in ("en", "zh") else ""
+            text, language=code if code in ("en", "zh") else ""
         )
         unknown = settings.tokenizer.ids(tokens)[1] if settings.table is not None else ()
     except UserError as error:
@@ -211,7 +211,7 @@ def _read_item(item: Item) -> tuple[bytes, float, int]:
 
 
 def _read_member(item: Item) -> tuple[bytes, float, int]:
-    """As `_read_item`, for a whole audio file that is a range of bytes of another file."""
+    """Like `_read_item`, for an audio file that is a range of bytes of another file."""
     try:
         with open(item.path, "rb") as file:
             file.seek(item.offset)
@@ -222,7 +222,7 @@ def _read_member(item: Item) -> tuple[bytes, float, int]:
     except OSError as error:
         raise Rejected("unreadable", f"{item.path} cannot be read ({error.strerror})") from None
     except soundfile.SoundFileError:
-        raise Rejected("unreadable", f"a member of {item.path} is no audio file") from None
+        raise Rejected("unreadable", f"a member of {item.path} is not an audio file") from None
     if frames == 0 or frames < promised - _SLACK * rate:
         raise Rejected("unreadable", f"{frames} of {promised} samples could be decoded")
     if channels > 2:

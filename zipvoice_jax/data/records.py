@@ -1,9 +1,8 @@
-"""Stored utterances: their records, the index of a split, opening, reading and writing them.
+"""Opens, reads and writes datasets of stored utterances.
 
-A dataset is a TFDS data directory without anything special to us: `dataset_info.json`,
-`features.json` and shards `NAME-SPLIT.array_record-0000i-of-0000n`, with `index-SPLIT.npz` (what
-batching needs to know of every record), `report.json` and, where alignments were learned,
-`alignment-SPLIT.npz` beside them.
+A dataset is a plain TFDS data directory: `dataset_info.json`, `features.json` and shards
+`NAME-SPLIT.array_record-0000i-of-0000n`, with `index-SPLIT.npz` (what batching needs to know about
+every record), `report.json` and, if alignments were learned, `alignment-SPLIT.npz` beside them.
 """
 
 import dataclasses
@@ -35,7 +34,7 @@ VERSION = "1.0.0"  # of the layout
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A file of records, in the terms of ArrayRecord's file instructions."""
+    """A file of records, with the attributes of ArrayRecord's file instructions."""
 
     filename: str
     examples_in_shard: int
@@ -48,7 +47,7 @@ class Shard:
 
 
 class RecordSource:
-    """The records of a split by number; picklable, and no file is opened before it is read."""
+    """The records of a split by number; picklable, and opens files only when they are read."""
 
     def __init__(
         self, shards: Sequence[Shard], name: str, alignments: Alignments | None = None
@@ -64,10 +63,10 @@ class RecordSource:
         return self._length
 
     def __getitem__(self, index: int) -> Utterance:
-        """The utterance at a place from 0 to len - 1.
+        """The utterance at an index from 0 to len - 1.
 
         Raises:
-            UserError: the record is damaged; names dataset, split and place.
+            UserError: the record is damaged; the message names dataset, split and index.
         """
         if not 0 <= index < self._length or self._records is None:
             raise IndexError(f"{self._name} has {self._length} records, and no record {index}")
@@ -86,10 +85,10 @@ class RecordSource:
 
 
 def split_names(directory: str | Path) -> tuple[str, ...]:
-    """Names of a dataset's splits, in order of the letters.
+    """Names of a dataset's splits, in alphabetical order.
 
     Raises:
-        UserError: the directory is no dataset.
+        UserError: the directory is not a dataset.
     """
     return tuple(sorted(_read_info(Path(directory))[1]))
 
@@ -100,14 +99,15 @@ def open_split(
     """Opens a split of a dataset; reads its index and the sizes of its files, no records.
 
     Args:
-        directory: with `dataset_info.json`, as `zipvoice-jax prepare` or `tfds build` wrote it.
-        split: such as "train" or "dev".
-        learned: alignments that `zipvoice-jax align` has put beside the records take the place
-            of the records' own; False leaves them aside.
+        directory: directory with `dataset_info.json`, written by `zipvoice-jax prepare` or
+            `tfds build`.
+        split: name of the split, such as "train" or "dev".
+        learned: let alignments that `zipvoice-jax align` wrote beside the records replace the
+            records' own; False ignores them.
 
     Raises:
-        UserError: the directory is no dataset, has no such split, or files of it are missing,
-            cut short or do not belong together.
+        UserError: the directory is not a dataset, has no such split, or its files are missing,
+            cut short or inconsistent.
     """
     directory = Path(directory)
     name, splits = _read_info(directory)
@@ -121,14 +121,14 @@ def open_split(
         for i, length in enumerate(lengths)
     ]
     try:
-        found = sum(os.path.getsize(shard.filename) for shard in shards)
+        actual = sum(os.path.getsize(shard.filename) for shard in shards)
     except OSError as error:
         raise UserError(
             f"the dataset {directory} lacks {Path(str(error.filename)).name}; get a complete copy."
         ) from None
-    if found != size:
+    if actual != size:
         raise UserError(
-            f"the files of split {split!r} of {directory} have {found} bytes and should have "
+            f"the files of split {split!r} of {directory} have {actual} bytes and should have "
             f"{size}; get a complete copy."
         )
     index = Index.load(directory / index_name(split))
@@ -144,12 +144,12 @@ def open_split(
 
 
 def shard_name(name: str, split: str, number: int, count: int) -> str:
-    """Name of a shard's file, as TFDS has it."""
+    """Name of a shard's file in TFDS."""
     return f"{name}-{split}.array_record-{number:05d}-of-{count:05d}"
 
 
 def _read_info(directory: Path) -> tuple[str, dict[str, tuple[list[int], int]]]:
-    """The dataset's name, and of each split the records in each shard and the bytes of all."""
+    """The dataset's name, and for each split the records per shard and the bytes in all."""
     path = directory / "dataset_info.json"
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
@@ -171,12 +171,12 @@ def _read_info(directory: Path) -> tuple[str, dict[str, tuple[list[int], int]]]:
 def decode_audio(
     utterance: Utterance, sampling_rate: int, *, name: str
 ) -> Float[np.ndarray, "channels samples"]:
-    """Decodes the stored audio and resamples it (soxr, very high quality) if need be.
+    """Decodes the stored audio and resamples it (soxr, very high quality) if needed.
 
     Args:
         utterance: a record.
-        sampling_rate: of the result, Hz.
-        name: what to call the record in errors, such as its dataset and id.
+        sampling_rate: rate of the result, Hz.
+        name: what messages call the record, such as its dataset and id.
 
     Returns:
         float32 samples, full scale at 1.
@@ -208,7 +208,7 @@ def decode_audio(
 
 
 def write_shard(path: str | Path, utterances: Iterable[Utterance]) -> Index:
-    """Writes the utterances, one after the other, to a new ArrayRecord file; gives their index."""
+    """Writes utterances in order to a new ArrayRecord file; returns their index."""
     rows = []
     writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
     try:
@@ -230,10 +230,10 @@ def write_dataset(
     """Writes a small dataset from memory, in the same layout as `zipvoice-jax prepare`.
 
     Args:
-        directory: where to; made if need be.
-        name: of the dataset, in small letters, digits and underscores.
+        directory: output directory; created if missing.
+        name: name of the dataset, in lower-case letters, digits and underscores.
         splits: utterances of each split, in the order of their records.
-        shards: files per split.
+        shards: number of files per split.
 
     Raises:
         UserError: an id is used twice.
@@ -264,9 +264,9 @@ def write_info(directory: str | Path, name: str, lengths: Mapping[str, Sequence[
     """Writes `dataset_info.json` and `features.json` for the shards in a directory.
 
     Args:
-        directory: with the shards.
-        name: of the dataset.
-        lengths: of each split the number of records in each shard.
+        directory: directory of the shards.
+        name: name of the dataset.
+        lengths: for each split, the number of records in each shard.
     """
     template = tfds.core.ShardedFileTemplate(
         data_dir=epath.Path(directory), dataset_name=name, filetype_suffix="array_record"

@@ -1,4 +1,4 @@
-"""Corpora that are lists of files: JSONL (as Emilia's), LibriTTS' folders, TSV, Lhotse cuts."""
+"""Corpora that are lists of files: JSONL (as in Emilia), LibriTTS' folders, TSV, Lhotse cuts."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ _NEEDED = f"needs id, text and one of {', '.join(_AUDIO_KEYS)}"
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yields where and what, for each line of a text file (or .gz) that is not blank.
+    """Yields position and content of each line of a text file (or .gz) that is not blank.
 
     Raises:
         UserError: the file is missing, damaged or not UTF-8.
@@ -43,7 +43,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | Reject]]:
-    """Yields where and what, for each line of a JSONL file (or .gz)."""
+    """Yields position and object, or a `Reject`, of each line of a JSONL file (or .gz)."""
     for where, line in read_lines(path):
         try:
             row = json.loads(line)
@@ -52,40 +52,40 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | Reject]]:
         if isinstance(row, dict):
             yield where, row
         else:
-            yield where, Reject("bad entry", where, "is no JSON object")
+            yield where, Reject("bad entry", where, "is not a JSON object")
 
 
 def manifest_inputs(source: Source) -> list[Path]:
     """The one manifest; raises a UserError if it is not there."""
     if not source.path.is_file():
-        raise UserError(f"{source.path} is no file; give the {source.format} manifest.")
+        raise UserError(f"{source.path} is not a file; give the {source.format} manifest.")
     return [source.path]
 
 
 def jsonl_inputs(source: Source) -> list[Path]:
-    """A JSONL or tar file, or all JSONL files below a directory, or else all tars.
+    """A JSONL or tar file; or all JSONL files below a directory, else all tars.
 
     Raises:
         UserError: there is none, or a tar is compressed.
     """
     if source.path.is_file():
         return find_tars(source.path) or [source.path]
-    found = sorted([*source.path.rglob("*.jsonl"), *source.path.rglob("*.jsonl.gz")])
-    found = found or find_tars(source.path)
-    if not found:
+    paths = sorted([*source.path.rglob("*.jsonl"), *source.path.rglob("*.jsonl.gz")])
+    paths = paths or find_tars(source.path)
+    if not paths:
         raise UserError(
             f"{source.path} has no .jsonl and no .tar file; give a manifest or a tar, or the "
             "directory of some."
         )
-    return found
+    return paths
 
 
 def jsonl_units(source: Source) -> Iterator[Unit]:
-    """Objects with id, text, the audio's path from the manifest's folder, perhaps language.
+    """Objects with id, text, the audio's path relative to the manifest, perhaps a language.
 
-    They may have `token_starts`, a time in seconds for each token, or `alignment` as Lhotse has
-    it. In a tar each object is a file beside its audio, whatever it says of its path. Each
-    manifest or tar is cut into units by itself.
+    They may have `token_starts`, a time in seconds for each token, or `alignment` as in Lhotse.
+    In a tar each object is a file beside its audio, and its path is ignored. Each manifest or tar
+    is cut into units by itself.
     """
     for manifest in jsonl_inputs(source):
         if manifest.suffix.lower() == ".tar":
@@ -108,13 +108,13 @@ def _jsonl_items(manifest: Path, language: str) -> Iterator[Item | Reject]:
 
 
 def _member_item(
-    language: str, where: str, row: Mapping[str, Any], tar: Path, place: tuple[int, int]
+    language: str, where: str, row: Mapping[str, Any], tar: Path, span: tuple[int, int]
 ) -> Item | Reject:
     """The item of an object whose audio is a range of bytes of a tar file."""
     item = _row_item(where, row, str(tar), str(row["id"]), language)
     if isinstance(item, Reject):
         return item
-    return dataclasses.replace(item, offset=place[0], size=place[1])
+    return dataclasses.replace(item, offset=span[0], size=span[1])
 
 
 def _row_item(
@@ -140,7 +140,7 @@ def _row_item(
 
 
 def libritts_inputs(source: Source) -> list[Path]:
-    """The folders of speakers (their times change with what is in them)."""
+    """The chapter folders (their times change with their content)."""
     transcripts = _libritts_transcripts(source)
     if not transcripts:
         raise UserError(
@@ -151,7 +151,7 @@ def libritts_inputs(source: Source) -> list[Path]:
 
 
 def libritts_units(source: Source) -> Iterator[Unit]:
-    """SUBSET/SPEAKER/CHAPTER/ID.wav with ID.normalized.txt; the subset's name says the split."""
+    """SUBSET/SPEAKER/CHAPTER/ID.wav with ID.normalized.txt; the subset's name gives the split."""
     return sliced(_libritts_items(source), source.unit_size)
 
 
@@ -187,9 +187,10 @@ def _libritts_items(source: Source) -> Iterator[Item | Reject]:
 
 
 def tsv_units(source: Source) -> Iterator[Unit]:
-    """Lines of id, text, audio and perhaps start and end in seconds, between tabs.
+    """Lines of id, text, audio and perhaps start and end in seconds, separated by tabs.
 
-    Paths count from the manifest's folder, or else from the working directory, as officially.
+    Paths are relative to the manifest's folder, or else to the working directory, as in the
+    official code.
     """
     return sliced(_tsv_items(source), source.unit_size)
 
@@ -209,7 +210,7 @@ def _tsv_items(source: Source) -> Iterator[Item | Reject]:
         item_id, text, audio = columns[:3]
         span = _span(columns[3:])
         if span is None:
-            yield Reject("bad entry", item_id, f"{where}: start and end are no span of seconds")
+            yield Reject("bad entry", item_id, f"{where}: start and end are not a span of seconds")
             continue
         beside = source.path.parent / audio
         yield Item(
@@ -234,7 +235,7 @@ def _span(columns: list[str]) -> tuple[float, float | None] | None:
 
 
 def lhotse_units(source: Source) -> Iterator[Unit]:
-    """Cuts as Lhotse writes them: recordings in files, channels, start and duration.
+    """Lhotse cuts: recordings in files, channels, start and duration.
 
     A cut is one utterance, with the texts of its supervisions in order, and their alignments if
     all have one.
@@ -253,12 +254,12 @@ def _lhotse_items(source: Source) -> Iterator[Item | Reject]:
             detail = f"{where}: the alignment {rejected}"
             yield Reject(rejected.reason, str(cut.get("id") or where), detail)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            detail = str(error) if type(error) is ValueError else "is no cut with a recording"
+            detail = str(error) if type(error) is ValueError else "is not a cut with a recording"
             yield Reject("bad entry", str(cut.get("id") or where), f"{where}: {detail}")
 
 
 def _cut_item(cut: Mapping[str, Any], source: Source) -> Item:
-    """The item of a MonoCut or MultiCut; raises a ValueError for what cannot be read."""
+    """The item of a MonoCut or MultiCut; raises a ValueError for a cut that is not supported."""
     if cut.get("type", "MonoCut") not in ("MonoCut", "MultiCut"):
         raise ValueError(f"is a {cut['type']}; save it with its audio first")
     recording = cut["recording"]
@@ -284,7 +285,7 @@ def _cut_item(cut: Mapping[str, Any], source: Source) -> Item:
         start=float(start),
         end=None if end is None else float(end),
         channels=() if wanted == numbers else tuple(numbers.index(one) for one in wanted),
-        # Their times count from the cut's beginning, as those of supervisions do.
+        # Their times are relative to the cut's beginning, as those of supervisions are.
         timing=joined([timing_of_lhotse(one.get("alignment")) for one in supervisions]),
     )
 

@@ -3,8 +3,8 @@
     ROOT/manifest.en.jsonl, ROOT/manifest.zh.jsonl   one {"id", "text", "path"} per line
     ROOT/audio/en/*.tar (or anywhere below ROOT), or the files at the manifest's paths
 
-A tar's members are found by name without extension within the language that the tar's path
-names; they stay where they are until their bytes are read.
+A tar's members are looked up by name without extension, within the language that the tar's path
+names; they stay in the tar until their bytes are read.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from zipvoice_jax.data.sources import AUDIO_SUFFIXES, Format, Item, Source, Unit
 
 
 def inputs(source: Source) -> list[Path]:
-    """Manifests and tars; raises a UserError where there is no manifest."""
+    """Manifests and tars; raises a UserError if there is no manifest."""
     return [*_manifests(source.path).values(), *_tars(source.path)]
 
 
@@ -32,7 +32,7 @@ def recordings(source: Source) -> dict[str, list[str]]:
 
 
 def units(source: Source) -> Iterator[Unit]:
-    """A unit per tar, then slices of what lies unpacked; what is nowhere is rejected last."""
+    """A unit per tar, then slices of the unpacked files; items without audio are rejected last."""
     manifests = _manifests(source.path)
     tars = {tar: _languages(tar, source.path, set(manifests)) for tar in _tars(source.path)}
     for language, manifest in manifests.items():
@@ -51,13 +51,13 @@ def units(source: Source) -> Iterator[Unit]:
 
 
 def _manifests(root: Path) -> dict[str, Path]:
-    found = sorted(root.glob("manifest.*.jsonl")) if root.is_dir() else []
-    if not found:
+    manifests = sorted(root.glob("manifest.*.jsonl")) if root.is_dir() else []
+    if not manifests:
         raise UserError(
             f"{root} has no manifest.en.jsonl or manifest.zh.jsonl; give the directory into "
             "which OpenDialog was downloaded."
         )
-    return {path.name.split(".")[1]: path for path in found}
+    return {path.name.split(".")[1]: path for path in manifests}
 
 
 def _tars(root: Path) -> list[Path]:
@@ -70,7 +70,7 @@ def _tars(root: Path) -> list[Path]:
 
 
 def _languages(tar: Path, root: Path, known: set[str]) -> set[str]:
-    """Languages that a tar may belong to: those its path names, or else all."""
+    """Languages that a tar may belong to: those in its path, or else all."""
     relative = tar.relative_to(root)
     parts = {*relative.parts[:-1], *relative.stem.replace("-", "_").replace(".", "_").split("_")}
     return (parts & known) or known
@@ -96,17 +96,17 @@ def _read_manifest(path: Path, language: str) -> Iterator[Item | Reject]:
 
 
 def _tar_items(tar: Path, entries: dict[str, list[Item]]) -> Iterator[Item | Reject]:
-    """Items whose audio is in a tar, in its order; takes them out of `entries`."""
+    """Items whose audio is in a tar, in its order; removes them from `entries`."""
     try:
         with tarfile.open(tar, "r:") as archive:
             for member in archive:
                 name = PurePosixPath(member.name)
                 if not member.isfile() or name.suffix.lower() not in AUDIO_SUFFIXES:
                     continue
-                found = entries.pop(name.stem, None)
-                if found is None:
+                items = entries.pop(name.stem, None)
+                if items is None:
                     yield Reject("bad entry", f"{tar.name}:{member.name}", "is in no manifest")
-                for item in found or ():
+                for item in items or ():
                     yield dataclasses.replace(
                         item, path=str(tar), offset=member.offset_data, size=member.size
                     )

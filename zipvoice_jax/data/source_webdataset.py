@@ -1,6 +1,6 @@
-"""WebDataset tars, as Emilia is on the hub: NAME.json and NAME.mp3 side by side.
+"""WebDataset tars, the format of Emilia on the hub: NAME.json and NAME.mp3 side by side.
 
-The audio stays where it is until its bytes are read.
+The audio stays in the tar until its bytes are read.
 """
 
 import json
@@ -13,10 +13,10 @@ from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.checks import Reject
 from zipvoice_jax.data.sources import AUDIO_SUFFIXES, Item
 
-_MAX_JSON = 1 << 20  # bytes; what is said of one utterance has some hundred
+_MAX_JSON = 1 << 20  # bytes; the object of one utterance has a few hundred
 _PACKED = (".tar.gz", ".tgz")
 
-# What becomes of a JSON object and its audio: where it is, the object, the tar, its bytes in it.
+# Makes an item: position for messages, JSON object, tar, and offset and size of the audio in it.
 MakeItem = Callable[[str, Mapping[str, Any], Path, tuple[int, int]], Item | Reject]
 
 
@@ -24,20 +24,20 @@ def find_tars(place: Path) -> list[Path]:
     """The tar file itself, or all below a directory.
 
     Raises:
-        UserError: one is compressed, so that nothing in it has a place.
+        UserError: one is compressed, so that its members cannot be read at random.
     """
-    found = [place] if place.is_file() else sorted(path for path in place.rglob("*.t*"))
-    for path in found:
+    paths = [place] if place.is_file() else sorted(path for path in place.rglob("*.t*"))
+    for path in paths:
         if path.name.lower().endswith(_PACKED):
             raise UserError(
                 f"{path} is a compressed tar file; unpack it with `gunzip` (it stays a .tar)."
             )
-    return [path for path in found if path.suffix.lower() == ".tar"]
+    return [path for path in paths if path.suffix.lower() == ".tar"]
 
 
 def tar_items(tar: Path, make: MakeItem) -> Iterator[Item | Reject]:
-    """The items of a tar, in its order; what lacks its other half comes last."""
-    about: dict[str, Any] = {}
+    """The items of a tar, in its order; JSON without audio and audio without JSON come last."""
+    objects: dict[str, Any] = {}
     audio: dict[str, tuple[int, int]] = {}
     try:
         with tarfile.open(tar, "r:") as archive:
@@ -47,26 +47,26 @@ def tar_items(tar: Path, make: MakeItem) -> Iterator[Item | Reject]:
                 if not member.isfile() or not path.stem:
                     continue
                 if suffix == ".json":
-                    about[name] = _read_json(archive, member)
+                    objects[name] = _read_json(archive, member)
                 elif suffix in AUDIO_SUFFIXES:
                     audio[name] = (member.offset_data, member.size)
-                if name in about and name in audio:
+                if name in objects and name in audio:
                     where = f"{tar.name}, {name}.json"
-                    row, place = about.pop(name), audio.pop(name)
+                    row, span = objects.pop(name), audio.pop(name)
                     if isinstance(row, dict):
-                        yield make(where, {"id": path.stem, **row}, tar, place)
+                        yield make(where, {"id": path.stem, **row}, tar, span)
                     else:
-                        yield Reject("bad entry", where, "is no JSON object")
+                        yield Reject("bad entry", where, "is not a JSON object")
     except (tarfile.TarError, OSError, EOFError) as error:
         yield Reject("unreadable", str(tar), f"the tar file is damaged ({error})")
-    for name in about:
+    for name in objects:
         yield Reject("unreadable", f"{tar.name}, {name}.json", "has no audio beside it")
     for name in audio:
         yield Reject("bad entry", f"{tar.name}, {name}", "has no JSON beside it")
 
 
 def _read_json(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Any:
-    """What a member says; None where it is no JSON."""
+    """The content of a member; None if it is not JSON."""
     file = archive.extractfile(member) if member.size <= _MAX_JSON else None
     try:
         return None if file is None else json.loads(file.read())

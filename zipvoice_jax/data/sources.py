@@ -1,6 +1,6 @@
-"""What a corpus consists of: items, in units that become a shard each, and how to name a source.
+"""A corpus as items, in units that become a shard each, and the settings of a source.
 
-Reading a source opens manifests and the headers of tar files, no audio.
+Reading a source opens manifests and the headers of tar files, but no audio.
 """
 
 import dataclasses
@@ -29,17 +29,17 @@ class Item:
 
     Attributes:
         id: its name.
-        text: its transcript, as the corpus has it.
+        text: its transcript, as in the corpus.
         path: file with the audio.
-        language: such as "en"; "" if not known.
-        recording: id of the recording, by which the official rule sorts.
-        offset: first byte of the audio within the file (that of a tar member).
+        language: language code such as "en"; "" if unknown.
+        recording: id of the recording, by which the official split sorts.
+        offset: first byte of the audio within the file (for a tar member).
         size: bytes of the audio; None: the whole file.
-        start: begin of the utterance within the audio, in seconds.
+        start: start of the utterance within the audio, in seconds.
         end: its end, in seconds; None: the end of the audio.
         channels: numbers of the channels to take, from 0; () takes all.
-        split: where the corpus itself says so; "" otherwise.
-        timing: when its text is spoken, counted from `start`; None if not known.
+        split: the split, if the corpus itself defines it; else "".
+        timing: when its text is spoken, relative to `start`; None if unknown.
     """
 
     id: str
@@ -69,11 +69,11 @@ class Source:
     """A corpus to read.
 
     Attributes:
-        format: how it is laid out, one of `formats()`.
+        format: layout of the corpus, one of `formats()`.
         path: its directory or manifest.
-        language: of items that do not tell theirs.
-        unit_size: items in a unit, where the corpus has no parts of its own.
-        alignments: directory of TextGrids; those beside the recordings need none.
+        language: language of items that do not name theirs.
+        unit_size: items in a unit, if the corpus has no parts of its own.
+        alignments: directory of TextGrids; not needed for those beside the recordings.
 
     Raises:
         UserError: an unknown format or an impossible size.
@@ -87,14 +87,12 @@ class Source:
 
     def __post_init__(self) -> None:
         if self.format not in formats():
-            raise UserError(
-                f"the format is {self.format!r}; choose one of {', '.join(formats())}."
-            )
+            raise UserError(f"the format is {self.format!r}; choose one of {', '.join(formats())}.")
         if self.unit_size < 1:
             raise UserError(f"unit_size is {self.unit_size}; give 1 or more.")
 
     def inputs(self) -> list[Path]:
-        """The manifests and tar files that determine the units, to tell a changed corpus.
+        """The manifests and tar files that determine the units, to detect a changed corpus.
 
         Raises:
             UserError: the path is not of this format.
@@ -105,8 +103,8 @@ class Source:
         """Reads the corpus, unit by unit, in a fixed order.
 
         Raises:
-            UserError: the corpus or a manifest cannot be read at all; what is wrong with a
-                single item comes as a `Reject`.
+            UserError: the corpus or a manifest cannot be read at all; a fault of a single item is
+                returned as a `Reject`.
         """
         grids = TextGrids(self.alignments)
         for unit in formats()[self.format].units(self):
@@ -114,10 +112,10 @@ class Source:
 
 
 def _with_timing(item: "Item | Reject", grids: TextGrids) -> "Item | Reject":
-    """An item that has no timing with that of its TextGrid, if there is one."""
+    """Adds the timing of an item's TextGrid, if there is one and the item has no timing."""
     if isinstance(item, Reject) or item.timing is not None:
         return item
-    # A member of a tar has no file of its own, and its id for a name.
+    # A member of a tar has no file of its own; its id serves as the name.
     path = Path(item.path) if item.size is None else Path(item.path).with_name(f"{item.id}.wav")
     try:
         grid = grids.find(path)
@@ -157,13 +155,13 @@ def formats() -> dict[str, Format]:
 def official_dev(source: Source) -> frozenset[tuple[str, str]]:
     """(language, recording) of the dev items of OpenDialog by the official rule.
 
-    They are the first 1,000 of each language when sorted by the recording's id.
+    They are the first 1,000 recordings of each language, sorted by id.
 
     Raises:
         UserError: the format has no such rule.
     """
     if source.format == "libritts":
-        return frozenset()  # its folders say it
+        return frozenset()  # its folders define the split
     if source.format != "opendialog":
         raise UserError(
             f"there is no official split of the format {source.format}; use --split hash."
@@ -177,7 +175,7 @@ def official_dev(source: Source) -> frozenset[tuple[str, str]]:
 
 
 def hashed_split(item_id: str, dev_share: float) -> str:
-    """The split of an id by itself: "dev" for a fixed share of all ids, else "train"."""
+    """The split of an id, by its hash: "dev" for a fixed share of all ids, else "train"."""
     digest = hashlib.blake2b(item_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return "dev" if int.from_bytes(digest, "big") < dev_share * 2**64 else "train"
 

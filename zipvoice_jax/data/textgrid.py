@@ -1,6 +1,6 @@
 """Praat TextGrids beside recordings, as the Montreal Forced Aligner writes them.
 
-Both text formats, long and short, are the same values in the same order with or without words
+Both text formats, long and short, hold the same values in the same order, with or without words
 around them (Praat's manual, "TextGrid file formats").
 """
 
@@ -15,14 +15,14 @@ from zipvoice_jax.data.timing import Timing, timing_of_words
 SUFFIX = ".TextGrid"
 Tiers = dict[str, list[tuple[str, float, float]]]  # label, start and end in seconds
 
-# A number stands free: not in brackets, as in `intervals [2]:`, and not in a word.
+# Numbers stand alone: not in brackets, as in `intervals [2]:`, and not in a word.
 _VALUE = re.compile(
     r'"((?:[^"]|"")*)"|(?<![\w.\[+-])([+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)(?![\w.\]])|(<\w+>)'
 )
 
 
 def read_textgrid(path: Path) -> Tiers:
-    """The interval tiers of a TextGrid, by name; points are left aside.
+    """The interval tiers of a TextGrid, by name; point tiers are ignored.
 
     Raises:
         Rejected: the file cannot be read as a TextGrid.
@@ -40,8 +40,8 @@ def read_textgrid(path: Path) -> Tiers:
 def _tiers(text: str) -> Tiers:
     values: Iterator[str] = iter(
         [
-            found[1].replace('""', '"') if found[1] is not None else found[0]
-            for found in _VALUE.finditer(text)
+            match[1].replace('""', '"') if match[1] is not None else match[0]
+            for match in _VALUE.finditer(text)
         ]
     )
     if (next(values), next(values)) != ("ooTextFile", "TextGrid"):
@@ -68,19 +68,19 @@ def _tiers(text: str) -> Tiers:
 def timing_of_textgrid(path: Path, start: float, end: float | None) -> Timing | None:
     """The timing of an utterance from its recording's TextGrid.
 
-    The tier "words" is taken, or that of one speaker ("anna - words") if there is but one, or
-    else "phones".
+    Uses the tier "words", or that of a speaker ("anna - words") if there is only one, or else
+    "phones".
 
     Args:
-        path: of the file.
-        start: of the utterance in the recording, in seconds.
-        end: of the utterance; None: it goes to the end.
+        path: the TextGrid.
+        start: start of the utterance in the recording, in seconds.
+        end: end of the utterance, in seconds; None: the end of the recording.
 
     Returns:
         None if there are no words.
 
     Raises:
-        Rejected: the file cannot be read, names no such tier, or its times cannot be.
+        Rejected: the file cannot be read, has no such tier, or has impossible times.
     """
     tiers = read_textgrid(path)
     rows = None
@@ -108,13 +108,13 @@ def _names(tier: str, kind: str) -> bool:
 
 
 class TextGrids:
-    """Finds the TextGrid of a recording: beside it, or below another directory."""
+    """Finds the TextGrid of a recording, beside it or below another directory."""
 
     def __init__(self, directory: Path | None) -> None:
-        """Lists what lies below a directory, if one is given.
+        """Lists the TextGrids below a directory, if there is one.
 
         Raises:
-            UserError: there is no TextGrid.
+            UserError: the directory has no TextGrid.
         """
         self._by_name: dict[str, list[Path]] = {}
         if directory is None:
@@ -127,13 +127,13 @@ class TextGrids:
     def find(self, audio: Path) -> Path | None:
         """The TextGrid of a recording; None if there is none.
 
-        Of several with the name of the recording, that in a folder with the name of the
-        recording's folder.
+        Of several with the recording's name, the one in a folder with the name of the recording's
+        folder.
         """
         beside = audio.with_suffix(SUFFIX)
-        found = self._by_name.get(audio.stem, [])
-        if len(found) > 1:
-            found = [path for path in found if path.parent.name == audio.parent.name]
-        if len(found) == 1:
-            return found[0]
+        candidates = self._by_name.get(audio.stem, [])
+        if len(candidates) > 1:
+            candidates = [path for path in candidates if path.parent.name == audio.parent.name]
+        if len(candidates) == 1:
+            return candidates[0]
         return beside if beside.is_file() else None

@@ -1,4 +1,4 @@
-"""What a corpus says of when its text is spoken, and the starts of tokens that follow from it."""
+"""When the text of an utterance is spoken, as its corpus says, and the token starts from that."""
 
 import dataclasses
 import difflib
@@ -13,19 +13,19 @@ from zipvoice_jax.data.utterance import END_SLACK, alignment_fault
 
 TimingKind = Literal["tokens", "words"]
 MATCHED = 0.7  # least share of tokens that words with times must have in common with the text
-# What aligners write for what is no word: silence, noise, words that they do not know.
+# What aligners write for silence, noise and unknown words.
 _NO_WORDS = frozenset({"", "sil", "sp", "spn", "<sil>", "<eps>", "<unk>", "<p>", "[noise]"})
 
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """When the parts of an utterance are spoken, as its corpus has it.
+    """When the parts of an utterance are spoken, according to its corpus.
 
     Attributes:
         kind: what the parts are: "tokens", the tokenizer's own, or "words" (phones too).
-        labels: of the parts; () for tokens.
-        starts: of the parts, in seconds from the utterance's beginning.
-        ends: likewise; () for tokens, each of which ends where the next begins.
+        labels: labels of the parts; () for tokens.
+        starts: starts of the parts, in seconds from the utterance's beginning.
+        ends: their ends, likewise; () for tokens, each of which ends where the next begins.
     """
 
     kind: TimingKind
@@ -38,19 +38,19 @@ def timing_of_tokens(starts: Any) -> Timing | None:
     """The timing from the field `token_starts` of a manifest.
 
     Args:
-        starts: a list of seconds; None or an empty list: not known.
+        starts: a list of seconds; None or an empty list: unknown.
 
     Raises:
-        Rejected: it is no list of numbers.
+        Rejected: it is not a list of numbers.
     """
     if starts is None or starts == []:
         return None
     if not isinstance(starts, list):
-        raise Rejected("bad alignment", "token_starts is no list of seconds")
-    for place, start in enumerate(starts):
+        raise Rejected("bad alignment", "token_starts is not a list of seconds")
+    for number, start in enumerate(starts):
         if not _is_time(start):
             shown = str(start)[:30]
-            raise Rejected("bad alignment", f"token_starts has {shown!r} for token {place}")
+            raise Rejected("bad alignment", f"token_starts has {shown!r} for token {number}")
     return Timing("tokens", (), tuple(map(float, starts)), ())
 
 
@@ -85,13 +85,13 @@ def timing_of_lhotse(alignment: Any) -> Timing | None:
 
     Args:
         alignment: for kinds such as "word" or "phone" a list of [symbol, start, duration] or
-            [symbol, start, duration, score], in seconds; words are taken where there are some.
+            [symbol, start, duration, score], in seconds; words are preferred.
 
     Returns:
         None if nothing is aligned.
 
     Raises:
-        Rejected: it is not of this shape, or its times cannot be.
+        Rejected: it is not of this shape, or has impossible times.
     """
     if not alignment:
         return None
@@ -102,24 +102,25 @@ def timing_of_lhotse(alignment: Any) -> Timing | None:
     if kind is None:
         return None
     words = []
-    for place, row in enumerate(alignment[kind]):
+    for number, row in enumerate(alignment[kind]):
         good = isinstance(row, list) and len(row) in (3, 4) and isinstance(row[0], str)
         if not good or not (_is_time(row[1]) and _is_time(row[2])):
             raise Rejected(
-                "bad alignment", f"{kind} {place} is {str(row)[:40]}, not [symbol, start, duration]"
+                "bad alignment",
+                f"{kind} {number} is {str(row)[:40]}, not [symbol, start, duration]",
             )
         words.append((row[0], float(row[1]), float(row[1]) + float(row[2])))
     return timing_of_words(words)
 
 
 def joined(timings: Sequence[Timing | None]) -> Timing | None:
-    """The timing of supervisions one after the other, which may overlap.
+    """The timing of consecutive supervisions, which may overlap.
 
-    Words are spoken in the order of the text there: what a second speaker says while the first
-    still speaks begins no sooner than the first's last word.
+    Words are forced into the order of the text: words of a second speaker who interrupts the
+    first begin no sooner than the first's last word.
 
     Returns:
-        None unless all are known.
+        None unless the timing of all is known.
     """
     labels: list[str] = []
     starts: list[float] = []
@@ -140,16 +141,16 @@ def token_starts(
     duration: float,
     tokens_of: Callable[[str], Sequence[str]],
 ) -> tuple[float, ...]:
-    """Where each token of an utterance begins.
+    """When each token of an utterance begins.
 
     Args:
-        timing: of the utterance.
-        tokens: as the tokenizer yields them.
-        duration: of its audio, in seconds.
-        tokens_of: the tokens of a single word; may raise a UserError.
+        timing: timing of the utterance.
+        tokens: its tokens, as the tokenizer yields them.
+        duration: duration of its audio, in seconds.
+        tokens_of: returns the tokens of a single word; may raise a UserError.
 
     Returns:
-        seconds from the beginning of the audio.
+        Seconds from the beginning of the audio.
 
     Raises:
         Rejected: the timing does not fit the tokens or the audio.
@@ -173,8 +174,8 @@ def _starts_by_words(
 ) -> tuple[float, ...]:
     """Starts of tokens from those of words.
 
-    Tokens of a word share its span evenly; tokens of no word (blanks, punctuation, tags) share
-    the time from the word before to the next.
+    Tokens of a word share its span evenly; tokens between words (blanks, punctuation, tags) share
+    the time from the end of the word before to the start of the next.
     """
     for label, start, end in zip(timing.labels, timing.starts, timing.ends, strict=True):
         if start < 0:
@@ -185,11 +186,11 @@ def _starts_by_words(
             raise Rejected("bad alignment", detail)
     owners = _owners(timing.labels, tokens, tokens_of)
     starts = [0.0] * len(tokens)
-    place, now = 0, 0.0
+    position, now = 0, 0.0
     for owner, run in _runs(owners):
         if owner is None:
-            following = place + run < len(tokens)
-            until = timing.starts[owners[place + run] or 0] if following else duration
+            following = position + run < len(tokens)
+            until = timing.starts[owners[position + run] or 0] if following else duration
             until = max(now, until)
         else:
             now = max(now, timing.starts[owner])
@@ -198,23 +199,23 @@ def _starts_by_words(
                 until = max(now, min(until, timing.starts[owner + 1]))
         until = min(until, duration)
         for number in range(run):
-            starts[place + number] = now + (until - now) * number / run
-        place, now = place + run, until
+            starts[position + number] = now + (until - now) * number / run
+        position, now = position + run, until
     return tuple(starts)
 
 
 def _runs(owners: Sequence[int | None]) -> list[tuple[int | None, int]]:
-    """Owners of neighbouring tokens and how many tokens each has."""
+    """Runs of neighbouring tokens with the same owner: the owner and the number of tokens."""
     return [(owner, len(list(group))) for owner, group in itertools.groupby(owners)]
 
 
 def _owners(
     labels: Sequence[str], tokens: Sequence[str], tokens_of: Callable[[str], Sequence[str]]
 ) -> list[int | None]:
-    """For each token the number of the word that it belongs to; never going down.
+    """For each token the number of the word that it belongs to; never decreasing.
 
-    The words' own tokens, one word after the other, are matched with those of the whole text,
-    where a word may sound a little different.
+    The concatenated tokens of the words are matched with those of the whole text, in which a word
+    may be pronounced slightly differently.
 
     Raises:
         Rejected: words and text have too little in common.
@@ -226,12 +227,12 @@ def _owners(
         if label not in known:
             try:
                 known[label] = [one.casefold() for one in tokens_of(label) if _is_spoken(one)]
-            except UserError:  # nothing that the tokenizer can speak
+            except UserError:  # the tokenizer cannot speak it
                 known[label] = []
         spoken += known[label]
         words += [number] * len(known[label])
-    places = [place for place, token in enumerate(tokens) if _is_spoken(token)]
-    text = [tokens[place].casefold() for place in places]
+    positions = [position for position, token in enumerate(tokens) if _is_spoken(token)]
+    text = [tokens[position].casefold() for position in positions]
     owners: list[int | None] = [None] * len(tokens)
     same = 0
     matcher = difflib.SequenceMatcher(None, spoken, text, autojunk=False)
@@ -240,25 +241,25 @@ def _owners(
         if high > low:
             for at in range(first, end):
                 owner = words[low + (at - first) * (high - low) // (end - first)]
-                owners[places[at]] = owner
+                owners[positions[at]] = owner
     share = same / max(len(spoken), len(text), 1)
     if share < MATCHED:
         raise Rejected(
             "bad alignment",
             f"shares {share:.0%} of its tokens with the text, and {MATCHED:.0%} are needed",
         )
-    # What lies within a word belongs to it.
+    # Tokens within a word belong to it.
     last: dict[int, int] = {}
-    for place, owner in enumerate(owners):
+    for position, owner in enumerate(owners):
         if owner is not None:
-            for between in range(last.get(owner, place), place):
+            for between in range(last.get(owner, position), position):
                 owners[between] = owner
-            last[owner] = place
+            last[owner] = position
     return owners
 
 
 def _is_spoken(token: str) -> bool:
-    """Whether a token sounds: no blank, punctuation or tag."""
+    """Whether a token is spoken: not a blank, punctuation or a tag."""
     is_tag = token.startswith("[") and token.endswith("]")
     return any(char.isalnum() for char in token) and not is_tag
 

@@ -1,4 +1,4 @@
-"""One stored utterance, and its record as TFDS encodes it."""
+"""A stored utterance, and its record in the encoding of TFDS."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ from zipvoice_jax.core.errors import UserError
 
 _Example: Any = tf_example_pb2.Example  # pyright: ignore[reportAttributeAccessIssue] - made on import
 
-END_SLACK = 0.05  # seconds that a token may begin after the end of the audio, as aligners round
+END_SLACK = 0.05  # seconds that a token may begin after the end of the audio, since aligners round
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,17 +26,17 @@ class Utterance:
 
     Attributes:
         id: unique within the dataset.
-        text: normalised; a dialogue has [S1] and [S2] before its turns.
+        text: normalised text; a dialogue has [S1] and [S2] before its turns.
         tokens: token strings (not ids) as the tokenizer yields them; () if not stored.
-        language: such as "en" or "zh"; "" if not known.
-        duration: of the audio in seconds. A record keeps it as float32.
+        language: language code such as "en" or "zh"; "" if unknown.
+        duration: duration of the audio in seconds. A record stores it as float32.
         channels: 1, or 2 with one speaker on each.
-        audio: an encoded file: FLAC, MP3, WAV or whatever else libsndfile reads.
-        token_starts: where each token begins, in seconds from the beginning of the audio; () if
-            not known. A record keeps them as float32.
+        audio: an encoded file: FLAC, MP3, WAV or any other format of libsndfile.
+        token_starts: when each token begins, in seconds from the beginning of the audio; () if
+            unknown. A record stores them as float32.
 
     Raises:
-        UserError: channels, duration, id or token_starts cannot be.
+        UserError: impossible channels, duration, id or token_starts.
     """
 
     id: str
@@ -65,21 +65,21 @@ def alignment_fault(starts: Sequence[float], tokens: int, duration: float) -> st
     """Why these cannot be the starts of an utterance's tokens, or None if they can.
 
     Args:
-        starts: of the tokens, in seconds from the beginning of the audio.
-        tokens: how many there are.
-        duration: of the audio, in seconds.
+        starts: starts of the tokens, in seconds from the beginning of the audio.
+        tokens: number of tokens.
+        duration: duration of the audio, in seconds.
 
     Returns:
-        what to say after "the alignment".
+        A predicate that completes "the alignment ...".
     """
     if len(starts) != tokens:
         return f"has {len(starts)} times for {tokens} tokens"
-    for place, start in enumerate(starts):
+    for number, start in enumerate(starts):
         if not math.isfinite(start):
-            return f"has {start} as the time of token {place}"
-    for place, (before, start) in enumerate(itertools.pairwise(starts), 1):
+            return f"has {start} as the time of token {number}"
+    for number, (before, start) in enumerate(itertools.pairwise(starts), 1):
         if start < before:
-            return f"goes back from {before:.3f} s to {start:.3f} s at token {place}"
+            return f"goes back from {before:.3f} s to {start:.3f} s at token {number}"
     if starts and starts[0] < 0:
         return f"begins at {starts[0]:.3f} s, before the audio"
     if starts and starts[-1] > duration + END_SLACK:
@@ -88,11 +88,11 @@ def alignment_fault(starts: Sequence[float], tokens: int, duration: float) -> st
 
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Utterance))
-_LISTS = ("tokens", "token_starts")  # that TFDS wants as lists
+_LISTS = ("tokens", "token_starts")  # fields that TFDS takes as lists
 
 
 def features() -> tfds.features.FeaturesDict:
-    """What a record holds, in the terms of TFDS."""
+    """The fields of a record, as TFDS features."""
     return tfds.features.FeaturesDict(
         {
             "id": tfds.features.Text(),
@@ -117,7 +117,7 @@ def _serializer() -> tuple[tfds.features.FeaturesDict, ExampleSerializer]:
 def make_record(utterance: Utterance) -> bytes:
     """The bytes of an utterance's record.
 
-    As TFDS makes them, but for the order of the fields, which there changes from run to run.
+    Those of TFDS, except for the order of the fields, which changes from run to run in TFDS.
     """
     encoder, serializer = _serializer()
     example = {name: getattr(utterance, name) for name in _FIELDS}
@@ -130,11 +130,11 @@ def make_record(utterance: Utterance) -> bytes:
 def parse_record(record: bytes) -> Utterance:
     """An utterance from the bytes of its record.
 
-    Equal to what TFDS' own decoding gives and 30 times as fast. A record of a dataset that was
-    prepared before there were alignments has none.
+    Equal to TFDS' own decoding, and 30 times as fast. Records of datasets older than alignments
+    have no token starts.
 
     Raises:
-        UserError: the bytes are no record of an utterance.
+        UserError: the bytes are not the record of an utterance.
     """
     try:
         fields = _Example.FromString(record).features.feature

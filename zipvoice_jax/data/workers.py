@@ -1,4 +1,4 @@
-"""What all worker processes of this package have in common."""
+"""Shared code of this package's worker processes."""
 
 import multiprocessing
 import os

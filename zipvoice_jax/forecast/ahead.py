@@ -1,19 +1,19 @@
-"""Compiles training and sampling steps ahead of time, for chips that need not be there.
+"""Compiles training and sampling steps ahead of time, for chips that need not be present.
 
 Nothing is read or run: states and batches are shapes. For TPUs the compiler of libtpu compiles for
-a topology, whose chips it knows; what it says and what is worked out from it (a row of numbers per
-case) is a prediction and no measurement.
+a topology, whose chips it knows; its output and the numbers derived from it (a row per case) are
+predictions, not measurements.
 
-- Memory is the compiler's: arguments, results and temporaries of the program on one chip.
+- Memory is reported by the compiler: arguments, results and temporaries of the program on one chip.
 - XLA's time is the sum of the compiler's estimated cycles over everything that runs
-  (`forecast/hlo/cost.py`), at the clock of `forecast/chips.py`, which tells how they compare with a
+  (`forecast/hlo/cost.py`), at the clock of `forecast/chips.py`, which says how they compare with a
   chip's peaks.
-- FLOPs, bytes and collectives are counted in the compiled program, the collectives' time is
+- FLOPs, bytes and collectives are counted in the compiled program; the time of collectives is
   modelled (`forecast/chips.py`). The roofline is the longest of FLOPs at the peak, bytes at the
   full HBM bandwidth, and the collectives.
-- The predicted time is XLA's, the time of operations that XLA does not estimate (their bytes at the
-  HBM's bandwidth) and that of collectives that nothing runs beside, or, if that is longer, the
-  roofline. Python, the loader and stragglers are not in it.
+- The predicted time is the sum of XLA's time, that of operations without an estimate (their bytes
+  at the HBM bandwidth) and that of collectives that do not overlap with computation; or the
+  roofline, if that is longer. It does not include Python, the loader and stragglers.
 - MFU counts what `models/flops.py` counts: no padding, no remat, no hooks.
 """
 
@@ -43,7 +43,7 @@ from zipvoice_jax.train.stages import plan_stage
 from zipvoice_jax.train.state import abstract_state
 from zipvoice_jax.train.step import Recipe, abstract_batch, lower_train_step
 
-# Tokens per frame of fast speech: English phonemes come at 12 to 16 a second, frames at 93.75.
+# Tokens per frame of fast speech: English has 12 to 16 phonemes a second, features 93.75 frames.
 TOKENS_PER_FRAME = 0.18
 TOKEN_STEP = 64
 GIB = 2**30
@@ -55,11 +55,11 @@ class Case:
     """One program to compile.
 
     Attributes:
-        topology: such as v5e:2x4, or `cpu` or `gpu` for the devices of this machine.
+        topology: name such as v5e:2x4, or `cpu` or `gpu` for the devices of this machine.
         stage: index in the run.
         program: `train` or `sample`.
         bucket: shape of the global batch.
-        rule: where the bucket's batch comes from, for people.
+        rule: the rule behind the bucket's batch size, for the report.
     """
 
     topology: str
@@ -75,14 +75,14 @@ class Case:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Which buckets to compile for; one or more of three ways.
+    """The buckets to compile for, given in one or more of three ways.
 
     Attributes:
         buckets: (batch, frames, tokens) of global batches.
-        batch_per_chip: items of `seconds` on each chip.
-        step_seconds: of audio in a global batch. Its items last `seconds`, or less where there are
-            so many chips that one such item for each would be more.
-        seconds: of an item.
+        batch_per_chip: number of items of `seconds` on each chip.
+        step_seconds: seconds of audio in a global batch. Its items last `seconds`, or less if one
+            such item per chip would exceed the batch.
+        seconds: length of an item.
     """
 
     buckets: Sequence[tuple[int, int, int]] = ()
@@ -92,7 +92,7 @@ class Sizes:
 
 
 def devices_of(topology: str) -> tuple[Sequence[Any], Topology | None]:
-    """The devices to compile for, and the chips' numbers where they are known.
+    """The devices to compile for, and the chips' numbers if they are known.
 
     Raises:
         UserError: there is no such topology, no compiler for it, or no such device.
@@ -174,18 +174,18 @@ def compile_ahead(
     fsdp: int = 1,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Iterator[dict[str, Any]]:
-    """A row per case, in order, each as it is done.
+    """Compiles the cases in order; yields a row for each.
 
     Args:
         run: the config.
         cases: from `plan_cases`.
-        fsdp: devices that share one copy of the state.
-        tell: is given a line before each case, since compiling takes minutes.
+        fsdp: number of devices that share one copy of the state.
+        tell: prints a line before each case, since compiling takes minutes.
 
     Raises:
         UserError: a case cannot be built.
     """
-    # What is on disk would make compile times a fiction, and holds nothing for absent chips.
+    # The cache on disk would falsify compile times, and holds nothing for absent chips.
     before = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)
     try:
@@ -206,7 +206,7 @@ def model_of(run: TrainConfig, stage: int) -> tuple[ModelConfig, str | None]:
 
 
 def _lower_sample(config: ModelConfig, layout: Layout, bucket: Bucket, num_step: int) -> Any:
-    """Sampling of a batch that is split over the devices, ready to be compiled."""
+    """Lowers the sampling of a batch that is split over the devices."""
     shape, size = jax.ShapeDtypeStruct, bucket.batch
     batch = abstract_batch(config, bucket)
     placeholders: dict[str, Any] = dict(
@@ -304,18 +304,20 @@ def _compiled(run: TrainConfig, case: Case, fsdp: int) -> dict[str, Any]:
 
 
 def predict(cost: ProgramCost, topology: Topology, useful: float) -> dict[str, Any]:
-    """XLA's time, the roofline, the predicted time and MFU of a program (the module tells how).
+    """XLA's time, the roofline, the predicted time and MFU of a program (see the module).
 
     Args:
-        cost: of the program on one chip.
-        topology: that it runs on.
+        cost: cost of the program on one chip.
+        topology: topology that it runs on.
         useful: operations of all chips together that MFU counts.
     """
     chip = topology.chip
     waits = beside = 0.0
-    for one in cost.collectives:
-        took = one.times * topology.collective_seconds(one.kind, one.group, one.bytes)
-        waits, beside = (waits, beside + took) if one.overlaps else (waits + took, beside)
+    for collective in cost.collectives:
+        took = collective.times * topology.collective_seconds(
+            collective.kind, collective.group, collective.bytes
+        )
+        waits, beside = (waits, beside + took) if collective.overlaps else (waits + took, beside)
     bounds = {
         "compute": cost.flops / chip.flops,
         "HBM": cost.bytes / chip.hbm_bandwidth,
@@ -352,9 +354,9 @@ def _named(lowered: Any, case: Case, chips: int) -> tuple[Array, ...]:
 
 
 def _wanted(message: str) -> float | None:
-    """What a refused program takes, in GiB, as the compiler tells it."""
-    found = re.search(r"\(([\d.]+)([KMGT])\) exceeds|Used ([\d.]+)([KMGT]) of", message)
-    if found is None:
+    """The memory that a refused program needs, in GiB, from the compiler's message."""
+    size = re.search(r"\(([\d.]+)([KMGT])\) exceeds|Used ([\d.]+)([KMGT]) of", message)
+    if size is None:
         return None
-    number, unit = (found[1], found[2]) if found[1] else (found[3], found[4])
+    number, unit = (size[1], size[2]) if size[1] else (size[3], size[4])
     return float(number) * _UNITS[unit] / GIB

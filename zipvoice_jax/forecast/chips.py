@@ -1,19 +1,19 @@
-"""What TPU chips can do, and how long their collectives take; one table.
+"""The peaks of TPU chips, and a model of the time of their collectives.
 
 Peak, HBM bandwidth and links are those of Google's pages (docs.cloud.google.com/tpu/docs, v5e, v5p
 and v6e): 400, 1200 and 800 GB/s of interconnect per chip in both directions over 4, 6 and 4 ports.
-`hbm_bytes` is what the compiler (libtpu 0.0.50) grants a program, as it tells on refusing one.
+`hbm_bytes` is what the compiler (libtpu 0.0.50) grants a program, from its message on refusing one.
 
-The clock turns XLA's cycles into seconds; no page tells it. It is the peak over the operations of
-a cycle, which are 2 for each cell of the matrix units: 4 and 8 of 128x128 in a v5e and a v5p,
-whose two cores work as one device, and as many as 4 of 256x256 in a v6e, since with the 2 that
-Google tells of XLA's estimates would beat the peak. With these clocks XLA expects 88, 90 and 70 %
-of the peak of a bfloat16 product of 8192^3, and 81, 72 and 81 % of the HBM bandwidth of a scaled
-array.
+The clock turns XLA's cycles into seconds; it is not published. It is the peak divided by the
+operations per cycle, which are 2 for each cell of the matrix units: 4 and 8 of 128x128 in a v5e and
+a v5p, whose two cores work as one device, and 4 of 256x256 in a v6e, since with the 2 units that
+Google states XLA's estimates would exceed the peak. With these clocks XLA expects 88, 90 and 70 %
+of the peak for a bfloat16 product of 8192^3, and 81, 72 and 81 % of the HBM bandwidth for scaling
+an array.
 
-The collectives' times are ours, a model and no measurement: rings over the axes of the torus, all
-links at work, and HOP_SECONDS for every chip that the data has to pass one after the other. A slice
-whose axis does not close into a ring has half the bandwidth on it, and further to go.
+The times of collectives are our own model, not a measurement: rings over the axes of the torus, all
+links busy, and HOP_SECONDS for every chip that the data has to pass in sequence. A slice whose axis
+does not close into a ring has half the bandwidth on it, and longer paths.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ import re
 
 from zipvoice_jax.core.errors import UserError
 
-# About what a hop takes (the "How to Scale Your Model" book of the JAX team says 1 us).
+# Approximate time of a hop (1 us in the JAX team's book "How to Scale Your Model").
 HOP_SECONDS = 1e-6
 
 
@@ -31,15 +31,15 @@ class Chip:
     """One kind of chip.
 
     Attributes:
-        name: as in a topology's name.
-        flops: peak per second in bfloat16.
-        hbm_bytes: that a program may use.
+        name: its name in a topology.
+        flops: peak FLOP/s in bfloat16.
+        hbm_bytes: bytes of HBM that a program may use.
         hbm_bandwidth: bytes per second.
         link_bandwidth: bytes per second of one link in one direction.
         clock: cycles per second of XLA's estimates; both cores of a v5p work as one device.
-        axes: of its torus.
-        closes: an axis of a multiple of so many chips is a ring.
-        most: chips in a slice.
+        axes: number of axes of its torus.
+        closes: an axis whose length is a multiple of this is a ring.
+        most: most chips in a slice.
     """
 
     name: str
@@ -85,14 +85,14 @@ class Topology:
         Raises:
             UserError: there is no such slice.
         """
-        found = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
-        chip = CHIPS.get(found[1]) if found else None
-        if found is None or chip is None:
+        match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
+        chip = CHIPS.get(match[1]) if match else None
+        if match is None or chip is None:
             raise UserError(
                 f"the topology {name!r} is unknown; give cpu, gpu, or {', '.join(CHIPS)} with its "
                 "chips, such as v5e:2x4 or v5p:4x4x4."
             )
-        shape = tuple(map(int, found[2].split("x")))
+        shape = tuple(map(int, match[2].split("x")))
         if len(shape) != chip.axes or not 1 <= math.prod(shape) <= chip.most:
             raise UserError(
                 f"the topology {name} cannot be; {chip.name} has {chip.axes} axes and at most "
@@ -102,23 +102,23 @@ class Topology:
 
     @property
     def chips(self) -> int:
-        """How many chips it has."""
+        """Number of chips."""
         return math.prod(self.shape)
 
     def __str__(self) -> str:
         return f"{self.chip.name}:{'x'.join(map(str, self.shape))}"
 
     def collective_seconds(self, kind: str, group: int, size: float) -> float:
-        """How long a collective takes, as modelled.
+        """The modelled time of a collective.
 
         An all-gather or reduce-scatter of a whole array passes each chip's links once, an
-        all-reduce twice. In an all-to-all, data goes a quarter of a ring on average.
+        all-reduce twice. In an all-to-all, data travels a quarter of a ring on average.
 
         Args:
-            kind: as in HLO.
-            group: chips that take part together; 0 are all. Some of them are taken to be
-                neighbours along one axis.
-            size: bytes of the whole array; of an all-to-all or a permutation, one chip's.
+            kind: name of the collective in HLO.
+            group: number of chips that take part together; 0: all. A smaller group is assumed to
+                be neighbours along one axis.
+            size: bytes of the whole array; for an all-to-all or a permutation, of one chip's part.
         """
         part = group or self.chips
         if part <= 1:

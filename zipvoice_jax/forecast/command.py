@@ -1,4 +1,4 @@
-"""`zipvoice-jax compile`: compiles steps ahead of time, for chips that need not be there."""
+"""`zipvoice-jax compile`: compiles steps ahead of time, for chips that need not be present."""
 
 import argparse
 import os
@@ -32,8 +32,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "compile",
         help="compile ahead of time: does it fit, how fast will it be",
         description="Compiles the training and sampling steps of a config for TPUs that need not "
-        "be there (or for this machine) and tells for each: memory of a chip, operations, bytes, "
-        "collectives, XLA's estimate of its time, the roofline, the predicted time and MFU. "
+        "be present (or for this machine) and reports for each: memory of a chip, operations, "
+        "bytes, collectives, XLA's estimate of its time, the roofline, the predicted time and MFU. "
         "Reads neither data nor weights. Exits with 1 if a case does not fit.",
     )
     add = parser.add_argument
@@ -42,7 +42,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--topology", nargs="+", required=True, metavar="NAME",
         help="v5e:2x4 ... v6e:16x16, v5p:8x8x16, or cpu or gpu for the devices of this machine",
     )  # fmt: skip
-    add("--stage", nargs="+", metavar="NAME", help="of the config (default: all)")
+    add("--stage", nargs="+", metavar="NAME", help="stages of the config (default: all)")
     add("--program", nargs="+", choices=("train", "sample"), default=["train", "sample"])
     add(
         "--bucket", nargs="+", default=[], metavar="BATCHxFRAMESxTOKENS",
@@ -55,15 +55,21 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )  # fmt: skip
     add(
         "--step-seconds", type=float, nargs="+", default=[], metavar="S",
-        help="a batch of so much audio, whatever the chips; items are shorter than --seconds "
-        "where each chip would get less than one",
+        help="a batch of this much audio, for any number of chips; items are shorter than "
+        "--seconds if each chip would get less than one",
     )  # fmt: skip
     add(
         "--seconds", type=float, default=30.0, metavar="S",
-        help="of an item (default: 30); it has 0.18 tokens per frame, rounded up to 64",
+        help="length of an item (default: 30); it has 0.18 tokens per frame, rounded up to 64",
     )  # fmt: skip
     add_fsdp(parser)
-    add("--parts", type=int, default=0, metavar="N", help="tell the N costliest parts of the model")
+    add(
+        "--parts",
+        type=int,
+        default=0,
+        metavar="N",
+        help="report the N costliest parts of the model",
+    )
     add("--json", type=Path, metavar="FILE", help="write the rows here, after each")
     add("--plot", type=Path, metavar="PNG", help="draw the scaling of the training steps")
     parser.set_defaults(run=run)
@@ -73,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs `zipvoice-jax compile`; 1 if a case does not fit.
 
     Raises:
-        UserError: the config, a topology or a size cannot be used, or a file not be written.
+        UserError: the config, a topology or a size cannot be used, or a file cannot be written.
     """
     _choose_platform(args.topology)
     from zipvoice_jax.core.outputs import PICTURES, check_file
@@ -125,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _choose_platform(topologies: list[str]) -> None:
-    """Keeps JAX off chips that are only compiled for; before its backends start."""
+    """Keeps JAX off chips that are only compiled for; call it before JAX's backends start."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if "gpu" not in topologies:
@@ -149,6 +155,6 @@ def _stages(config: "TrainConfig", names: list[str] | None) -> list[int]:
 
 def _bucket(text: str) -> tuple[int, int, int]:
     if not re.fullmatch(r"\d{1,9}x\d{1,9}x\d{1,9}", text):
-        raise UserError(f"the bucket {text!r} is no BATCHxFRAMESxTOKENS, such as 16x1024x192.")
+        raise UserError(f"the bucket {text!r} is not BATCHxFRAMESxTOKENS, such as 16x1024x192.")
     batch, frames, tokens = map(int, text.split("x"))
     return batch, frames, tokens

@@ -1,4 +1,4 @@
-"""Tells what `forecast/ahead.py` found: a table, what stands below a row, a picture of scaling."""
+"""Reports the rows of `forecast/ahead.py`: a table, details below a row, a picture of scaling."""
 
 import math
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ _COLUMNS = (
 
 COLOURS = ("#3b6fb6", "#c8553d", "#4c8c4a", "#8a5fa8")
 MARKERS = {"v5e": "o", "v5p": "s", "v6e": "^"}
-# Of a step, from the bottom of its bar: name, what of a row, colour.
+# Parts of a step's bar, from the bottom: name, value from a row, colour.
 PARTS = (
     ("matrix products at the peak", lambda r: r["compute_bound_s"], "#3b6fb6"),
     ("other work on the chip (XLA's estimate)", lambda r: _other(r), "#a9c4e4"),
@@ -38,12 +38,12 @@ PARTS = (
 
 
 def line(row: dict[str, Any], *, header: bool = False) -> str:
-    """A row as text of fixed width, or the titles above it."""
+    """A row as fixed-width text, or the titles above it."""
     return " ".join(f"{title if header else tell(row):>{width}}" for title, width, tell in _COLUMNS)
 
 
 def details(row: dict[str, Any], parts: int = 0) -> list[str]:
-    """What stands below a row: collectives, notes, what takes the memory if it does not fit."""
+    """The lines below a row: collectives, notes, and the largest arrays if it does not fit."""
     lines = [
         f"{kind}: {row['collective_times'][kind]:,.0f} times, {size / 1e6:,.1f} MB"
         for kind, size in row.get("collective_bytes", {}).items()
@@ -62,7 +62,7 @@ def details(row: dict[str, Any], parts: int = 0) -> list[str]:
 
 
 def too_much(row: dict[str, Any]) -> str:
-    """In one line, what a case that does not fit needs, and what for."""
+    """One line on the memory that a case that does not fit needs, and what for."""
     needs = _number(row, "hbm_gib", 1.0, ".2f")
     return (
         f"it needs {needs} GiB of the {row['hbm_limit_gib']:.2f} GiB of a chip; the state takes "
@@ -90,7 +90,7 @@ def plot_scaling(rows: Sequence[dict[str, Any]], path: Path) -> None:
     Raises:
         UserError: no row is a training step for a TPU that fits, or the file cannot be written.
     """
-    from matplotlib.figure import Figure  # slow to import, and seldom needed
+    from matplotlib.figure import Figure  # slow to import, and rarely needed
 
     shown = [row for row in rows if row["program"] == "train" and "mfu" in row and row["fits"]]
     if not shown:
@@ -108,8 +108,8 @@ def plot_scaling(rows: Sequence[dict[str, Any]], path: Path) -> None:
                 and row["topology"].startswith(f"{kind}:")
             )
             left.plot(*zip(*line, strict=True), marker, color=colour, linestyle="-") if line else ()
-            for place in line:
-                left.annotate(kind, place, (4, 5), textcoords="offset points", size=7)
+            for point in line:
+                left.annotate(kind, point, (4, 5), textcoords="offset points", size=7)
     left.set_xscale("log", base=2)
     left.set_xticks(sorted({r["chips"] for r in shown}), minor=False)
     left.set_xticklabels([str(n) for n in sorted({r["chips"] for r in shown})])

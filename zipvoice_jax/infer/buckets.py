@@ -29,13 +29,13 @@ def _fit(size: int, steps: tuple[int, ...], what: str) -> int:
 
 
 def shape_of(job: Job) -> tuple[int, int]:
-    """The padded frames and tokens of a job; tokens have room for one of padding."""
+    """The padded numbers of frames and tokens of a job, with room for one padding token."""
     frames = _fit(job.features_len, FRAMES, "frames")
     return frames, padded_tokens(len(job.token_ids))
 
 
 def padded_tokens(count: int) -> int:
-    """Positions for this many tokens and at least one of padding."""
+    """The padded length for this many tokens and at least one of padding."""
     return _fit(count + 1, TOKENS, "tokens")
 
 
@@ -53,12 +53,12 @@ def pack(
     """Groups jobs of one shape into batches, longest first.
 
     Args:
-        jobs: in any order.
-        max_frames: most padded frames in a batch, as long as it has an item per device.
-        devices: a batch is a multiple of this.
+        jobs: the jobs, in any order.
+        max_frames: most padded frames in a batch, unless one item per device needs more.
+        devices: number of devices; batch sizes are multiples of it.
 
     Returns:
-        Buckets with the jobs that fill them; a job's result does not depend on its company.
+        Buckets with the jobs that fill them; a job's result does not depend on the other jobs.
     """
     groups: dict[tuple[int, int], list[Job]] = {}
     for job in jobs:

@@ -38,7 +38,7 @@ def program(
     config: ModelConfig,
     guided: bool,
 ) -> Array:
-    """Noise and sampling of one bucket; `batch` has the fields of `SampleInputs` but noise."""
+    """Noise and sampling of one bucket; `batch` has all fields of `SampleInputs` except noise."""
     frames, dim = batch["prompt_features"].shape[1:]
     noise = jax.vmap(lambda key: item_noise(key, frames, dim))(jax.random.wrap_key_data(keys))
     inputs = SampleInputs(noise=noise, **batch)
@@ -46,7 +46,7 @@ def program(
 
 
 def noise_key(seed: int, job: Job) -> Key[Array, ""]:
-    """The key of a job's noise: by what is said after what, whatever the item is called."""
+    """The key of a job's noise: depends on its tokens, prompt's included, and chunk, not its id."""
     return named_key(jax.random.key(seed), "noise", " ".join(map(str, job.token_ids)), job.chunk)
 
 
@@ -74,7 +74,7 @@ class Engine:
         self._predictors: dict[int, Any] = {}
 
     def load(self, params: dict[str, Any]) -> None:
-        """Takes other parameters of the same model; its programs stay."""
+        """Loads other parameters of the same model; compiled programs are kept."""
         params = cast_params(jax.tree.map(jnp.asarray, params), self.config)
         self.params = jax.device_put(params, self._everywhere)
 
@@ -84,8 +84,8 @@ class Engine:
         """Groups jobs into batches.
 
         Args:
-            jobs: in any order.
-            sampling: how many seconds fit into a batch.
+            jobs: the jobs, in any order.
+            sampling: gives the seconds that fit into a batch.
             fps: frames per second of the features.
         """
         most = int(sampling.max_duration * fps)
@@ -101,8 +101,8 @@ class Engine:
             sampling: steps, guidance, seed and so on.
 
         Yields:
-            Each batch as it is done: its bucket and, for each job, its scaled features without
-            the prompt and its share of the batch's seconds (compilation not counted).
+            Each batch when it is done: its bucket and, for each job, its scaled features without
+            the prompt and its share of the batch's seconds (without compilation).
         """
         for bucket, members in batches:
             compiled = self.compiled(bucket, sampling)
@@ -123,26 +123,25 @@ class Engine:
             )
 
     def durations(self, token_ids: Sequence[int]) -> Float[np.ndarray, " tokens"]:
-        """Frames of each token of a text, by a model that predicts them."""
+        """Frames of each token of a text, predicted by the model."""
         size = padded_tokens(len(token_ids))
         tokens = np.full((1, size), self.config.pad_id, np.int32)
         tokens[0, : len(token_ids)] = token_ids
-        arguments = tokens, np.array([len(token_ids)], np.int32)
-        arguments = jax.device_put(arguments, self._everywhere)
+        inputs = jax.device_put((tokens, np.array([len(token_ids)], np.int32)), self._everywhere)
         if size not in self._predictors:
 
             def predict(params: dict[str, Any], *tokens_and_lens: Array) -> Array:
                 return predicted_durations(params, self.config, *tokens_and_lens)
 
             platform = self.devices[0].platform
-            compiled, seconds = compile_for(predict, platform, self.params, *arguments)
+            compiled, seconds = compile_for(predict, platform, self.params, *inputs)
             self.compilations.append(Compilation(f"durations, {size} tokens", seconds))
             self._predictors[size] = compiled
-        return np.asarray(self._predictors[size](self.params, *arguments))[0, : len(token_ids)]
+        return np.asarray(self._predictors[size](self.params, *inputs))[0, : len(token_ids)]
 
     def compiled(self, bucket: Bucket, sampling: SamplingConfig) -> Any:
-        """The program of a bucket, compiled at its first use."""
-        # A distilled model takes guidance as an input, so 0 is a scale like any other.
+        """The program of a bucket, compiled on first use."""
+        # A distilled model takes guidance as an input, so 0 is not special.
         guided = not self.config.is_distill and sampling.guidance_scale != 0.0
         key = (bucket, sampling.num_step, guided)
         if key not in self._programs:

@@ -1,4 +1,4 @@
-"""What there is to sample: the chunks of an item."""
+"""Items and the chunks of them that are sampled."""
 
 import dataclasses
 
@@ -13,18 +13,18 @@ class Job:
     """One chunk to sample.
 
     Attributes:
-        item_id: of the request.
+        item_id: id of the request.
         chunk: position in the item.
-        token_ids: of prompt and text.
-        tokens: of the text alone, as strings.
+        token_ids: ids of the tokens of prompt and text.
+        tokens: tokens of the text only, as strings.
         prompt_features: scaled log-mel, (frames, channels * n_mels).
-        features_len: frames of prompt and speech.
-        prompt_tokens: how many of the ids are the prompt's.
-        first_prompt: tokens and frames of the first of two recordings in the prompt; 0 and 0
-            where there is one.
-        durations: predicted frames of each of the text's tokens, before they are scaled to the
-            speech; None where tokens are looked up by the average rule.
-        pause: seconds of silence before the chunk; 0 where it follows the one before.
+        features_len: number of frames of prompt and speech.
+        prompt_tokens: number of ids that belong to the prompt.
+        first_prompt: numbers of tokens and frames of the first of two recordings in the prompt; 0
+            and 0 if there is one.
+        durations: predicted frames of each of the text's tokens, before scaling to the length of
+            the speech; None if tokens are looked up by the average rule.
+        pause: seconds of silence before the chunk; 0 if it directly follows the one before.
     """
 
     item_id: str
@@ -46,11 +46,11 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """A request made ready: its jobs in order, and what the listener must be told.
+    """A prepared request: its jobs in order, and notes for the user.
 
     Attributes:
-        samples: of the wave, where its length was given; None: what the jobs make, with silence at
-            the edges cut.
+        samples: number of samples of the wave, if the request fixes its length; None: that of the
+            jobs, with silence at the edges cut.
         ending: seconds of silence after the last job.
     """
 

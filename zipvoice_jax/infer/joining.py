@@ -1,4 +1,4 @@
-"""From the waves of an item's chunks to its speech: cross-fades, silence, pauses, times of turns.
+"""Joins the waves of an item's chunks: cross-fades, silence, pauses, times of turns.
 
 Official: the end of generate_sentence in zipvoice/bin/infer_*.py, for a text without pauses.
 """
@@ -26,18 +26,18 @@ def join(
     raw: bool,
     remove_long_sil: bool,
 ) -> tuple[Wave, tuple[Turn, ...]]:
-    """The speech of an item, and who speaks when in it.
+    """The speech of an item, and its turns.
 
-    Between two pauses chunks are cross-faded and silence is cut as officially, but close to the
-    speech where a pause is. Where the item's length was given, none is cut. Pauses are put in
-    afterwards, as zeros, so that nothing can shorten them.
+    Between two pauses chunks are cross-faded and silence is cut as in the official code, but
+    closer to the speech at a pause. If the item's length is fixed, nothing is cut. Pauses are
+    inserted afterwards, as zeros, so that nothing can shorten them.
 
     Args:
-        item: with a job for each wave.
-        waves: of its chunks, at their final volume.
-        features: for the rate.
+        item: the item, with one job per wave.
+        waves: waves of its chunks, at their final volume.
+        features: feature settings, which give the sampling rate.
         raw: cut nothing.
-        remove_long_sil: shorten long silences too; the times of turns are then not known.
+        remove_long_sil: shorten long silences too; the times of turns are then unknown.
     """
     rate = features.sampling_rate
     cuts = not raw and item.samples is None
@@ -45,15 +45,15 @@ def join(
     silences = [round(rate * jobs[0].pause) for jobs, _ in passages]
     silences.append(round(rate * item.ending))
     spoken: list[Wave] = []
-    begins: list[float] = []  # seconds cut from the beginning of each
-    for place, (_, chunks) in enumerate(passages):
+    begins: list[float] = []  # seconds cut from the beginning of each passage
+    for number, (_, chunks) in enumerate(passages):
         wave, begin = chunks[0], 0.0
         if not raw:
             wave = cross_fade_concat(chunks, fade_duration=FADE_SECONDS, sampling_rate=rate)
         if cuts:
             begin = leading_silence(wave, rate)
             wave = remove_silence(wave, rate, only_edge=not remove_long_sil)
-        before, after = silences[place] > 0, silences[place + 1] > 0
+        before, after = silences[number] > 0, silences[number + 1] > 0
         if before or after:
             wave, more = close_cut(wave, rate, start=before, end=after, only_fade=not cuts)
             begin += more
@@ -81,7 +81,7 @@ def join(
 
 
 def _passages(jobs: Sequence[Job], waves: Sequence[Wave]) -> list[tuple[list[Job], list[Wave]]]:
-    """Jobs and their waves from one pause to the next."""
+    """Jobs and their waves, grouped between pauses."""
     passages: list[tuple[list[Job], list[Wave]]] = []
     for job, wave in zip(jobs, waves, strict=True):
         if not passages or job.pause > 0.0:

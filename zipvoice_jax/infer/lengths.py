@@ -1,4 +1,4 @@
-"""How long speech lasts where its user says so: frames of its chunks for a length of the whole."""
+"""Speech of a fixed length: the frames of its chunks for a length of the whole."""
 
 import dataclasses
 import math
@@ -11,8 +11,8 @@ from zipvoice_jax.config import FeatureConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.infer.jobs import Job
 
-FADE_SECONDS = 0.1  # by which a chunk overlaps the one before
-# Times faster or slower than the prompt, beyond which no speech can come of a text.
+FADE_SECONDS = 0.1  # overlap of neighbouring chunks
+# Factor faster or slower than the prompt beyond which a text cannot be spoken.
 _MOST = 10.0
 _LEAST_FRAMES = 2  # of a chunk, for one sample or more
 
@@ -20,17 +20,17 @@ _LEAST_FRAMES = 2  # of a chunk, for one sample or more
 def shared_frames(
     estimates: Sequence[int], samples: int, features: FeatureConfig, *, joints: int, name: str
 ) -> list[int]:
-    """Frames of chunks that together, joined, last as long as they are told to.
+    """Frames of chunks that, joined, have a total number of samples.
 
-    Each chunk gets its share by what it would last otherwise. Their waves, of (frames - 1) *
-    hop_length samples, make `samples` and less than a frame more, which is to be cut off.
+    Chunks share the frames in proportion to their natural lengths. Their waves, of (frames - 1) *
+    hop_length samples, add up to `samples` and less than a frame more, which is to be cut off.
 
     Args:
         estimates: frames that each chunk would have at the prompt's rate.
-        samples: of all chunks, joined.
-        features: for hop length and rate.
-        joints: how often a chunk overlaps the one before.
-        name: of the item, for messages.
+        samples: number of samples of all chunks, joined.
+        features: feature settings, which give hop length and rate.
+        joints: number of overlaps between chunks.
+        name: name of the item, for messages.
 
     Raises:
         UserError: the text cannot be spoken that fast or that slowly.
@@ -49,16 +49,16 @@ def shared_frames(
 
 
 def fitted(jobs: Sequence[Job], samples: int, ending: float, features: FeatureConfig) -> list[Job]:
-    """The jobs of an item with the frames that, with its pauses, make a number of samples.
+    """The jobs of an item, with their frames set so that the item has a number of samples.
 
     Args:
-        jobs: with the frames that they would have otherwise.
-        samples: of the whole.
+        jobs: the jobs with their natural numbers of frames.
+        samples: number of samples of the item, pauses included.
         ending: seconds of silence after the last job.
-        features: for hop length and rate.
+        features: feature settings, which give hop length and rate.
 
     Raises:
-        UserError: pauses leave nothing for words, or as `shared_frames`.
+        UserError: pauses leave no time for words, or an error of `shared_frames`.
     """
     if not jobs:
         return []
@@ -81,6 +81,6 @@ def fitted(jobs: Sequence[Job], samples: int, ending: float, features: FeatureCo
 def with_length(
     wave: Float[np.ndarray, "channels samples"], samples: int
 ) -> Float[np.ndarray, "channels _"]:
-    """A wave cut off at its end, or continued by silence, to a number of samples."""
+    """Cuts a wave at its end, or pads it with silence, to a number of samples."""
     missing = samples - wave.shape[1]
     return np.pad(wave, ((0, 0), (0, missing))) if missing > 0 else wave[:, :samples]

@@ -17,7 +17,7 @@ def plot(speech: Speech, path: Path) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    from matplotlib.figure import Figure  # slow to import, and seldom needed
+    from matplotlib.figure import Figure  # slow to import, and rarely needed
 
     channels = speech.wave.shape[0]
     figure = Figure(figsize=(max(8.0, min(24.0, speech.duration)), 3.0 * channels + 1.0))

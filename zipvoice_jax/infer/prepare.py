@@ -1,4 +1,4 @@
-"""From a request to sampling jobs: prompt features, tokens, chunks and their lengths.
+"""Turns requests into sampling jobs: prompt features, tokens, chunks and their lengths.
 
 Official: generate_sentence and generate_sentence_raw_evaluation in zipvoice/bin/infer_*.py.
 """
@@ -44,31 +44,30 @@ from zipvoice_jax.text.tags import BARE_TAG, language_of, split_turns, turns_wit
 from zipvoice_jax.text.tokenizer import Tokenizer
 from zipvoice_jax.text.tokens import SPEAKER_B, is_speaker_tag, quote, speaker_tag
 
-# Seconds of prompt and speech in one chunk, about; longer than the model was trained for fails.
+# Approximate seconds of prompt and speech in one chunk; chunks longer than in training fail.
 CHUNK_SECONDS = {"zipvoice": 25.0, "zipvoice_distill": 25.0}
 DIALOG_CHUNK_SECONDS = 40.0
 MAX_PROMPT_SECONDS = 60.0
 _MIN_DURATION, _MIN_PREDICTED = 1.0, 0.2  # seconds
-# Times beyond what `prepare` takes for plausible, at which speech would come out absurdly fast or
-# slow, since it gets the prompt's rate.
+# Factor beyond the rates that `prepare` accepts at which a prompt is refused: the speech, which
+# takes its rate, would be absurdly fast or slow.
 _ABSURD = 2.5
-MAX_FRAMES = 8192  # of one chunk: 87 s
+MAX_FRAMES = 8192  # in one chunk: 87 s
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """How requests are made ready; the same for all of a run.
+    """Turns requests into items; the same settings for all requests of a run.
 
     Attributes:
-        min_duration: seconds that a text gets at least; None: 1, or 0.2 with predicted
-            durations. The prompt's frames per token are a poor guide for a word or two, which
-            then come out clipped.
-        duration: seconds of each item's speech as a whole, in place of what speed and
-            min_duration make of the prompt's rate; an item's own comes first.
-        raw_evaluation: feed prompt and text as they are: no chunks, no punctuation added, no
-            silence removed.
-        durations: of models that predict them, the frames of each token of a text; tokens in,
-            frames out.
+        min_duration: least seconds for a text; None: 1, or 0.2 with predicted durations. The
+            prompt's frames per token are a poor guide for a word or two, which are then clipped.
+        duration: seconds of each item's whole speech, instead of a length from the prompt's rate,
+            speed and min_duration; a request's own duration takes precedence.
+        raw_evaluation: use prompt and text unchanged: no chunks, no added punctuation, no removal
+            of silence.
+        durations: for models that predict durations, a function from token ids to the frames of
+            each token.
     """
 
     model: ModelConfig
@@ -93,7 +92,7 @@ class Preparation:
             UserError: a recording or a text cannot be used.
         """
         notes: list[str] = []
-        given, request = request, with_voices(request, self.features.sampling_rate)
+        original, request = request, with_voices(request, self.features.sampling_rate)
         wave, spoken = self._prompt_wave(request, notes)
         wave, rms = rms_norm(wave, self.sampling.target_rms)
         seconds = wave.shape[1] / self.features.sampling_rate
@@ -116,20 +115,20 @@ class Preparation:
             what = "text" if len(passages) == 1 else f"text's part {number}"
             other = text if language_of(text) else transcript
             tokens.append(self._encode(passage.text, other, what, notes)[1])
-        for said, path, lasting in zip(
+        for prompt_text, path, lasting in zip(
             request.prompt_texts, request.prompt_wavs, spoken, strict=True
         ):
-            check_rate(said, path, lasting, notes)
+            check_rate(prompt_text, path, lasting, notes)
         speed = request.speed or self.sampling.speed
-        told = self.duration if request.duration is None else request.duration
-        if told is not None and speed != 1.0:
-            notes.append(f"the duration of {told:g} s takes the place of the speed {speed:g}")
-        speed, floor = (speed, self.min_duration) if told is None else (1.0, None)
+        duration = self.duration if request.duration is None else request.duration
+        if duration is not None and speed != 1.0:
+            notes.append(f"the duration of {duration:g} s takes the place of the speed {speed:g}")
+        speed, floor = (speed, self.min_duration) if duration is None else (1.0, None)
         count = sum(map(len, tokens))
-        lasting = seconds / (len(prompt_tokens) * speed) if told is None else told / count
+        lasting = seconds / (len(prompt_tokens) * speed) if duration is None else duration / count
         jobs: list[Job] = []
-        for passage, said in zip(passages, tokens, strict=True):
-            chunks = [list(said)] if self.raw_evaluation else self._chunk(said, seconds, lasting)
+        for passage, words in zip(passages, tokens, strict=True):
+            chunks = [list(words)] if self.raw_evaluation else self._chunk(words, seconds, lasting)
             pause = passage.pause
             for chunk in chunks:
                 ids, unknown = self.tokenizer.ids(chunk)
@@ -144,12 +143,12 @@ class Preparation:
                 jobs.append(dataclasses.replace(job, pause=pause, first_prompt=first))
                 pause = 0.0
         samples = None
-        if told is not None:
-            samples = round(told * self.features.sampling_rate)
+        if duration is not None:
+            samples = round(duration * self.features.sampling_rate)
             jobs = fitted(jobs, samples, ending, self.features)
         for job in jobs:
             self._check_size(job)
-        return Item(given, tuple(jobs), rms, tuple(dict.fromkeys(notes)), samples, ending)
+        return Item(original, tuple(jobs), rms, tuple(dict.fromkeys(notes)), samples, ending)
 
     def _check_speakers(self, request: Request, text: str) -> None:
         """Refuses prompts and turns of speakers that the model or the prompts lack."""
@@ -169,24 +168,24 @@ class Preparation:
             )
 
     def _passages(self, text: str) -> tuple[list[Passage], float]:
-        """What is said between pauses, and the seconds of silence at the end."""
-        found, ending = split_pauses(text)
+        """The passages between pauses, and the seconds of silence at the end."""
+        parts, ending = split_pauses(text)
         passages = []
-        for place, passage in enumerate(found):
-            said = self._line(passage.text)
-            if self.raw_evaluation and (len(found) > 1 or passage.pause or ending):
+        for number, passage in enumerate(parts):
+            line = self._line(passage.text)
+            if self.raw_evaluation and (len(parts) > 1 or passage.pause or ending):
                 raise UserError(
                     "raw evaluation takes a text as it is, so it has no [pause]; leave one out."
                 )
-            if place and said.startswith(SPEAKER_B) and self.model.speaker_turns == "official":
+            if number and line.startswith(SPEAKER_B) and self.model.speaker_turns == "official":
                 raise UserError(
                     f"no {SPEAKER_B} can follow a pause where speaker_turns is 'official'; load "
                     "the model with speaker_turns='tag', or leave the pause out."
                 )
             if not self.raw_evaluation:
-                goes_on = place + 1 < len(found) and found[place + 1].goes_on
-                said = add_punctuation(said, "," if goes_on else ".")
-            passages.append(dataclasses.replace(passage, text=said))
+                goes_on = number + 1 < len(parts) and parts[number + 1].goes_on
+                line = add_punctuation(line, "," if goes_on else ".")
+            passages.append(dataclasses.replace(passage, text=line))
         return passages, ending
 
     def _prompt_wave(
@@ -213,14 +212,14 @@ class Preparation:
         if not self.raw_evaluation:
             # 0.2 s of silence keep the end of the prompt out of the speech.
             wave = remove_silence(wave, rate, trail_ms=200.0)
-            alone = (remove_silence(one, rate) for one in waves)
-            return wave, [one.shape[1] / rate for one in alone]
-        return wave, [one.shape[1] / rate for one in waves]
+            trimmed = (remove_silence(part, rate) for part in waves)
+            return wave, [part.shape[1] / rate for part in trimmed]
+        return wave, [part.shape[1] / rate for part in waves]
 
     def _first_prompt(
         self, prompt_ids: tuple[int, ...], spoken: list[float], frames: int
     ) -> tuple[int, int]:
-        """Tokens and frames of the first of two recordings; 0 and 0 where there is one."""
+        """Numbers of tokens and frames of the first of two recordings; 0 and 0 if there is one."""
         if len(spoken) != 2 or prompt_ids.count(self.model.spk_b_id) != 1:
             return 0, 0
         rate = self.features.sampling_rate / self.features.hop_length
@@ -245,23 +244,23 @@ class Preparation:
                 text.removeprefix(speaker_tag(number)).strip()
                 for number, text in enumerate(texts, 1)
             ]
-            text = "".join(speaker_tag(n) + said for n, said in enumerate(bare, 1))
+            text = "".join(speaker_tag(n) + words for n, words in enumerate(bare, 1))
             validate_dialog(text, self.model.num_speakers)
         return text if self.raw_evaluation else add_punctuation(text)
 
     def _line(self, text: str) -> str:
-        """A text on one line; the repair makes that of it itself, since Markdown has lines."""
+        """A text on one line; text repair joins lines itself, since Markdown needs them."""
         return text.strip() if self.tokenizer.repair else single_line(text)
 
     def _encode(
         self, text: str, other: str, what: str, notes: list[str]
     ) -> tuple[tuple[int, ...], tuple[str, ...]]:
-        """Ids and tokens of a text; digits alone are read in the language of the other one."""
+        """Ids and tokens of a text; bare digits are read in the language of the other text."""
         language = "" if self.raw_evaluation else language_of(text) or language_of(other) or "en"
         where = f"the {what}"
         try:
             done = self.tokenizer.encode(text, language=language)
-        except UserError as error:  # which of the texts it is, the tokenizer does not know
+        except UserError as error:  # the tokenizer does not know which of the texts this is
             raise UserError(str(error).replace("the text", where, 1)) from None
         tags = [tag for tag in done.unknown if is_speaker_tag(tag)]
         if self.model.is_dialog and tags:
@@ -346,13 +345,13 @@ class Preparation:
 
 
 def check_rate(transcript: str, path: Path, seconds: float, notes: list[str]) -> None:
-    """Checks a transcript against the length of its recording; adds a note where it is doubtful.
+    """Checks a transcript against the length of its recording; adds a note if it is doubtful.
 
     Args:
-        transcript: what it should say.
+        transcript: what the recording should say.
         path: what messages call the recording.
-        seconds: of the recording, without long silences.
-        notes: are added to.
+        seconds: duration of the recording, without long silences.
+        notes: list to which the note is appended.
 
     Raises:
         UserError: nobody speaks that fast or that slowly.
@@ -365,10 +364,10 @@ def check_rate(transcript: str, path: Path, seconds: float, notes: list[str]) ->
         rate, much = most, limits.min_words_per_minute / max(most, 1e-3)
     else:
         return
-    told = (
+    finding = (
         f"the transcript {quote(transcript.strip())} and the {seconds:.1f} s of {path} make "
         f"{rate:.0f} words a minute, where people speak 100 to 300"
     )
     if much > _ABSURD:
-        raise UserError(f"{told}; write what the recording says, all of it and nothing else.")
-    notes.append(f"{told}: does it say what the recording says?")
+        raise UserError(f"{finding}; write what the recording says, all of it and nothing else.")
+    notes.append(f"{finding}: does it say what the recording says?")

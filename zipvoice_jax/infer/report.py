@@ -1,7 +1,7 @@
-"""The report of a list of requests: a line for each item, from which a later run goes on.
+"""The report of a list of requests: one line per item, from which a later run continues.
 
-Each of several processes appends to a part of its own; process 0 gathers them into one report
-when they begin, since they may have been killed, and when all are done.
+Each of several processes appends to its own part; process 0 merges the parts into one report when
+a run begins, since the last one may have been killed, and when all are done.
 """
 
 import contextlib
@@ -15,13 +15,13 @@ _NAME = "report.jsonl"
 
 
 class Report:
-    """The report of a folder of waves, as one of its processes sees it.
+    """The report of a folder of waves, as seen by one process.
 
     Args:
         res_dir: the folder.
         order: ids of the list, in its order.
-        index: of this process.
-        count: of processes.
+        index: number of this process.
+        count: number of processes.
     """
 
     def __init__(self, res_dir: Path, order: Sequence[str], index: int, count: int) -> None:
@@ -31,7 +31,7 @@ class Report:
         self._own = self._whole if count == 1 else res_dir / name
 
     def gather(self) -> None:
-        """Leaves one report, with a line per item in the list's order, then those of other lists.
+        """Merges all parts into one report: items in the list's order, then those of other lists.
 
         Raises:
             UserError: it cannot be read or written.
@@ -43,7 +43,7 @@ class Report:
         if not records:
             return
         listed = set(self._order)
-        others = [i for i, one in records.items() if i not in listed and "error" not in one]
+        others = [i for i, record in records.items() if i not in listed and "error" not in record]
         order = [i for i in self._order if i in records] + others
         write_text(self._whole, "".join(json_line(records[i]) for i in order))
         for part in parts:
@@ -51,11 +51,11 @@ class Report:
                 part.unlink()
 
     def read(self) -> Records:
-        """What is known of each item, by id."""
+        """The record of each item, by id."""
         return read_records(self._whole)
 
     def add(self, record: dict[str, Any]) -> None:
-        """Notes an item that is done or has failed.
+        """Appends the record of an item that is done or has failed.
 
         Raises:
             UserError: it cannot be written.

@@ -1,4 +1,4 @@
-"""What to generate or to judge: requests from flags, from the official TSV lists, or from JSONL."""
+"""Requests to generate or to judge: from options, from the official TSV lists, or from JSONL."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from zipvoice_jax.text.tokens import SPEAKERS, quote
 
 _JSON_KEYS = ("id", "text", "prompt_text", "prompt_wav", "speed", "duration")
 MAX_TEXT = 100_000  # characters
-DURATIONS = (0.1, 3600.0)  # seconds that speech may be told to last
+DURATIONS = (0.1, 3600.0)  # allowed seconds for speech of a fixed length
 MAX_LIST = 1 << 28  # bytes
 
 
@@ -24,16 +24,16 @@ class Request:
     """One item to generate.
 
     Attributes:
-        item_id: names the output.
+        item_id: name of the output.
         text: what to say, with or without pauses (`zipvoice_jax.text.pauses`).
         prompt_texts: transcripts of the prompts; for a dialogue one per speaker or one of all. May
             be empty for voices (`audio/voice.py`), which have their own.
         prompt_wavs: the recordings or voices, one per transcript.
-        speed: above 1 is faster; None takes that of the run.
-        duration: seconds of the speech as a whole, whatever the speed; None takes that of the
-            run, if it has one.
-        contents: of callers who have recordings in memory, what to read in place of `prompt_wavs`,
-            which are then what messages call them; empty: the files.
+        speed: speaking rate, above 1 is faster; None takes that of the run.
+        duration: seconds of the whole speech, whatever the speed; None takes that of the run, if
+            it has one.
+        contents: recordings in memory to read instead of `prompt_wavs`, which then only name them
+            in messages; empty: read the files.
     """
 
     item_id: str
@@ -85,11 +85,11 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class BadLine:
-    """A line of a list that is no request, and why; the other lines are not affected.
+    """A line of a list that is not a request, and why; other lines are not affected.
 
     Attributes:
-        item_id: "line N", which goes before the error wherever that is told.
-        error: a sentence.
+        item_id: "line N", which precedes the error in messages.
+        error: a sentence that says what is wrong.
     """
 
     item_id: str
@@ -106,11 +106,11 @@ def read_requests(path: Path) -> list[Request | BadLine]:
 
     TSV lines are `name, prompt transcript, prompt wav, text` (one speaker, or a dialogue with
     a merged prompt) or `name, transcript 1, transcript 2, wav 1, wav 2, text` (a dialogue with
-    a prompt per speaker; all transcripts, then all recordings, for however many). JSONL objects
+    a prompt per speaker; all transcripts, then all recordings, for any number). JSONL objects
     have id, text, prompt_text and prompt_wav (a string, or a list of one per speaker), and may
-    have speed or duration. Recordings are looked for from the working directory, then from the
-    list's own folder. Where a voice stands for one, its transcript may be empty, and of JSONL
-    objects with voices alone prompt_text may be missing.
+    have speed or duration. Paths of recordings are relative to the working directory, or else to
+    the list's own folder. The transcript of a voice may be empty, and JSONL objects with only
+    voices may lack prompt_text.
 
     Raises:
         UserError: the list as a whole cannot be read, or holds nothing.
@@ -129,15 +129,15 @@ def read_requests(path: Path) -> list[Request | BadLine]:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"the list {path} cannot be read ({reason}).") from None
     is_json = path.suffix.lower() in (".jsonl", ".json")
-    found = list(_parse_lines(text, is_json, path.parent))
-    if not found:
+    requests = list(_parse_lines(text, is_json, path.parent))
+    if not requests:
         raise UserError(f"the list {path} has no lines.")
-    return found
+    return requests
 
 
 def _parse_lines(text: str, is_json: bool, folder: Path) -> Iterator[Request | BadLine]:
-    seen: dict[Path, str] = {}  # names by the wave that they lead to
-    # Only newlines end a line; other separators of Unicode may stand in a text.
+    seen: dict[Path, str] = {}  # item names by the path of their wave
+    # Only newlines end a line; other Unicode separators may occur in a text.
     for number, raw in enumerate(text.split("\n"), start=1):
         line = raw.rstrip("\r")
         if not line.strip():
@@ -162,15 +162,15 @@ def _wav(name: str, folder: Path) -> Path:
     path = Path(name.strip())
     try:
         beside_list = not path.is_absolute() and not path.exists() and (folder / path).exists()
-    except (OSError, ValueError):  # no possible path; reading it will say so
+    except (OSError, ValueError):  # an impossible path; reading it will report that
         beside_list = False
     return folder / path if beside_list else path
 
 
 def _from_tsv(line: str, folder: Path) -> Request:
     fields = [field.strip() for field in line.split("\t")]
-    filled = max((place for place, field in enumerate(fields, 1) if field), default=0)
-    # Spreadsheets end lines with tabs; a fifth field can only be of a dialogue without a text.
+    filled = max((number for number, field in enumerate(fields, 1) if field), default=0)
+    # Spreadsheets end lines with tabs; five fields can only be a dialogue without a text.
     fields = fields[: max(4, filled if filled != 5 or len(fields) == 5 else 6)]
     if len(fields) == 4:
         item, prompt_text, prompt_wav, text = fields
@@ -208,9 +208,9 @@ def _from_json(line: str, folder: Path) -> Request:
         values["prompt_text"] = ["" for _ in _strings(values, "prompt_wav")]
         missing = []
     if unknown or missing:
-        told = [f"unknown keys {', '.join(map(quote, unknown))}"] if unknown else []
-        told += [f"no {', '.join(missing)}"] if missing else []
-        raise UserError(f"it has {' and '.join(told)}; the keys are {', '.join(_JSON_KEYS)}.")
+        faults = [f"unknown keys {', '.join(map(quote, unknown))}"] if unknown else []
+        faults += [f"no {', '.join(missing)}"] if missing else []
+        raise UserError(f"it has {' and '.join(faults)}; the keys are {', '.join(_JSON_KEYS)}.")
     (item, *more), (text, *rest) = _strings(values, "id"), _strings(values, "text")
     if more or rest:
         raise UserError("id and text must be single strings.")

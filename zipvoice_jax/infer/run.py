@@ -1,4 +1,4 @@
-"""A list of requests to a folder of waves, by one or more processes, restartable at any point."""
+"""Generates a list of requests into a folder, with one or more processes; restartable any time."""
 
 import contextlib
 import dataclasses
@@ -30,15 +30,15 @@ from zipvoice_jax.infer.synthesizer import Speech, Synthesizer
 from zipvoice_jax.infer.tracks import speakers_of, track_paths
 from zipvoice_jax.text.tokens import quote
 
-# Requests that are prepared and packed together, by one process: enough to fill batches, few
-# enough that finished waves appear early. Windows are those of the whole list, so that neither
-# the number of processes nor what was finished before changes what is batched with what.
+# Requests that one process prepares and packs together: enough to fill batches, few enough that
+# finished waves appear early. Windows are cut from the whole list, so that neither the number of
+# processes nor finished items change which items are batched together.
 WINDOW = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """What a run does beside sampling."""
+    """Options of a run besides those of sampling."""
 
     min_duration: float | None = None
     duration: float | int | None = None
@@ -71,7 +71,7 @@ class Totals:
 
     @property
     def rtf(self) -> float:
-        """Seconds spent for a second of speech."""
+        """Seconds spent per second of speech."""
         return (self.model_seconds + self.vocoder_seconds) / max(self.wave_seconds, 1e-9)
 
     @property
@@ -87,7 +87,7 @@ def fingerprint(*parts: Any) -> str:
 
 
 def _stamp(path: Path) -> list[Any]:
-    """Tells whether a recording is still the same, without reading it."""
+    """Path, size and time of a file, to detect changes without reading it."""
     try:
         stat = path.stat()
     except (OSError, ValueError):
@@ -96,12 +96,12 @@ def _stamp(path: Path) -> list[Any]:
 
 
 def stamps_of(model_dir: Path) -> list[Any]:
-    """Tells whether the files of a model directory are still the same, without reading them."""
+    """Stamps of the files of a model directory, to detect changes without reading them."""
     return [_stamp(path) for path in sorted(model_dir.resolve().iterdir()) if path.is_file()]
 
 
 def _remove_strays(waves: set[Path]) -> None:
-    """Removes half-written waves that a killed run left beside those that are to be made."""
+    """Removes half-written waves that a killed run left beside the outputs."""
     for folder in {wave.parent for wave in waves}:
         for path in folder.glob(".*.partial"):
             match = re.fullmatch(r"\.(.+)\.[0-9a-f]{8}\.partial", path.name, re.DOTALL)
@@ -111,27 +111,27 @@ def _remove_strays(waves: set[Path]) -> None:
 
 
 def write_subtitles(speech: Speech, text: str, path: Path, form: str | None) -> None:
-    """Writes the subtitles of a wave beside it, if there is a form for them."""
+    """Writes the subtitles of a wave beside it; `form` is "srt", "vtt" or None for none."""
     if form is not None:
         write_text(path.with_suffix(f".{form}"), subtitles(text, speech.turns, form))
 
 
 def write_tracks(speech: Speech, path: Path) -> None:
-    """Writes each speaker's wave beside that of all."""
+    """Writes each speaker's track beside the wave."""
     tracks = speech.tracks()
     for track, own in zip(tracks, track_paths(path, len(tracks)), strict=True):
         write_audio(own, track, speech.sampling_rate)
 
 
 def write_speech(speech: Speech, path: Path, *, with_plot: bool) -> None:
-    """Writes a wave, and its picture beside it."""
+    """Writes a wave and, with `with_plot`, its picture beside it."""
     write_audio(path, speech.wave, speech.sampling_rate)
     if with_plot:
         plot(speech, path.with_suffix(".png"))
 
 
 def rescue(speech: Speech, path: Path) -> str:
-    """Keeps speech that could not be written to its place elsewhere; tells where, if it could."""
+    """Saves speech that could not be written to `path` to a temporary folder; says where."""
     try:
         kept = Path(tempfile.mkdtemp(prefix="zipvoice_jax_")) / path.name
         write_audio(kept, speech.wave, speech.sampling_rate)
@@ -170,21 +170,21 @@ def run_list(
     model_id: str,
     say: Callable[[str], None],
 ) -> Totals:
-    """Generates a list; a bad line costs that line only, and finished items are skipped.
+    """Generates a list; a bad line does not affect the others, and finished items are skipped.
 
-    Of several processes, each takes every so-manieth window of the list; `res_dir` is one for all.
+    Of n processes, each takes every n-th window of the list; all share one `res_dir`.
 
     Args:
         synthesizer: the model.
         requests: from `read_requests`.
-        res_dir: for waves, pictures and report.jsonl.
-        sampling: how to solve the ODE.
-        options: what else to do.
-        model_id: tells models apart; a change of model regenerates.
+        res_dir: folder for waves, pictures and report.jsonl.
+        sampling: settings of the ODE solver.
+        options: settings of the run.
+        model_id: identifies the model; items of another model are generated again.
         say: prints a line for the user.
 
     Returns:
-        What all processes did.
+        Totals over all processes.
 
     Raises:
         UserError: `res_dir` cannot be written.
@@ -194,7 +194,9 @@ def run_list(
     paths = {r.item_id: wave_path(res_dir, r.item_id) for r in requests if isinstance(r, Request)}
     texts = {r.item_id: r.text for r in requests if isinstance(r, Request)}
     its_tracks = {i: track_paths(path, speakers_of(texts[i])) for i, path in paths.items()}
-    tracks = {t: i for i, found in its_tracks.items() for t in found if options.tracks}
+    tracks = {
+        t: i for i, paths_of_item in its_tracks.items() for t in paths_of_item if options.tracks
+    }
     for name, path in paths.items():
         if path in tracks:
             raise UserError(
@@ -258,7 +260,7 @@ def run_list(
         bar.update()
         bar.clear()
         say(f"{item_id}: {error}")
-        with contextlib.suppress(UserError):  # without its line it is still to be done
+        with contextlib.suppress(UserError):  # without a record the next run tries it again
             report.add({"id": item_id, "error": error})
 
     def write(speech: Speech) -> None:
@@ -273,9 +275,9 @@ def run_list(
         except UserError as error:
             fail(speech.item_id, str(error))
             return
-        for told in speech.notes:
+        for note in speech.notes:
             bar.clear()
-            say(f"{speech.item_id}: note: {told}")
+            say(f"{speech.item_id}: note: {note}")
         totals.add(speech)
         bar.set_postfix_str(f"RTF {totals.rtf:.3f}")
         bar.update()
@@ -310,7 +312,7 @@ def run_list(
     def end() -> None:
         try:
             report.gather()
-        except UserError as error:  # its parts are there, from which the next run goes on
+        except UserError as error:  # the parts remain, and the next run merges them
             say(str(error))
 
     on_lead("report after", end)

@@ -8,9 +8,9 @@ from zipvoice_jax.text.normalizer import single_line
 from zipvoice_jax.text.pauses import split_pauses
 
 FORMS = ("srt", "vtt")
-_MOST = 84  # characters of a cue: two lines of 42
+_MOST = 84  # characters in a cue: two lines of 42
 _TURN = re.compile(r"\[(S[12])\]")
-# The end of a sentence or clause, with the blank behind it.
+# The end of a sentence or clause, with the blank after it.
 _ENDS = (
     re.compile("(?<=[.!?\u2026])\\s+|(?<=[\u3002\uff01\uff1f])"),
     re.compile("(?<=[,;:])\\s+|(?<=[\uff0c\uff1b\uff1a\u3001])"),
@@ -18,19 +18,19 @@ _ENDS = (
 
 
 def subtitles(text: str, turns: Sequence[Turn], form: str) -> str:
-    """Cues of at most two lines; within a stretch each lasts by its share of the characters.
+    """Cues of at most two lines; within a turn, durations are proportional to characters.
 
     Args:
-        text: what is said, with [S1] and [S2] before its turns in a dialogue, and with pauses.
-        turns: of the speech, in seconds.
+        text: the spoken text, with [S1] and [S2] before its turns in a dialogue, and pauses.
+        turns: turns of the speech, in seconds.
         form: "srt" or "vtt".
     """
-    said = _said(text)
-    if len(said) != len(turns):  # one was too short to be told apart
-        said = [("", " ".join(words for _, words in said))]
+    stretches = _stretches(text)
+    if len(stretches) != len(turns):  # a turn was too short to be kept
+        stretches = [("", " ".join(words for _, words in stretches))]
         turns = [Turn("", turns[0].start, turns[-1].end)] if turns else []
     cues = []
-    for (speaker, words), turn in zip(said, turns, strict=False):
+    for (speaker, words), turn in zip(stretches, turns, strict=False):
         parts = _parts(words)
         done, total = 0, max(sum(map(len, parts)), 1)
         length = turn.end - turn.start
@@ -46,25 +46,25 @@ def subtitles(text: str, turns: Sequence[Turn], form: str) -> str:
     return "\n".join(lines)
 
 
-def _said(text: str) -> list[tuple[str, str]]:
-    """Speaker and words of each stretch, which a pause or another speaker ends."""
-    return [one for passage in split_pauses(text)[0] for one in _turns(passage.text)]
+def _stretches(text: str) -> list[tuple[str, str]]:
+    """Speaker and words of each turn; a pause or another speaker ends it."""
+    return [turn for passage in split_pauses(text)[0] for turn in _turns(passage.text)]
 
 
 def _turns(passage: str) -> list[tuple[str, str]]:
-    """Speaker and words of each turn; turns of one speaker in a row are one, as in `turns_of`."""
+    """Speaker and words of each turn; consecutive turns of a speaker merge, as in `turns_of`."""
     first, *rest = _TURN.split(single_line(passage))
-    said = [("", first.strip())] if first.strip() else []
+    turns = [("", first.strip())] if first.strip() else []
     for speaker, words in zip(rest[::2], rest[1::2], strict=True):
-        if said and said[-1][0] == speaker:
-            said[-1] = (speaker, f"{said[-1][1]} {words.strip()}")
+        if turns and turns[-1][0] == speaker:
+            turns[-1] = (speaker, f"{turns[-1][1]} {words.strip()}")
         else:
-            said.append((speaker, words.strip()))
-    return said
+            turns.append((speaker, words.strip()))
+    return turns
 
 
 def _parts(words: str) -> list[str]:
-    """A turn in pieces that fit into a cue, cut at sentences, else clauses, else blanks."""
+    """Splits a turn into pieces that fit into a cue: at sentences, else clauses, else blanks."""
     pieces = [words]
     for end in _ENDS:
         pieces = [
@@ -86,7 +86,7 @@ def _parts(words: str) -> list[str]:
 
 
 def _voiced(speaker: str, words: str, form: str) -> str:
-    """A cue's text with who speaks."""
+    """A cue's text with its speaker."""
     if form == "vtt":
         words = words.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         return f"<v {speaker}>{words}" if speaker else words

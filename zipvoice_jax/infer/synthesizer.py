@@ -37,16 +37,16 @@ class Speech:
     """A generated item.
 
     Attributes:
-        item_id: of the request.
-        wave: float32 at full scale 1.
+        item_id: id of the request.
+        wave: float32 samples, full scale at 1.
         sampling_rate: Hz.
         mel: unscaled log-mel of all chunks, before silence was cut.
-        turns: who speaks when, in seconds of the wave; estimated by durations of tokens.
-        seconds_model: share of this item in the time of sampling, without compilation.
-        seconds_vocoder: share in the time of the vocoder.
-        buckets: shapes that its chunks were padded to.
-        notes: what the user should know.
-        speakers: of a dialogue, who get tracks.
+        turns: who speaks when, in seconds of the wave; estimated from durations of tokens.
+        seconds_model: this item's share of the seconds of sampling, without compilation.
+        seconds_vocoder: its share of the seconds of the vocoder.
+        buckets: shapes to which its chunks were padded.
+        notes: notes for the user.
+        speakers: number of tracks of a dialogue.
     """
 
     item_id: str
@@ -89,7 +89,7 @@ class Speech:
         return tracks_of(self.wave, self.turns, self.sampling_rate, self.speakers)
 
     def save(self, path: str | Path) -> None:
-        """Writes the wave; the extension tells the format."""
+        """Writes the wave in the format of the path's extension."""
         write_audio(Path(path), self.wave, self.sampling_rate)
 
 
@@ -126,7 +126,7 @@ class Synthesizer:
         raw_evaluation: bool = False,
         text_repair: bool = True,
     ) -> Preparation:
-        """How requests will be made ready; arguments as of `generate`."""
+        """The preparation of requests; arguments as for `generate`."""
         repair = text_repair and not raw_evaluation
         return Preparation(
             model=self.config,
@@ -161,27 +161,27 @@ class Synthesizer:
             prompt_wav: a recording, or one per speaker of a dialogue; each is a path, a file open
                 for reading, or (array, rate) with samples (samples,) or (channels, samples),
                 floating-point with full scale 1 or int16; or a voice.
-            prompt_text: what is said there, likewise; not needed for voices.
-            item_id: names the speech in messages and pictures.
-            min_duration: seconds that a text gets at least; None: 1, or 0.2 where the model
-                predicts durations.
-            duration: seconds of the speech as a whole, to the sample; takes the place of speed and
+            prompt_text: the transcript, or one per recording; not needed for voices.
+            item_id: name of the speech in messages and pictures.
+            min_duration: least seconds for a text; None: 1, or 0.2 if the model predicts
+                durations.
+            duration: seconds of the whole speech, exact to the sample; replaces speed and
                 min_duration, and no silence is cut.
             raw_evaluation: no chunking, punctuation, repair or removal of silence.
             text_repair: read texts as people would (docs/text.md); False gives the tokens of the
                 official code.
             remove_long_sil: shorten long silences within the speech too.
             **sampling: fields of `SamplingConfig` (num_step, guidance_scale, speed, seed, ...);
-                the official defaults of the model otherwise.
+                by default the official values of the model.
 
         Raises:
             UserError: something in the input cannot be used.
         """
         texts = (prompt_text,) if isinstance(prompt_text, str) else tuple(prompt_text)
-        found = recordings(prompt_wav)
-        texts = transcripts_for(found, texts)
-        names = tuple(Path(str(one)) for one in found)
-        request = Request(item_id, text, texts, names, contents=found)
+        prompts = recordings(prompt_wav)
+        texts = transcripts_for(prompts, texts)
+        names = tuple(Path(str(prompt)) for prompt in prompts)
+        request = Request(item_id, text, texts, names, contents=prompts)
         unknown = set(sampling) - {field.name for field in dataclasses.fields(SamplingConfig)}
         if unknown:
             raise UserError(f"generate has no option {', '.join(sorted(unknown))}.")
@@ -199,10 +199,10 @@ class Synthesizer:
         return speech
 
     def voice(self, prompt_wav: Given, prompt_text: str) -> Voice:
-        """A voice, which stands for a recording and its transcript, and can be saved.
+        """A voice, which holds a recording and its transcript, and can be saved.
 
         Args:
-            prompt_wav: the recording, as of `generate`.
+            prompt_wav: the recording, as for `generate`.
             prompt_text: what it says.
 
         Raises:
@@ -224,19 +224,19 @@ class Synthesizer:
         """Generates prepared items, each as soon as its last chunk is done.
 
         Args:
-            items: from `preparation`.
-            sampling: how to solve the ODE.
-            prepare: with which the items were made.
-            wanted: ids of the items to generate, which sound as if all were; None for all.
+            items: items from `preparation`.
+            sampling: settings of the ODE solver.
+            prepare: the preparation that made the items.
+            wanted: ids of the items to generate, with the same samples as if all were; None: all.
             remove_long_sil: shorten long silences within the speech too.
-            failed: called with an item that gave no usable wave, and why; the others go on.
+            failed: called with an item without a usable wave, and the reason; the others go on.
 
         Yields:
-            Speech in the order in which the items are done, which is not that of `items`:
-            batches are packed by length.
+            Speech in the order in which items are done, which is not that of `items`: batches are
+            packed by length.
 
         Raises:
-            UserError: an item gave no usable wave, and `failed` is None.
+            UserError: an item has no usable wave, and `failed` is None.
         """
         fps = self.features.sampling_rate / self.features.hop_length
         owners = {job.item_id: item for item in items for job in item.jobs}
@@ -280,11 +280,11 @@ class Synthesizer:
     def _waves(
         self, items: Sequence[Item], chunks: Sequence[Sequence["_Part"]]
     ) -> Iterator[tuple[Item, Sequence["_Part"], list[np.ndarray], float]]:
-        """The vocoder over all channels of all chunks of some items, in one call.
+        """Runs the vocoder on all channels of all chunks of some items, in one call.
 
         Yields:
             Each item with its parts, the waves of its channels chunk by chunk, and its share of
-            the seconds, in which compiling is not counted.
+            the seconds, without compilation.
         """
         channels = self.config.channels
         mels = [m for of in chunks for part in of for m in np.split(part.mel, channels, axis=1)]
@@ -328,10 +328,10 @@ class Synthesizer:
 def _involved(
     batches: Sequence[tuple[Bucket, list[Job]]], wanted: Collection[str]
 ) -> tuple[list[tuple[Bucket, list[Job]]], set[str]]:
-    """The batches to run for some items, and the items that the vocoder gets with them.
+    """The batches to run for some items, and all items that go through the vocoder with them.
 
-    What is batched together, for the model and for the vocoder, stays so, since the shape of a
-    batch shows in the last bits of a wave.
+    Items that are batched together, for the model and for the vocoder, stay together, since the
+    shape of a batch affects the last bits of a wave.
     """
     last = {job.item_id: index for index, (_, jobs) in enumerate(batches) for job in jobs}
     ends = {last[item_id] for item_id in wanted}
@@ -342,7 +342,7 @@ def _involved(
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """A sampled chunk: its unscaled mel, its bucket, its share of the seconds of sampling."""
+    """A sampled chunk: its unscaled mel, its bucket, its share of the sampling seconds."""
 
     mel: Float[np.ndarray, "frames channels_feat"]
     bucket: Bucket
@@ -350,7 +350,7 @@ class _Part:
 
 
 def _check_features(model: ModelConfig, features: FeatureConfig) -> None:
-    """Refuses features that the model does not make or that no recording can have."""
+    """Refuses feature settings that do not fit the model or any recording of speech."""
     if features.n_mels != model.feat_dim:
         raise UserError(
             f"the model makes {model.feat_dim} mel bins but its features have n_mels "
@@ -378,17 +378,17 @@ def load(
     """Loads a model for generation.
 
     Args:
-        model_dir: official directory or one of `zipvoice-jax convert`; None takes
+        model_dir: an official directory, or one that `zipvoice-jax convert` wrote; None takes
             `model_name` from the hub.
         model_name: zipvoice, zipvoice_distill, zipvoice_dialog or zipvoice_dialog_stereo; or
             demo, which comes with the package.
-        checkpoint_name: weights' file in the directory.
+        checkpoint_name: weights file in the directory.
         vocoder_path: a directory of Vocos or HiFi-GAN, "hifigan" (fetched by pip) or
-            "griffin-lim"; None takes Vocos from the hub, else HiFi-GAN if it is at hand, else
+            "griffin-lim"; None takes Vocos from the hub, else HiFi-GAN if it was fetched, else
             Griffin-Lim.
-        tokenizer: emilia, dialog, espeak, libritts or simple; None: what the model has.
+        tokenizer: emilia, dialog, espeak, libritts or simple; None: the model's.
         lang: language of the espeak tokenizer.
-        devices: all by default.
+        devices: devices to run on; None: all local ones.
         **config: `ModelConfig` fields such as dtype="bfloat16".
 
     Raises:

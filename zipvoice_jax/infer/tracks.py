@@ -1,4 +1,4 @@
-"""Each speaker of a dialogue alone: a wave for each, as long as all together."""
+"""Tracks: one wave per speaker of a dialogue, as long as the dialogue."""
 
 import itertools
 from collections.abc import Sequence
@@ -22,17 +22,17 @@ def tracks_of(
     sampling_rate: int,
     speakers: int = 2,
 ) -> tuple[Track, ...]:
-    """The speakers of a dialogue, who together are the wave.
+    """Splits a dialogue into one track per speaker; the tracks add up to the wave.
 
     Args:
-        wave: with a channel for each of two, or with all in one; from that a speaker's turns are
-            taken, with fades of 20 ms where another one takes over.
-        turns: who speaks when, as far as is known.
+        wave: a wave with one channel for each of two speakers, or with all speakers in one
+            channel; then each track keeps the speaker's turns, with fades of 20 ms between them.
+        turns: who speaks when, as far as known.
         sampling_rate: Hz.
-        speakers: how many there are.
+        speakers: number of speakers.
 
     Raises:
-        UserError: nobody knows who speaks when.
+        UserError: the turns are unknown.
     """
     if wave.shape[0] == 2:
         return wave[:1], wave[1:]
@@ -45,25 +45,25 @@ def tracks_of(
 
 
 def track_paths(path: Path, speakers: int = 2) -> tuple[Path, ...]:
-    """Where the tracks of a wave go: `name.s1.wav`, `name.s2.wav` and so on beside `name.wav`."""
+    """Paths of the tracks of `name.wav`: `name.s1.wav`, `name.s2.wav` and so on beside it."""
     numbers = range(1, speakers + 1)
     return tuple(path.with_suffix(f".s{number}{path.suffix}") for number in numbers)
 
 
 def speakers_of(text: str) -> int:
-    """How many tracks a dialogue gets: one for each speaker up to the last in it, at least two."""
+    """Number of tracks of a dialogue: one per speaker up to the highest number, at least two."""
     return max([2, *(int(tag[2:-1]) for tag in BARE_TAG.findall(text))])
 
 
 def _share(
     turns: Sequence[Turn], speaker: str, samples: int, sampling_rate: int
 ) -> Float[np.ndarray, "1 samples"]:
-    """1 where a speaker has the turn, else 0, with linear fades; the speakers' sum to 1."""
+    """1 during a speaker's turns, else 0, with linear fades; the speakers' shares sum to 1."""
     seconds = np.arange(samples) / sampling_rate
     share = np.full(samples, float(turns[0].speaker == speaker))
     for before, after in itertools.pairwise(turns):
         change = int(after.speaker == speaker) - int(before.speaker == speaker)
-        # The end of a turn is where the next begins, but for a pause between them.
+        # A turn ends where the next begins, unless there is a pause between them.
         middle = (before.end + after.start) / 2
         share += change * np.clip((seconds - middle) / _FADE_SECONDS + 0.5, 0.0, 1.0)
     return share.astype(np.float32)[None]

@@ -1,4 +1,4 @@
-"""Who speaks when: speaker turns of generated speech, by predicted or average durations."""
+"""Speaker turns of generated speech, from predicted or average durations of tokens."""
 
 import dataclasses
 import itertools
@@ -13,7 +13,7 @@ from zipvoice_jax.text.tokens import is_speaker_tag
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """A stretch of one speaker without a pause; `speaker` is "S1", "S2", ... or "" without tags."""
+    """Speech of one speaker without a pause; `speaker` is "S1", "S2", ... or "" without tags."""
 
     speaker: str
     start: float  # seconds
@@ -27,12 +27,12 @@ def turns_of(
     trimmed: float,
     duration: float,
 ) -> tuple[Turn, ...]:
-    """Turns of an item, or of what it says between two pauses, in seconds of its final wave.
+    """Turns of an item, or of its part between two pauses, in seconds of the final wave.
 
     Args:
         jobs: its chunks in order.
-        features: for the frame rate.
-        fade_seconds: by which neighbouring chunks overlap.
+        features: feature settings, which give the frame rate.
+        fade_seconds: overlap of neighbouring chunks, in seconds.
         trimmed: seconds of silence cut from the beginning.
         duration: seconds of the final wave.
     """

@@ -1,4 +1,4 @@
-"""Voices in requests: a file that holds a recording and its transcript in the place of both."""
+"""Voices in requests: one file instead of a recording and its transcript."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ def transcripts_for(sources: Sequence[object], given: Sequence[str]) -> tuple[st
 
     Args:
         sources: the prompts.
-        given: transcripts of all of them, or of those that are no voices.
+        given: transcripts of all prompts, or only of those that are not voices.
     """
     silent = [not is_voice(source) for source in sources]
     if len(given) == len(sources) or len(given) != sum(silent):
@@ -25,11 +25,11 @@ def transcripts_for(sources: Sequence[object], given: Sequence[str]) -> tuple[st
 
 
 def with_voices(request: Request, sampling_rate: int) -> Request:
-    """The request with the transcripts of its voices, and with these loaded.
+    """The request with its voices loaded and their transcripts filled in.
 
     Args:
-        request: as it was given.
-        sampling_rate: of the model's features, Hz.
+        request: a request, with or without voices.
+        sampling_rate: rate of the model's features, Hz.
 
     Raises:
         UserError: a voice cannot be read, is for another model, or is contradicted by a transcript.
@@ -37,26 +37,26 @@ def with_voices(request: Request, sampling_rate: int) -> Request:
     sources = request.contents or request.prompt_wavs
     if not any(map(is_voice, sources)):
         return request
-    found, texts = [], []
+    contents, texts = [], []
     for source, text in zip(sources, request.prompt_texts, strict=True):
         if is_voice(source):
             source = source if isinstance(source, Voice) else Voice.load(str(source))
             text = _transcript(source, text, sampling_rate)
-        found.append(source)
+        contents.append(source)
         texts.append(text)
-    return dataclasses.replace(request, prompt_texts=tuple(texts), contents=tuple(found))
+    return dataclasses.replace(request, prompt_texts=tuple(texts), contents=tuple(contents))
 
 
-def _transcript(voice: Voice, given: str, sampling_rate: int) -> str:
-    """What a voice says, if it can be used."""
+def _transcript(voice: Voice, transcript: str, sampling_rate: int) -> str:
+    """The transcript of a voice, after checks of its rate and of a transcript beside it."""
     if voice.sampling_rate != sampling_rate:
         raise UserError(
             f"{voice} has {voice.sampling_rate} Hz and the model's features {sampling_rate} Hz; "
             "make a voice for this model from the recording."
         )
-    if given.strip() and single_line(given) != single_line(voice.transcript):
+    if transcript.strip() and single_line(transcript) != single_line(voice.transcript):
         raise UserError(
             f"{voice} says {quote(voice.transcript)}, and the transcript that was given for it is "
-            f"{quote(given.strip())}; leave that out, or make the voice anew."
+            f"{quote(transcript.strip())}; leave that out, or make the voice anew."
         )
     return voice.transcript

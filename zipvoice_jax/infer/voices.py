@@ -1,4 +1,4 @@
-"""Making voices, with the checks that prompts go through."""
+"""Makes voices, with the same checks as for prompts."""
 
 from pathlib import Path
 
@@ -14,20 +14,20 @@ from zipvoice_jax.text.pauses import check_no_pause
 def make_voice(
     prompt_wav: Given, prompt_text: str, sampling_rate: int
 ) -> tuple[Voice, tuple[str, ...]]:
-    """A voice of a recording, and what its owner should know.
+    """Makes a voice of a recording; also returns notes for the user.
 
     Args:
         prompt_wav: the recording: a path, an open file, or (array, rate).
-        prompt_text: what it says; with both tags, where it is a dialogue.
-        sampling_rate: of the model's features, Hz.
+        prompt_text: what it says; with both tags if it is a dialogue.
+        sampling_rate: rate of the model's features, Hz.
 
     Raises:
         UserError: the recording or its transcript cannot be used as a prompt.
     """
-    found = recordings(prompt_wav)
-    if len(found) != 1:
-        raise UserError(f"a voice is of one recording, not {len(found)}; make one for each.")
-    (source,) = found
+    sources = recordings(prompt_wav)
+    if len(sources) != 1:
+        raise UserError(f"a voice is of one recording, not {len(sources)}; make one for each.")
+    (source,) = sources
     if not prompt_text.strip():
         raise UserError(f"the transcript of {source} is empty; write what the recording says.")
     check_no_pause(prompt_text, f"the transcript of {source}")

@@ -1,4 +1,4 @@
-"""Who says what in a recording of two: by channel, by voice, or by a recogniser's tags."""
+"""Attributes words to two speakers: by channel, by voice, or by a recogniser's tags."""
 
 import dataclasses
 import itertools
@@ -12,21 +12,21 @@ from zipvoice_jax.judge.speakers import unit
 from zipvoice_jax.judge.timing import Region, Turn, speech_regions, turns_of
 from zipvoice_jax.judge.words import by_speaker
 
-_PAUSE = 0.3  # seconds between words that part phrases
-_SHORTEST = 0.8  # seconds that a voice is listened to at least
-_STARTS = 24  # phrases of which any two may begin the groups
+_PAUSE = 0.3  # seconds between words that separate phrases
+_SHORTEST = 0.8  # least seconds of speech for a voice vector
+_STARTS = 24  # longest phrases, any two of which may start the groups
 _ENDS = tuple(".?!\u3002\uff1f\uff01")
 
 
 @dataclasses.dataclass(frozen=True)
 class Voices:
-    """What each speaker of a recording says.
+    """The words and the speech of each speaker of a recording.
 
     Attributes:
-        by: how words and voices were given to speakers; "nothing": they were not.
-        words: of each speaker, as recognised.
-        turns: in order.
-        sound: of each speaker alone, at 16 kHz.
+        by: how words and voices were attributed to speakers; "nothing": they were not.
+        words: recognised words of each speaker.
+        turns: turns of both speakers, in order.
+        sound: speech of each speaker alone, at 16 kHz.
     """
 
     by: dict[str, str]
@@ -36,21 +36,21 @@ class Voices:
 
 
 def phrases(words: Sequence[Word]) -> list[Word]:
-    """Words put together up to a pause or the end of a sentence, where speakers may change."""
-    found: list[list[Word]] = []
+    """Joins words up to a pause or the end of a sentence, where speakers may change."""
+    groups: list[list[Word]] = []
     for word in words:
-        ended = found and (
-            word.start - found[-1][-1].end > _PAUSE or found[-1][-1].text.rstrip().endswith(_ENDS)
+        ended = groups and (
+            word.start - groups[-1][-1].end > _PAUSE or groups[-1][-1].text.rstrip().endswith(_ENDS)
         )
-        if not found or ended:
-            found.append([word])
+        if not groups or ended:
+            groups.append([word])
         else:
-            found[-1].append(word)
-    return [Word(joined(part), part[0].start, part[-1].end) for part in found]
+            groups[-1].append(word)
+    return [Word(joined(part), part[0].start, part[-1].end) for part in groups]
 
 
 def by_channel(stereo: Float[np.ndarray, "2 samples"], recogniser: Recogniser, lang: str) -> Voices:
-    """Speaker 1 is what the left channel has, speaker 2 the right."""
+    """Speaker 1 is the left channel, speaker 2 the right."""
     channels = dict(zip(("S1", "S2"), stereo, strict=True))
     regions = {name: speech_regions(wave) for name, wave in channels.items()}
     return Voices(
@@ -62,7 +62,7 @@ def by_channel(stereo: Float[np.ndarray, "2 samples"], recogniser: Recogniser, l
 
 
 def by_tags(wave: Wave, words: Sequence[Word], encoder: SpeakerEncoder) -> Voices:
-    """Words go by the recogniser's tags; since it knows no times, turns and sound go by voice."""
+    """Attributes words by the recogniser's tags; turns and sound, lacking times, by voice."""
     voices = by_voice(wave, [], encoder, timed=False)
     by = {"words": "tags", "voices": "cluster"}
     return dataclasses.replace(voices, by=by, words=by_speaker(joined(words)))
@@ -76,15 +76,15 @@ def by_voice(
     *,
     timed: bool = True,
 ) -> Voices:
-    """Phrases go to the more similar prompt, or without prompts into two groups of like voices.
+    """Attributes phrases to the more similar prompt, or without prompts to two groups of voices.
 
     Args:
-        wave: of both speakers.
-        words: with their times.
-        encoder: knows voices.
-        prompts: of speakers 1 and 2.
-        timed: whether the times are known; else stretches of speech are taken for phrases, and
-            nobody's words are known.
+        wave: recording of both speakers.
+        words: recognised words with their times.
+        encoder: the speaker encoder.
+        prompts: vectors of the prompts of speakers 1 and 2.
+        timed: whether times are known; otherwise regions of speech serve as phrases, and words
+            are not attributed.
     """
     how = "cluster" if prompts is None else "prompt"
     if not timed:
@@ -95,27 +95,27 @@ def by_voice(
         labels = [int(vector @ prompts[1] > vector @ prompts[0]) for vector in vectors]
     else:
         labels = two_groups(vectors, [part.end - part.start for part in parts])
-    said: dict[str, list[Word]] = {"S1": [], "S2": []}
+    phrases_of: dict[str, list[Word]] = {"S1": [], "S2": []}
     for part, label in zip(parts, labels, strict=True):
-        said[("S1", "S2")[label]].append(part)
-    regions = {name: [Region(p.start, p.end) for p in found] for name, found in said.items()}
+        phrases_of[("S1", "S2")[label]].append(part)
+    regions = {name: [Region(p.start, p.end) for p in own] for name, own in phrases_of.items()}
     return Voices(
         {"words": how if timed else "nothing", "voices": how},
-        {name: " ".join(part.text for part in found) for name, found in said.items()},
+        {name: " ".join(part.text for part in own) for name, own in phrases_of.items()},
         turns_of(regions),
-        {name: _join(wave, found) for name, found in regions.items()},
+        {name: _join(wave, own) for name, own in regions.items()},
     )
 
 
 def two_groups(vectors: Sequence[Float[np.ndarray, " dim"]], weights: Sequence[float]) -> list[int]:
-    """Labels 0 and 1 of unit vectors, by two means on the sphere; the first vector has 0.
+    """Labels 0 and 1 of unit vectors, by spherical 2-means; the first vector has label 0.
 
-    The best of the starts from any two of the longest phrases, so that one that is short and odd
-    does not stand against all others; all have 0 where there is only one.
+    Takes the best of the starts from any two of the longest phrases, so that a short and odd one
+    does not form a group against all others. A single vector has label 0.
 
     Args:
-        vectors: at least one.
-        weights: how much each counts, such as seconds.
+        vectors: at least one unit vector.
+        weights: weight of each vector, such as seconds.
     """
     if len(vectors) < 2:
         return [0] * len(vectors)
@@ -129,13 +129,13 @@ def two_groups(vectors: Sequence[Float[np.ndarray, " dim"]], weights: Sequence[f
 def _two_means(
     x: Float[np.ndarray, "n dim"], w: Float[np.ndarray, " n"], centres: Float[np.ndarray, "2 dim"]
 ) -> tuple[float, Int[np.ndarray, " n"]]:
-    """Weighted likeness to the own centre, and labels."""
+    """Weighted sum of similarities to the own centre, and labels."""
     labels = np.full(len(x), -1)
     for _ in range(100):
-        found = (x @ centres.T).argmax(axis=1)
-        if (found == labels).all():
+        nearest = (x @ centres.T).argmax(axis=1)
+        if (nearest == labels).all():
             break
-        labels = found
+        labels = nearest
         centres = np.stack([unit((x * w[:, None])[labels == k].sum(axis=0)) for k in (0, 1)])
     return float((w * (x @ centres.T).max(axis=1)).sum()), labels
 

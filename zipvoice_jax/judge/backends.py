@@ -1,7 +1,7 @@
-"""What judges speech: recognisers, speaker encoders and quality predictors, each by a name.
+"""Backends by name: recognisers, speaker encoders and quality predictors.
 
-A name is `KIND` or `KIND:PATH`. Every backend takes mono float32 samples at 16 kHz and says what
-it is, to the version of the library and the fingerprint of its weights, for the report.
+A name is `KIND` or `KIND:PATH`. Every backend takes mono float32 samples at 16 kHz and describes
+itself for the report, down to the library's version and the fingerprint of its weights.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from zipvoice_jax.judge import packages
 
 RATE = 16_000  # Hz
 
-# The judges of the paper, and where they are in the repository that the official code takes.
+# The judges of the paper, and their paths in the repository that the official code uses.
 PAPER_REPO = "k2-fsa/TTS_eval_models"
 PAPER = {
     "whisper-d": "wer/whisper-d-v1a",
@@ -37,8 +37,8 @@ Backend = TypeVar("Backend")
 class Word:
     """A recognised word, with its time in seconds.
 
-    The text begins with a space where the recogniser puts one before it: "-known" may follow
-    " well". Backends whose recogniser gives words without spaces add one.
+    The text begins with a space if the recogniser puts one before it: "-known" may follow " well".
+    Backends whose recogniser returns words without spaces add one.
     """
 
     text: str
@@ -62,7 +62,7 @@ class Recogniser(Protocol):
 
     @property
     def english_only(self) -> bool:
-        """Whether it knows no other language."""
+        """Whether it only knows English."""
         ...
 
     @property
@@ -73,7 +73,7 @@ class Recogniser(Protocol):
     def words(self, wave: Wave, language: str) -> Sequence[Word]:
         """Words of speech of any length.
 
-        A backend that knows no times gives what it recognised as one `Word` over all of it.
+        A backend without times returns all that it recognised as one `Word` over the whole wave.
         """
         ...
 
@@ -122,7 +122,7 @@ def versions(*packages: str) -> str:
 
 
 def library(name: str) -> Any:
-    """A library that is no dependency of the package, imported.
+    """Imports a library that is not a dependency of the package.
 
     Raises:
         UserError: it is not installed.
@@ -137,28 +137,28 @@ def library(name: str) -> Any:
 
 
 def told(error: Exception) -> str:
-    """What went wrong inside a library, as one line."""
+    """An error from inside a library, as one line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def choose(role: str, name: str, makers: Mapping[str, Callable[[Path | None], Backend]]) -> Backend:
-    """The backend of a name.
+    """Makes the backend of a name.
 
     Raises:
-        UserError: it is unknown, or what it needs is missing.
+        UserError: it is unknown, or its model is missing.
     """
     kind, colon, path = name.partition(":")
     if kind not in makers or (colon and not path):
         raise UserError(f"the {role} {name} is unknown; choose one of {', '.join(makers)}.")
-    given = Path(path) if path else None
-    if given is not None and not given.exists():
-        raise UserError(f"{role} {name}: {given} does not exist; place the model there.")
-    return makers[kind](given)
+    model_path = Path(path) if path else None
+    if model_path is not None and not model_path.exists():
+        raise UserError(f"{role} {name}: {model_path} does not exist; place the model there.")
+    return makers[kind](model_path)
 
 
 def fingerprint_of(folder: Path, *patterns: str) -> str:
-    """The beginning of the sha256 of a model's files, those of the first pattern that has any.
+    """Fingerprint of a model's files: those that match the first pattern with any match.
 
     Raises:
         UserError: there are none.
@@ -170,28 +170,28 @@ def fingerprint_of(folder: Path, *patterns: str) -> str:
 
 
 def placed(kind: str, path: Path | None) -> Path:
-    """The file or folder of a judge of the paper: the given one, or where it is to be placed.
+    """The file or folder of one of the paper's judges: `path`, or its default place.
 
     Raises:
-        UserError: it is neither given nor there; says what to place where.
+        UserError: there is neither; the message says what to place where.
     """
     if path is not None:
         return path
     name = PAPER[kind]
-    place = packages.folder() / name
-    if not place.exists():
+    default = packages.folder() / name
+    if not default.exists():
         raise UserError(
-            f"the weights of {kind} are not at {place}; place {name} of "
+            f"the weights of {kind} are not at {default}; place {name} of "
             f"huggingface.co/{PAPER_REPO} there, or give {kind}:PATH."
         )
-    return place
+    return default
 
 
 def needs(role: str, kind: str, path: Path | None) -> Path:
-    """The path of a backend that cannot be without.
+    """The path of a backend that requires one.
 
     Raises:
-        UserError: it is missing.
+        UserError: it is None.
     """
     if path is None:
         raise UserError(f"the {role} {kind} needs its model; give {kind}:PATH.")

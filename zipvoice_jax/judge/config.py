@@ -1,4 +1,4 @@
-"""What is judged and by whom; checked on construction."""
+"""The metrics, and the settings of a judge; checked on construction."""
 
 import dataclasses
 from typing import Any, Literal, get_args
@@ -13,14 +13,14 @@ ROLES = ("recogniser", "speaker_encoder", "quality_predictor")  # of backends
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A number of a report: a sum over items by another sum.
+    """A number of a report: a ratio of two sums over items.
 
     Attributes:
-        title: for a table.
-        unit: of the number.
-        scale: from the ratio to the unit.
-        better: "lower", "higher", or "" where neither is.
-        needs: roles of the backends that it takes.
+        title: its name in tables.
+        unit: unit of the number.
+        scale: factor from the ratio to the unit.
+        better: "lower", "higher", or "" if neither is better.
+        needs: roles of the backends that it uses.
     """
 
     title: str
@@ -32,7 +32,7 @@ class Metric:
 
 _HEAR = ("recogniser",)
 _WHO = ("recogniser", "speaker_encoder")
-# Which numbers belong to a name that can be asked for.
+# The numbers that belong to each name of --metrics.
 METRICS: dict[str, dict[str, Metric]] = {
     "wer": {"wer": Metric("WER", "%", 100.0, "lower", _HEAR)},
     "cpwer": {
@@ -70,15 +70,15 @@ class JudgeConfig:
 
     Attributes:
         metrics: names in `METRICS`.
-        language: of the speech.
-        recogniser: name of the backend that hears words.
-        speaker_encoder: name of the backend that knows voices.
-        quality_predictor: name of the backend that predicts opinions.
-        normaliser: of texts before words are counted.
-        attribution: who is taken to have said what. "channel": speaker 1 left, 2 right;
+        language: language of the speech.
+        recogniser: name of the backend that recognises words.
+        speaker_encoder: name of the backend that encodes voices.
+        quality_predictor: name of the backend that predicts opinion scores.
+        normaliser: normalisation of texts before words are counted.
+        attribution: how words are attributed to speakers. "channel": speaker 1 left, 2 right;
             "cluster": two groups of phrases by voice; "prompt": the prompt with the more similar
-            voice; "tags": what the recogniser writes, as WhisperD does (it writes no times, so
-            turns and voices go by "cluster"); "auto": "channel" for two channels and else
+            voice; "tags": the tags that the recogniser writes, as WhisperD does (it writes no
+            times, so turns and voices go by "cluster"); "auto": "channel" for two channels, else
             "cluster".
     """
 
@@ -105,13 +105,13 @@ class JudgeConfig:
 
     @classmethod
     def by_name(cls, name: str, language: str, *, dialogue: bool, **others: Any) -> "JudgeConfig":
-        """The judge of a name in `JUDGES`, for a language, with some settings of one's own.
+        """The judge of a name in `JUDGES`, for a language, with some settings replaced.
 
         Args:
-            name: of the judges.
-            language: of the speech.
-            dialogue: whether it is of two speakers.
-            others: settings to take instead.
+            name: a key of `JUDGES`.
+            language: language of the speech.
+            dialogue: whether the speech is of two speakers.
+            others: settings that replace those of the name.
         """
         require(name in JUDGES, f"the judges {name!r} are unknown; choose {' or '.join(JUDGES)}.")
         settings = JUDGES[name].get(language, {})
@@ -120,7 +120,7 @@ class JudgeConfig:
         return cls(language=language, **{**settings, **others})
 
     def roles(self) -> set[str]:
-        """Backends that the metrics take."""
+        """Roles of the backends that the metrics use."""
         wanted = (METRICS[name].values() for name in self.metrics)
         return {role for group in wanted for metric in group for role in metric.needs}
 
@@ -130,8 +130,8 @@ _PAPER = {
     "quality_predictor": "utmos",
     "normaliser": "official",
 }
-# Settings by language: what needs nothing but packages, and what the official evaluation takes
-# (zipvoice/eval; its diariser for cpSIM is pyannote, here it is two groups of like voices).
+# Settings by language: those that only need packages, and those of the official evaluation
+# (zipvoice/eval; its diariser for cpSIM is pyannote, here it is two groups of similar voices).
 JUDGES: dict[str, dict[str, dict[str, str]]] = {
     "offline": {"zh": {"recogniser": "whisper-base"}},
     "paper": {

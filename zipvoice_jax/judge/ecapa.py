@@ -1,7 +1,7 @@
 """The speaker encoder of the paper in JAX: ECAPA-TDNN on a mixture of WavLM-large's layers.
 
-Source: zipvoice/eval/models/ecapa_tdnn_wavlm.py of the official code, which is UniSpeech's. The
-file is wavlm_large_finetune.pth.
+Source: zipvoice/eval/models/ecapa_tdnn_wavlm.py of the official code, which is from UniSpeech.
+The weights are wavlm_large_finetune.pth.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ _DILATIONS = (2, 3, 4)
 
 
 def read_ecapa(weights: Weights) -> Tree:
-    """What `embed` takes, from the entry "model" of the file.
+    """The parameters of `embed`, from the entry "model" of the file.
 
     Raises:
         UserError: a weight is missing.
@@ -48,12 +48,12 @@ def read_ecapa(weights: Weights) -> Tree:
 
 
 def heads_of(tree: Tree) -> int:
-    """Heads of the encoder's attention."""
+    """Number of heads of the encoder's attention."""
     return tree["encoder"]["relative_attention_bias"].shape[1]
 
 
 def _read_norm(weights: Weights, name: str) -> Tree:
-    """Batch norm in evaluation, as a factor and a summand."""
+    """Batch norm in evaluation mode, as a scale and an offset."""
     w = weights[f"{name}.weight"] / np.sqrt(weights[f"{name}.running_var"] + EPS)
     return {"w": w, "b": weights[f"{name}.bias"] - weights[f"{name}.running_mean"] * w}
 
@@ -81,9 +81,9 @@ def embed(
     """The vector of a voice, not normalised.
 
     Args:
-        tree: of `read_ecapa`.
-        wave: at 16 kHz with mean 0 and variance 1, padded with zeros.
-        length: samples without padding.
+        tree: output of `read_ecapa`.
+        wave: samples at 16 kHz with mean 0 and variance 1, padded with zeros.
+        length: number of samples without padding.
     """
     x, keep = encode(tree["encoder"], wave, length, tree["mix"], heads=heads_of(tree))
     x = x + 1e-6
@@ -116,10 +116,10 @@ def _block(
     parts = jnp.split(_normed(block["first"], x), len(block["parts"]) + 1, axis=1)
     done: list[Array] = []
     for layer, part in zip(block["parts"], parts[:-1], strict=True):
-        given = part + done[-1] if done else part
-        # What convolutions see beyond the end are zeros, whatever the padding.
-        given = jnp.where(keep[:, None], given, 0.0)
-        done.append(_normed(layer, given, padding=dilation, dilation=dilation))
+        inputs = part + done[-1] if done else part
+        # Convolutions see zeros beyond the end, whatever the padding.
+        inputs = jnp.where(keep[:, None], inputs, 0.0)
+        done.append(_normed(layer, inputs, padding=dilation, dilation=dilation))
     x = _normed(block["last"], jnp.concatenate([*done, parts[-1]], axis=1))
     mean, _ = masked_moments(x, keep)
     gate = dense(block["SE_Connect.linear2"], jax.nn.relu(dense(block["SE_Connect.linear1"], mean)))
@@ -129,7 +129,7 @@ def _block(
 def _pool(
     tree: Tree, x: Float[Array, "frames n"], keep: Bool[Array, " frames"]
 ) -> Float[Array, " twice_n"]:
-    """Mean and deviation under an attention of each channel's own."""
+    """Mean and standard deviation under channel-wise attention."""
     scores = convolve(tree["pooling.linear2"], jnp.tanh(convolve(tree["pooling.linear1"], x)))
     share = jax.nn.softmax(jnp.where(keep[:, None], scores, -jnp.inf), axis=0)
     mean = (share * x).sum(axis=0)

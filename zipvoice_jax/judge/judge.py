@@ -1,4 +1,4 @@
-"""Judges one recording: every metric as a numerator and a denominator, and what was heard."""
+"""Judges one recording: each metric as numerator and denominator, and the recognised words."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -38,17 +38,17 @@ from zipvoice_jax.judge.words import (
 from zipvoice_jax.text.pauses import without_pauses
 from zipvoice_jax.text.tags import BARE_TAG, split_turns
 
-# A metric of an item: what is summed over items, and what that is divided by.
+# The metrics of an item: numerators and denominators, each summed over items.
 Ratios = dict[str, tuple[float, float]]
 
 _LONGEST = 3600.0  # seconds
 _SHORT = 30.0  # seconds of a "short" dialogue in the paper: one window of Whisper
-_SHORTEST_VOICE = 0.3  # seconds of a speaker from which a voice can be told
+_SHORTEST_VOICE = 0.3  # least seconds of speech that identify a voice
 
 
 @dataclasses.dataclass(frozen=True)
 class Judge:
-    """Backends and what is asked of them; those that no metric takes are None."""
+    """The backends of a config; those that no metric uses are None."""
 
     config: JudgeConfig
     recogniser: Recogniser | None
@@ -57,11 +57,11 @@ class Judge:
 
     @staticmethod
     def open(config: JudgeConfig) -> "Judge":
-        """Loads what the metrics take.
+        """Loads the backends that the metrics use.
 
         Raises:
-            UserError: a backend is unknown, its library or weights are missing, or it cannot do
-                what is asked of it.
+            UserError: a backend is unknown, its library or weights are missing, or it does not
+                support the config.
         """
         roles = config.roles()
         recogniser = open_recogniser(config.recogniser) if "recogniser" in roles else None
@@ -86,52 +86,52 @@ class Judge:
         )
 
     def about(self) -> dict[str, Any]:
-        """All that decides what it finds, for a report; backends that are not asked are None."""
-        told = {
+        """Everything that determines its results, for a report; unused backends are None."""
+        backends = {
             role: None if (backend := getattr(self, role)) is None else dict(backend.about)
             for role in ROLES
         }
         libraries = {name: versions(name).split()[-1] for name in sorted(self._libraries())}
-        return {**dataclasses.asdict(self.config), **told, "libraries": libraries}
+        return {**dataclasses.asdict(self.config), **backends, "libraries": libraries}
 
     def _libraries(self) -> set[str]:
-        """What counts words and finds speech, besides the backends."""
+        """The libraries that count words and detect speech, besides the backends."""
         wanted, config = set(self.config.metrics), self.config
-        found = {"soxr"}
+        libraries = {"soxr"}
         if self.recogniser is not None:
-            found.add("jiwer")
+            libraries.add("jiwer")
         if self.recogniser is not None or "rate" in wanted:
-            found |= {"whisper-normalizer"} if config.normaliser == "whisper" else set()
-            found |= {"zhconv"} if config.language == "zh" else set()
+            libraries |= {"whisper-normalizer"} if config.normaliser == "whisper" else set()
+            libraries |= {"zhconv"} if config.language == "zh" else set()
         if self.recogniser is not None and self.speaker_encoder is not None:
-            found |= {"meeteval", "faster-whisper"}
+            libraries |= {"meeteval", "faster-whisper"}
         if wanted & {"rate", "silence", "leakage"}:
-            found.add("faster-whisper")
-        return found
+            libraries.add("faster-whisper")
+        return libraries
 
     def _attribution(self, channels: int) -> str:
-        """Who is taken to have said what, for so many channels.
+        """How words are attributed to speakers, for a number of channels.
 
         Raises:
-            UserError: by channel, and there is only one.
+            UserError: the config says by channel, and there is only one.
         """
-        given = self.config.attribution
+        configured = self.config.attribution
         require(
-            given != "channel" or channels == 2,
+            configured != "channel" or channels == 2,
             "the recording has one channel, so its speakers are not known by channel; give "
             "--attribution auto.",
         )
-        if given != "auto":
-            return given
+        if configured != "auto":
+            return configured
         return "channel" if channels == 2 else "cluster"
 
     def judge(self, request: Request, path: Path, made: Mapping[str, Any]) -> dict[str, Any]:
         """The record of one item.
 
         Args:
-            request: what was to be said, and by whom.
+            request: the text and the prompts.
             path: the recording.
-            made: the item's line in the report of `generate`, if there is one.
+            made: the item's record in the report of `generate`; empty if there is none.
 
         Raises:
             UserError: a recording cannot be read.
@@ -205,8 +205,8 @@ class Judge:
                 "--attribution auto."
             )
         else:
-            given = prompts if how == "prompt" else None
-            voices = by_voice(mono, words, encoder, given, timed=_timed(words, mono))
+            references = prompts if how == "prompt" else None
+            voices = by_voice(mono, words, encoder, references, timed=_timed(words, mono))
         record["attribution"] = voices.by
         record["turns"] = [[t.speaker, round(t.start, 2), round(t.end, 2)] for t in voices.turns]
         if voices.by["words"] != "nothing":
@@ -233,32 +233,32 @@ class Judge:
             for name, label in ((name, assigned.get(name)) for name in reference)
         }
         record["cp_errors"] = dataclasses.asdict(errors)
-        # Tags mean nothing from one window of the recogniser to the next.
-        told = seconds <= _SHORT or voices.by["words"] != "tags"
-        if "cpwer" in self.config.metrics and errors.words and told:
+        # Tags are not consistent from one window of the recogniser to the next.
+        is_reliable = seconds <= _SHORT or voices.by["words"] != "tags"
+        if "cpwer" in self.config.metrics and errors.words and is_reliable:
             ratios["cpwer"] = (errors.total, errors.words)
             ratios["cpwer_short" if seconds <= _SHORT else "cpwer_long"] = ratios["cpwer"]
 
     def _count_own_voices(
         self, request: Request, mono: Wave, turns: Sequence[Mapping[str, Any]], ratios: Ratios
     ) -> None:
-        """Turns, by the times of `generate`, whose voice is nearer to their speaker's prompt."""
+        """Counts turns, at the times of `generate`, whose voice is nearer to their own prompt."""
         prompts = self._prompts(request)
         if prompts is None or self.speaker_encoder is None:
             return
-        own = told = 0
+        own = counted = 0
         for turn in turns:
             sound = mono[round(turn["start"] * RATE) : round(turn["end"] * RATE)]
             if turn["speaker"] in ("S1", "S2") and len(sound) >= _SHORTEST_VOICE * RATE:
                 voice = self.speaker_encoder.embed(sound)
                 is_first = float(prompts[0] @ voice) > float(prompts[1] @ voice)
                 own += is_first == (turn["speaker"] == "S1")
-                told += 1
-        if told:
-            ratios["voices"] = (own, told)
+                counted += 1
+        if counted:
+            ratios["voices"] = (own, counted)
 
     def _prompts(self, request: Request) -> list[Float[np.ndarray, " dim"]] | None:
-        """Voices of speakers 1 and 2; None where one recording has both and nothing parts them."""
+        """Voice vectors of speakers 1 and 2; None if one prompt has both and they are not found."""
         assert self.speaker_encoder is not None
         if len(request.prompt_wavs) == 2:
             return [self.speaker_encoder.embed(_mono(path)) for path in request.prompt_wavs]
@@ -274,15 +274,15 @@ class Judge:
         return [self.speaker_encoder.embed(voices.sound[name]) for name in ("S1", "S2")]
 
     def _likeness(self, prompts: list[Float[np.ndarray, " dim"]], voices: Voices) -> float:
-        """Mean cosine under the better assignment; a speaker who is not heard counts 0."""
+        """Mean cosine under the better assignment; a speaker without speech counts as 0."""
         assert self.speaker_encoder is not None
-        found = [
+        heard = [
             self.speaker_encoder.embed(sound)
             if len(sound := voices.sound[name]) >= _SHORTEST_VOICE * RATE
             else np.zeros_like(prompts[0])
             for name in ("S1", "S2")
         ]
-        (a, b), (x, y) = prompts, found
+        (a, b), (x, y) = prompts, heard
         return max(float(a @ x + b @ y), float(a @ y + b @ x)) / 2.0
 
     def _times(
@@ -290,9 +290,9 @@ class Judge:
     ) -> None:
         wanted = set(self.config.metrics)
         if "leakage" in wanted and len(wave) == 2:
-            found = leakage(wave, [speech_regions(channel) for channel in wave])
-            if found:
-                ratios["leakage"] = (sum(found), len(found))
+            values = leakage(wave, [speech_regions(channel) for channel in wave])
+            if values:
+                ratios["leakage"] = (sum(values), len(values))
         if not wanted & {"rate", "silence"}:
             return
         mono = wave.mean(axis=0)
@@ -303,37 +303,37 @@ class Judge:
             clean = normaliser(self.config.normaliser, self.config.language)
             ratios["rate"] = (len(clean(without_tags(request.text)).split()), spoken)
         if "silence" in wanted:
-            found = pauses(regions)
+            values = pauses(regions)
             ratios["silence"] = (max(seconds - spoken, 0.0), seconds)
-            ratios["longest_pause"] = (max(found, default=0.0), 1.0)
-            if found:
-                ratios["pause"] = (sum(found), len(found))
+            ratios["longest_pause"] = (max(values, default=0.0), 1.0)
+            if values:
+                ratios["pause"] = (sum(values), len(values))
 
 
 def _count_turns(request: Request, voices: Voices, ratios: Ratios) -> None:
-    said = without_pauses(request.text)
-    written = [turn for turn in split_turns(said) if BARE_TAG.sub("", turn).strip()]
-    found = changes(voices.turns)
-    overlaps = [-change for change in found if change < 0]
-    gaps = [change for change in found if change >= 0]
+    text = without_pauses(request.text)
+    written = [turn for turn in split_turns(text) if BARE_TAG.sub("", turn).strip()]
+    offsets = changes(voices.turns)
+    overlaps = [-change for change in offsets if change < 0]
+    gaps = [change for change in offsets if change >= 0]
     ratios["turns"] = (len(voices.turns), len(written))
     if gaps:
         ratios["gap"] = (sum(gaps), len(gaps))
     if voices.by["voices"] != "channel":
-        return  # one recogniser or detector gives one word after another
-    if found:
-        ratios["overlaps"] = (len(overlaps), len(found))
+        return  # in one channel words come one after another, so overlaps are not detected
+    if offsets:
+        ratios["overlaps"] = (len(overlaps), len(offsets))
     if overlaps:
         ratios["overlap"] = (sum(overlaps), len(overlaps))
 
 
 def _timed(words: Sequence[Word], wave: Wave) -> bool:
-    """Whether a recogniser knows times, rather than give all that it heard as one word."""
+    """Whether a recogniser returned times, and not everything as one word."""
     return len(words) != 1 or words[0].end - words[0].start < len(wave) / RATE
 
 
 def is_dialogue(request: Request) -> bool:
-    """Whether more than one speak."""
+    """Whether there is more than one speaker."""
     return _has_tags(request) or len(request.prompt_wavs) > 1
 
 

@@ -1,4 +1,4 @@
-"""Parts of judges' networks as functions of weights in torch's layout, for one recording each."""
+"""Layers of judges' networks as functions of weights in torch's layout, for a single recording."""
 
 import functools
 from collections.abc import Mapping
@@ -16,15 +16,15 @@ from zipvoice_jax.core.errors import UserError
 
 Tree = dict[str, Any]
 
-EPS = 1e-5  # of all norms
+EPS = 1e-5  # of all normalisation layers
 
 
 class Weights:
-    """Weights of a file by their names.
+    """Weights of a file, by name.
 
     Args:
-        arrays: what the file holds.
-        source: of the file, for messages.
+        arrays: content of the file.
+        source: path of the file, for messages.
     """
 
     def __init__(self, arrays: Mapping[str, Any], source: str) -> None:
@@ -40,17 +40,17 @@ class Weights:
         return array.astype(np.float32)
 
     def under(self, prefix: str) -> "Weights":
-        """Those whose names begin so, by what follows."""
-        found = {k[len(prefix) :]: v for k, v in self._arrays.items() if k.startswith(prefix)}
-        return Weights(found, self._source)
+        """The weights whose names begin with a prefix, without the prefix."""
+        arrays = {k[len(prefix) :]: v for k, v in self._arrays.items() if k.startswith(prefix)}
+        return Weights(arrays, self._source)
 
     def tree(self, *prefixes: str) -> Tree:
-        """Weight and bias of layers by their names."""
+        """Weights and biases of layers, by layer name."""
         return {name: {"w": self[f"{name}.weight"], "b": self[f"{name}.bias"]} for name in prefixes}
 
 
 def read_weights(path: Path) -> Weights:
-    """The weights of a file that torch.save wrote, in either of its formats.
+    """Reads the weights of a file that torch.save wrote, in either of its formats.
 
     Raises:
         UserError: it is missing or damaged.
@@ -60,16 +60,16 @@ def read_weights(path: Path) -> Weights:
         tree = tree if isinstance(tree, dict) else {}
         return tree.get("model", tree)
 
-    found = select(read_legacy(path)) if is_legacy(path) else read_torch_file(path, select)
-    return Weights(found, str(path))
+    arrays = select(read_legacy(path)) if is_legacy(path) else read_torch_file(path, select)
+    return Weights(arrays, str(path))
 
 
 def read_lstm(weights: Weights, pattern: str) -> Tree:
-    """What `lstm` takes.
+    """The parameters of `lstm`.
 
     Args:
-        weights: of a file.
-        pattern: names with {} for which of a layer's weights it is.
+        weights: weights of a file.
+        pattern: name of the weights, with {} for weight_ih, weight_hh, bias_ih or bias_hh.
     """
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     return {name: weights[pattern.format(name)] for name in names}
@@ -89,12 +89,12 @@ def _last(vector: Float[Array, " n"], x: Float[Array, "..."]) -> Float[Array, ".
 
 
 def affine(layer: Tree, x: Float[Array, "... n"]) -> Float[Array, "... n"]:
-    """A factor and a summand for each channel."""
+    """A scale and an offset for each channel."""
     return x * _last(layer["w"], x) + _last(layer["b"], x)
 
 
 def layer_norm(layer: Tree, x: Float[Array, "... n"]) -> Float[Array, "... n"]:
-    """Over the last axis."""
+    """Layer norm over the last axis."""
     x = x - x.mean(axis=-1, keepdims=True)
     x = x * jax.lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + EPS)
     return affine(layer, x)
@@ -108,7 +108,7 @@ def convolve(
     padding: int = 0,
     dilation: int = 1,
 ) -> Float[Array, "_ m"]:
-    """A convolution over frames; groups are those of the weights."""
+    """A convolution over frames; the shape of the weights determines the groups."""
     w = layer["w"]
     y = jax.lax.conv_general_dilated(
         x[None], w, (stride,), [(padding, padding)], rhs_dilation=(dilation,),
@@ -120,7 +120,7 @@ def convolve(
 def masked_moments(
     x: Float[Array, "frames n"], keep: Bool[Array, " frames"]
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
-    """Mean and variance of the frames that are kept."""
+    """Mean and variance over the frames where `keep` is True."""
     kept = keep.astype(jnp.float32)
     share = (kept / jnp.maximum(kept.sum(), 1.0))[:, None]
     mean = (x * share).sum(axis=0)
@@ -130,11 +130,11 @@ def masked_moments(
 def lstm(
     weights: Tree, x: Float[Array, "frames n"], keep: Bool[Array, " frames"]
 ) -> Float[Array, "frames m"]:
-    """One layer in one direction, in torch's order of gates; padding leaves the state alone."""
+    """One layer in one direction, with torch's order of gates; padding keeps the state."""
     w_h, bias = weights["weight_hh"], weights["bias_ih"] + weights["bias_hh"]
 
-    def step(carry: tuple[Array, Array], given: tuple[Array, Array]) -> tuple[tuple, Array]:
-        (h, c), (now, kept) = carry, given
+    def step(carry: tuple[Array, Array], inputs: tuple[Array, Array]) -> tuple[tuple, Array]:
+        (h, c), (now, kept) = carry, inputs
         i, f, g, o = jnp.split(now + w_h @ h, 4)
         c_new = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
         h_new = jax.nn.sigmoid(o) * jnp.tanh(c_new)
@@ -142,6 +142,6 @@ def lstm(
         return (h, c), h
 
     nothing = jnp.zeros(w_h.shape[1])
-    given = x @ weights["weight_ih"].T + bias[None]
-    _, hs = jax.lax.scan(step, (nothing, nothing), (given, keep))
+    projected = x @ weights["weight_ih"].T + bias[None]
+    _, hs = jax.lax.scan(step, (nothing, nothing), (projected, keep))
     return hs

@@ -1,6 +1,6 @@
-"""Judges whose weights registry packages carry, and where they are kept.
+"""Judges whose weights come in registry packages, and the folder for them.
 
-With a network these models also come from their hubs; give them by path then.
+These models are also on their hubs; such copies can be given by path.
 """
 
 import os
@@ -65,9 +65,9 @@ PACKAGES = {
 
 
 def folder() -> Path:
-    """Where weights go: $ZIPVOICE_JAX_JUDGES, else ~/.cache/zipvoice_jax/judges."""
-    given = os.environ.get(_VARIABLE)
-    return Path(given) if given else Path.home() / ".cache" / "zipvoice_jax" / "judges"
+    """The folder for weights: $ZIPVOICE_JAX_JUDGES, else ~/.cache/zipvoice_jax/judges."""
+    setting = os.environ.get(_VARIABLE)
+    return Path(setting) if setting else Path.home() / ".cache" / "zipvoice_jax" / "judges"
 
 
 def find(name: str) -> Path:
@@ -76,21 +76,21 @@ def find(name: str) -> Path:
     Raises:
         UserError: they were not fetched.
     """
-    place = folder() / name
-    missing = PACKAGES[name].missing(place)
+    directory = folder() / name
+    missing = PACKAGES[name].missing(directory)
     if missing:
         raise UserError(
-            f"the weights of {name} are not in {place} ({missing[0]} is missing); run "
+            f"the weights of {name} are not in {directory} ({missing[0]} is missing); run "
             f"`zipvoice-jax evaluate --fetch {name}`, or place its files there."
         )
-    return place
+    return directory
 
 
 def fetch(name: str) -> Path:
     """Fetches a package's weights unless they are there.
 
     Raises:
-        UserError: the name is unknown, or pip cannot bring what is pinned.
+        UserError: the name is unknown, or pip cannot download what is pinned.
     """
     if name not in PACKAGES:
         raise UserError(f"{name} is in no package; those are {', '.join(PACKAGES)}.")

@@ -1,4 +1,4 @@
-"""Pictures of a report: its numbers with intervals, and a page to listen to and to sort."""
+"""Pictures of a report: its numbers with intervals, and a sortable page with the recordings."""
 
 import html
 import itertools
@@ -28,7 +28,7 @@ _TEMPLATE = Path(__file__).with_name("page.html")
 
 
 def draw_estimates(systems: Mapping[str, Mapping[str, Estimate]], path: Path) -> None:
-    """Draws every metric of the first system with its interval, beside the others'.
+    """Draws every metric of the first system with its interval, beside those of the others.
 
     Raises:
         UserError: the picture cannot be written.
@@ -42,12 +42,12 @@ def draw_estimates(systems: Mapping[str, Mapping[str, Estimate]], path: Path) ->
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, name in zip(axes, names, strict=False):
         metric = ALL_METRICS[name]
-        for i, found in enumerate(systems.values()):
-            if name in found:
-                one = found[name]
+        for i, estimates in enumerate(systems.values()):
+            if name in estimates:
+                estimate = estimates[name]
                 colour = _COLOURS[i % len(_COLOURS)]
-                axis.plot([one.low, one.high], [i, i], color=colour, linewidth=2)
-                axis.plot([one.value], [i], "o", color=colour)
+                axis.plot([estimate.low, estimate.high], [i, i], color=colour, linewidth=2)
+                axis.plot([estimate.value], [i], "o", color=colour)
         axis.set_yticks(range(len(systems)), list(systems))
         axis.set_ylim(len(systems) - 0.5, -0.5)
         better = f" ({metric.better} is better)" if metric.better else ""
@@ -60,10 +60,10 @@ def draw_estimates(systems: Mapping[str, Mapping[str, Estimate]], path: Path) ->
 
 
 def draw_offsets(systems: Mapping[str, Sequence[float]], path: Path) -> None:
-    """Draws how long after each other speakers begin, as a share of all changes of speaker.
+    """Draws a histogram of the offsets between turns, as shares of all changes of speaker.
 
     Args:
-        systems: seconds, negative where they overlap, by system.
+        systems: seconds between turns by system, negative for overlaps.
         path: PNG to write.
 
     Raises:
@@ -74,10 +74,10 @@ def draw_offsets(systems: Mapping[str, Sequence[float]], path: Path) -> None:
     figure = Figure(figsize=(6.0, 2.6), dpi=110)
     axis = figure.subplots()
     edges = np.arange(-2.0, 3.01, 0.1)
-    for (name, found), colour in zip(systems.items(), itertools.cycle(_COLOURS), strict=False):
-        counts, _ = np.histogram(np.clip(found, edges[0], edges[-1]), edges)
-        label = f"{name}: {len(found)} changes, median {np.median(found):.2f} s"
-        axis.stairs(100.0 * counts / len(found), edges, color=colour, label=label)
+    for (name, seconds), colour in zip(systems.items(), itertools.cycle(_COLOURS), strict=False):
+        counts, _ = np.histogram(np.clip(seconds, edges[0], edges[-1]), edges)
+        label = f"{name}: {len(seconds)} changes, median {np.median(seconds):.2f} s"
+        axis.stairs(100.0 * counts / len(seconds), edges, color=colour, label=label)
     axis.axvline(0.0, color="#999999", linewidth=0.8, linestyle="--")
     axis.set_xlabel("seconds between turns (below 0: overlap)", fontsize=8)
     axis.set_ylabel("% of changes", fontsize=8)
@@ -136,24 +136,24 @@ def _row(to: Path, record: Mapping[str, Any], names: list[str]) -> str:
 
 
 def _words(record: Mapping[str, Any]) -> str:
-    said = []
+    parts = []
     for kind, reference, hypothesis in record.get("alignment", ()):
         if kind == "equal":
-            said.append(html.escape(reference))
+            parts.append(html.escape(reference))
             continue
         if reference:
-            said.append(f"<del>{html.escape(reference)}</del>")
+            parts.append(f"<del>{html.escape(reference)}</del>")
         if hypothesis:
-            said.append(f"<ins>{html.escape(hypothesis)}</ins>")
-    text = " ".join(said) or html.escape(record["text"])
-    for name, one in record.get("speakers", {}).items():
-        heard = html.escape(one["heard"]) if one["label"] else "nobody"
+            parts.append(f"<ins>{html.escape(hypothesis)}</ins>")
+    text = " ".join(parts) or html.escape(record["text"])
+    for name, speaker in record.get("speakers", {}).items():
+        heard = html.escape(speaker["heard"]) if speaker["label"] else "nobody"
         text += f'<br><span class="who">{name} ({record["attribution"]["words"]}): {heard}</span>'
     return text
 
 
 def _picture(to: Path, record: Mapping[str, Any]) -> str:
-    """A picture of a recording's log-mel, made unless it is there; its path from the page."""
+    """Draws a recording's log-mel unless it is up to date; returns its path from the page."""
     name = f"mels/{record['id']}.png"
     path = to / name
     wav = Path(record["wav"])

@@ -1,4 +1,4 @@
-"""Quality predictors: DNSMOS by its ONNX files, UTMOS, DistillMOS, or a TorchScript file."""
+"""Quality predictors: DNSMOS from its ONNX files, UTMOS, DistillMOS, or a TorchScript file."""
 
 import contextlib
 import importlib.util
@@ -28,7 +28,7 @@ from zipvoice_jax.judge.wav2vec import padded
 
 _SECONDS = 9.01  # of one window
 _SAMPLES = int(_SECONDS * RATE)
-# From what the network gives to the scale of listeners (speechmos/dnsmos.py).
+# Polynomial from the network's output to the scale of listeners (speechmos/dnsmos.py).
 _TO_OVERALL = (-0.06766283, 1.11546468, 0.04602535)
 
 
@@ -52,7 +52,7 @@ class Dnsmos:
         )
 
     def score(self, wave: Wave) -> float:
-        """The score; speech of less than 9 s is repeated, as officially."""
+        """The score; speech shorter than 9 s is repeated, as in the official code."""
         while len(wave) < _SAMPLES:
             wave = np.tile(wave, 2)
         begins = range(0, int(len(wave) // RATE - _SECONDS + 1) * RATE, RATE)
@@ -93,7 +93,7 @@ class DistillMos:
             "weights": packages.fingerprint(Path(distillmos.sqa.DEFAULT_WEIGHTS_CHKPT)),
             "options": "",
         }
-        with contextlib.redirect_stdout(sys.stderr):  # it tells of its weights
+        with contextlib.redirect_stdout(sys.stderr):  # it prints the path of its weights
             self._model = distillmos.ConvTransformerSQAModel().eval()
 
     def score(self, wave: Wave) -> float:
@@ -105,7 +105,7 @@ class DistillMos:
 
 
 def _distillmos() -> Any:
-    """The package, which imports torchaudio for nothing but its command's reading of files."""
+    """The package; it imports torchaudio, which only its own command needs."""
     name = "torchaudio"
     if importlib.util.find_spec(name) is not None:
         return library("distillmos")

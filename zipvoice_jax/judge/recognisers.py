@@ -1,4 +1,4 @@
-"""Recognisers: Whisper by faster-whisper, or any model of transformers or FunASR by its path."""
+"""Recognisers: Whisper in faster-whisper, or any model of transformers or FunASR by path."""
 
 import contextlib
 import dataclasses
@@ -27,8 +27,8 @@ from zipvoice_jax.judge.backends import (
 )
 from zipvoice_jax.judge.timing import Region, speech_regions
 
-# Whisper repeats itself or leaves out turns where a piece holds much, and hears poorly where it
-# holds little: regions of speech are put together up to so many seconds.
+# Whisper repeats itself or drops turns in long pieces, and recognises short ones poorly: regions of
+# speech are joined up to this many seconds.
 _PIECE = 12.0
 _MARGIN = 0.1  # seconds left at either end of a piece
 _PIECES = "pieces of at most 12 s cut at pauses"
@@ -55,7 +55,7 @@ def cut(wave: Wave, piece: Region) -> tuple[Wave, float]:
 
 
 def _apart(words: Sequence[Word]) -> list[Word]:
-    """Words of a piece, the first one apart from what comes before it."""
+    """Words of a piece, with a space before the first one."""
     return [
         word if i else dataclasses.replace(word, text=f" {word.text}")
         for i, word in enumerate(words)
@@ -90,7 +90,7 @@ class FasterWhisper:
 
     def words(self, wave: Wave, language: str) -> list[Word]:
         """Words with their times."""
-        found = []
+        recognised = []
         for piece in pieces(wave):
             samples, begin = cut(wave, piece)
             segments, _ = self._model.transcribe(
@@ -98,25 +98,26 @@ class FasterWhisper:
                 word_timestamps=True, condition_on_previous_text=False,
             )  # fmt: skip
             words = (word for segment in segments for word in segment.words or ())
-            found += _apart(
+            recognised += _apart(
                 [Word(w.word, begin + float(w.start), begin + float(w.end)) for w in words]
             )
-        return found
+        return recognised
 
 
 class Transformers:
     """A model of transformers' speech recognition pipeline, such as Whisper.
 
-    Recordings are cut at pauses, and times are known to the word (of Whisper to the phrase where
-    its generation_config.json has no alignment_heads, of others but CTC to the piece).
+    Recordings are cut at pauses, and times are those of words (for Whisper of phrases, if its
+    generation_config.json has no alignment_heads; for other models than CTC of pieces).
 
     Args:
-        path: of the model's folder.
-        name: for the report.
-        beams: of Whisper's search; 5 is what the pipeline takes by itself.
-        whole: hear a recording as a whole instead, 30 s at a time and without times, as officially.
-        tags: whether it is WhisperD, which writes [S1] and [S2]. They mean nothing from one piece
-            to the next, so it is to hear the whole.
+        path: folder of the model.
+        name: name in the report.
+        beams: beams of Whisper's search; 5 is the pipeline's default.
+        whole: recognise a recording as a whole instead, 30 s at a time and without times, as in
+            the official code.
+        tags: whether it is WhisperD, which writes [S1] and [S2]. They are not consistent between
+            pieces, so it needs `whole`.
     """
 
     def __init__(
@@ -162,13 +163,13 @@ class Transformers:
         """
         if self._whole:
             return [Word(self._hear(wave, language)["text"], 0.0, len(wave) / RATE)]
-        found = []
+        recognised = []
         for piece in pieces(wave):
             samples, begin = cut(wave, piece)
             heard = self._hear(samples, language)
             chunks = heard.get("chunks")
             if not chunks:
-                found += _apart([Word(heard["text"], piece.start, piece.end)])
+                recognised += _apart([Word(heard["text"], piece.start, piece.end)])
                 continue
             words = []
             for chunk in chunks:
@@ -177,14 +178,14 @@ class Transformers:
                     for time in chunk["timestamp"]
                 )
                 words.append(Word(self._space + chunk["text"], start, end))
-            found += _apart(words)
-        return found
+            recognised += _apart(words)
+        return recognised
 
     def _hear(self, wave: Wave, language: str) -> dict[str, Any]:
         options = dict(self._options)
         if self._whisper:
-            given = {} if self.english_only else {"language": language, "task": "transcribe"}
-            options["generate_kwargs"] = {"num_beams": self._beams, **given}
+            task = {} if self.english_only else {"language": language, "task": "transcribe"}
+            options["generate_kwargs"] = {"num_beams": self._beams, **task}
         try:
             return self._pipeline({"raw": np.asarray(wave), "sampling_rate": RATE}, **options)
         except Exception as error:  # whatever model it is
@@ -204,7 +205,7 @@ class Paraformer:
             "options": "AutoModel, the whole recording, no dither",
         }
         try:
-            with contextlib.redirect_stdout(sys.stderr):  # it tells of itself
+            with contextlib.redirect_stdout(sys.stderr):  # it prints its version
                 self._model = library("funasr").AutoModel(
                     model=str(path), disable_update=True, frontend_conf={"dither": 0.0}
                 )
@@ -221,12 +222,12 @@ class Paraformer:
         """
         options: dict[str, Any] = {"batch_size_s": 300, "disable_pbar": True}
         try:
-            (found,) = self._model.generate(input=np.asarray(wave), **options)
+            (result,) = self._model.generate(input=np.asarray(wave), **options)
         except Exception as error:  # whatever model it is
             raise UserError(f"{self.about['name']} fails ({told(error)}).") from None
-        parts, times = found["text"].split(), found.get("timestamp") or []
+        parts, times = result["text"].split(), result.get("timestamp") or []
         if len(parts) != len(times):
-            return [Word(found["text"], 0.0, len(wave) / RATE)]
+            return [Word(result["text"], 0.0, len(wave) / RATE)]
         pairs = zip(parts, times, strict=True)
         return [Word(f" {part}", begin / 1000.0, end / 1000.0) for part, (begin, end) in pairs]
 

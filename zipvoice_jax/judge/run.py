@@ -1,4 +1,4 @@
-"""A folder of recordings to a report: an item at a time, restartable at any point."""
+"""Judges a folder of recordings: item by item, restartable at any point."""
 
 import collections
 import dataclasses
@@ -55,27 +55,27 @@ def evaluate(
     """Judges all items that were not judged before, and writes the report.
 
     Args:
-        judge: who judges.
-        requests: what was to be said.
-        wav_dir: the recordings, as `generate` names them, with its report if there is one.
+        judge: the judge.
+        requests: the texts and prompts.
+        wav_dir: folder of recordings named as by `generate`, with its report if there is one.
         to: folder of the report.
         baselines: folders of reports to compare with, by name.
-        overwrite: judge all anew.
-        say: gets a line for each item that cannot be judged, and for each baseline whose judge
+        overwrite: judge all items again.
+        say: prints a line for each item that cannot be judged, and for each baseline whose judge
             had other versions of libraries.
 
     Returns:
-        What was done, and the summary as a table.
+        Counts of the run, and the summary as a table.
 
     Raises:
-        UserError: nothing can be judged, a report cannot be written, or is of another judge, or a
-            baseline is.
+        UserError: nothing can be judged, the report cannot be written, or it or a baseline is of
+            another judge.
     """
-    about = json.loads(json.dumps(judge.about()))
+    description = json.loads(json.dumps(judge.about()))
     others = {name: load(folder) for name, folder in baselines.items()}
     for name, folder in baselines.items():
-        _check_judge(name, _read_judge(folder) or {}, about, say)
-    known = _begin(to, about, overwrite)
+        _check_judge(name, _read_judge(folder) or {}, description, say)
+    known = _begin(to, description, overwrite)
     made = read_records(wav_dir / "report.jsonl")
     totals, listed = Totals(), []
     bar = progress_bar(requests, desc="judge", unit="item")
@@ -103,7 +103,7 @@ def evaluate(
         record["stamp"] = stamp
         append_record(to / ITEMS, record)
         listed.append(record)
-    return totals, write_report(to, listed, others, about)
+    return totals, write_report(to, listed, others, description)
 
 
 def load(folder: Path) -> list[dict[str, Any]]:
@@ -141,7 +141,7 @@ def write_report(
         )
     text = f"{summary_table(good, baselines)}\n\nIntervals: {INTERVAL}."
     systems = {"this": good, **baselines}
-    between = {name: found for name, one in systems.items() if (found := offsets(one))}
+    between = {name: seconds for name, one in systems.items() if (seconds := offsets(one))}
     content = {
         "judge": about,
         "items": len(good),
@@ -153,7 +153,7 @@ def write_report(
             if "attribution" in record
         ),
         "metrics": {name: one.as_json() for name, one in summarise(good).items()},
-        "seconds_between_turns": {name: quantiles(found) for name, found in between.items()},
+        "seconds_between_turns": {name: quantiles(seconds) for name, seconds in between.items()},
     }
     write_json(to / "summary.json", content)
     write_text(to / "summary.txt", text + "\n")
@@ -164,41 +164,41 @@ def write_report(
     return text
 
 
-def _begin(to: Path, about: dict[str, Any], overwrite: bool) -> dict[str, dict[str, Any]]:
-    """What is known already; writes down who judges."""
+def _begin(to: Path, description: dict[str, Any], overwrite: bool) -> dict[str, dict[str, Any]]:
+    """Reads the records of earlier runs, and writes the description of the judge."""
     known = {} if overwrite else read_records(to / ITEMS)
-    if known and (to / JUDGE).is_file() and _read_judge(to) != about:
+    if known and (to / JUDGE).is_file() and _read_judge(to) != description:
         raise UserError(
             f"{to} holds the report of another judge (see {to / JUDGE}); give another --to, or "
             "--overwrite."
         )
-    write_json(to / JUDGE, about)
+    write_json(to / JUDGE, description)
     if overwrite:
         write_text(to / ITEMS, "")
     return known
 
 
 def _read_judge(folder: Path) -> dict[str, Any] | None:
-    """Who judged; None if that is not told."""
+    """The description of a report's judge; None if there is none."""
     try:
-        found = json.loads((folder / JUDGE).read_text(encoding="utf-8"))
+        judge = json.loads((folder / JUDGE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return judge if isinstance(judge, dict) else None
 
 
 def _check_judge(
     name: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], say: Callable[[str], None]
 ) -> None:
-    """Refuses a baseline of another judge; tells of other versions of libraries."""
+    """Refuses a baseline of another judge; reports other versions of libraries."""
     if "language" not in theirs:
         raise UserError(f"the baseline {name} has no {JUDGE}; judge it anew, or leave it out.")
-    if told := _differences(_settings(theirs), _settings(ours)):
+    if diff := _differences(_settings(theirs), _settings(ours)):
         raise UserError(
-            f"the baseline {name} is of another judge ({told}); judge it anew, or leave it out."
+            f"the baseline {name} is of another judge ({diff}); judge it anew, or leave it out."
         )
-    if told := _differences(_libraries(theirs), _libraries(ours)):
-        say(f"the baseline {name} was judged with other versions ({told}).")
+    if diff := _differences(_libraries(theirs), _libraries(ours)):
+        say(f"the baseline {name} was judged with other versions ({diff}).")
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
@@ -209,26 +209,29 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     )
 
 
-def _settings(about: Mapping[str, Any]) -> dict[str, Any]:
-    """What two judges must have in common, of backends wherever their files lie."""
-    found = {key: about[key] for key in ("language", "normaliser") if key in about}
-    backends = [role for role in ROLES if isinstance(about.get(role), dict)]
+def _settings(description: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that two judges must share; paths of backends' files may differ."""
+    settings = {key: description[key] for key in ("language", "normaliser") if key in description}
+    backends = [role for role in ROLES if isinstance(description.get(role), dict)]
     for role in backends:
-        found[role] = about[role]["name"].partition(":")[0]
-        found |= {f"{role}'s {key}": about[role][key] for key in ("weights", "options")}
+        settings[role] = description[role]["name"].partition(":")[0]
+        settings |= {f"{role}'s {key}": description[role][key] for key in ("weights", "options")}
     if {"recogniser", "speaker_encoder"} <= set(backends):
-        found["attribution"] = about["attribution"]
-    return found
+        settings["attribution"] = description["attribution"]
+    return settings
 
 
-def _libraries(about: Mapping[str, Any]) -> dict[str, Any]:
-    """Versions by which numbers may differ in their last digits."""
-    backends = [role for role in ROLES if isinstance(about.get(role), dict)]
-    return {**about.get("libraries", {}), **{role: about[role]["library"] for role in backends}}
+def _libraries(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Versions of libraries, which may change the last digits of numbers."""
+    backends = [role for role in ROLES if isinstance(description.get(role), dict)]
+    return {
+        **description.get("libraries", {}),
+        **{role: description[role]["library"] for role in backends},
+    }
 
 
 def _stamp(path: Path, request: Request | BadLine) -> str:
-    """Changes when the recording or what it should say does."""
+    """A string that changes with the recording, its text or its prompts."""
     try:
         stat = path.stat()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Speaker encoders: Resemblyzer and WavLM with ECAPA-TDNN without torch, or models of torch."""
+"""Speaker encoders: Resemblyzer and WavLM with ECAPA-TDNN in JAX, or models of torch."""
 
 from pathlib import Path
 
@@ -29,19 +29,19 @@ from zipvoice_jax.judge.wav2vec import padded
 
 _FRAMES, _STEP, _HOP = 160, 77, 160  # frames of a window and between windows, samples of a frame
 _BATCH = 16  # windows
-_SHORTEST = RATE // 2  # samples that X-vectors are made from
-_LONGEST = 120  # seconds of a recording that WavLM hears
-_LEVEL = 10.0 ** (-30.0 / 20.0)  # root mean square that quiet speech is raised to
+_SHORTEST = RATE // 2  # least samples for an X-vector
+_LONGEST = 120  # seconds of a recording that WavLM takes
+_LEVEL = 10.0 ** (-30.0 / 20.0)  # root mean square to which quiet speech is raised
 
 
 def spoken(wave: Wave) -> Wave:
-    """The parts with speech, joined; all of it where none is found."""
+    """The parts with speech, joined; the whole wave if none is found."""
     parts = [wave[round(r.start * RATE) : round(r.end * RATE)] for r in speech_regions(wave)]
     return np.concatenate(parts) if parts else wave
 
 
 def unit(vector: np.ndarray) -> Float[np.ndarray, " dim"]:
-    """The vector at length 1."""
+    """The vector scaled to length 1."""
     return vector / max(float(np.linalg.norm(vector)), 1e-12)
 
 
@@ -81,7 +81,7 @@ class Resemblyzer:
 
         frames = -(-(len(wave) + 1) // _HOP)
         begins = list(range(0, max(1, frames - _FRAMES + _STEP + 1), _STEP))
-        # The last one counts when speech fills most of it.
+        # The last window counts if speech fills most of it.
         if len(begins) > 1 and (len(wave) - begins[-1] * _HOP) / (_FRAMES * _HOP) < 0.75:
             begins.pop()
         wave = np.pad(wave, (0, max(0, (begins[-1] + _FRAMES) * _HOP - len(wave))))
@@ -94,12 +94,12 @@ class Resemblyzer:
         self, x: Float[np.ndarray, "windows frames mels"]
     ) -> Float[np.ndarray, "windows dim"]:
         """A vector of length 1 for each window."""
-        found = []
+        vectors = []
         for begin in range(0, len(x), _BATCH):  # one shape, hence one program
             part = x[begin : begin + _BATCH]
             padded = np.pad(part, ((0, _BATCH - len(part)), (0, 0), (0, 0)))
-            found.append(np.asarray(_ge2e(self._tree, padded))[: len(part)])
-        return np.concatenate(found)
+            vectors.append(np.asarray(_ge2e(self._tree, padded))[: len(part)])
+        return np.concatenate(vectors)
 
 
 class WavlmEcapa:
@@ -124,7 +124,7 @@ class WavlmEcapa:
 
 
 class XVector:
-    """A model of transformers that gives embeddings, such as WavLM with an X-vector head."""
+    """A model of transformers that returns embeddings, such as WavLM with an X-vector head."""
 
     def __init__(self, path: Path) -> None:
         self.about = {
@@ -149,10 +149,10 @@ class XVector:
         torch = library("torch")
 
         part = spoken(wave)
-        part = np.resize(part, max(len(part), _SHORTEST))  # again and again
+        part = np.resize(part, max(len(part), _SHORTEST))  # repeats short speech
         with torch.no_grad():
-            found = self._model(torch.from_numpy(part)[None]).embeddings
-        return unit(found[0].numpy())
+            vectors = self._model(torch.from_numpy(part)[None]).embeddings
+        return unit(vectors[0].numpy())
 
 
 class Scripted:
@@ -174,46 +174,46 @@ class Scripted:
             raise UserError(f"{path} is no file of TorchScript ({told(error)}).") from None
 
     def _vector(self, wave: Wave) -> Float[np.ndarray, " dim"]:
-        """What the file computes: (1, dim), or anything else that is one vector.
+        """The output of the file: (1, dim), or any other shape of a single vector.
 
         Raises:
-            UserError: it fails, or computes something else.
+            UserError: it fails, or returns something else.
         """
         torch = library("torch")
 
         try:
             with torch.no_grad():
-                found = self._model(torch.from_numpy(np.array(wave, np.float32))[None])
+                output = self._model(torch.from_numpy(np.array(wave, np.float32))[None])
         except Exception as error:  # whatever it does
             raise UserError(f"{self._path} fails on (1, samples): {told(error)}.") from None
-        if not isinstance(found, torch.Tensor) or found.numel() != max((1, *found.shape)):
-            shape = f" {tuple(found.shape)}" if isinstance(found, torch.Tensor) else ""
+        if not isinstance(output, torch.Tensor) or output.numel() != max((1, *output.shape)):
+            shape = f" {tuple(output.shape)}" if isinstance(output, torch.Tensor) else ""
             raise UserError(
-                f"{self._path} gives a {type(found).__name__}{shape}; export one that gives a "
+                f"{self._path} gives a {type(output).__name__}{shape}; export one that gives a "
                 "vector for a voice, or a number for an opinion."
             )
-        if not found.isfinite().all():
+        if not output.isfinite().all():
             raise UserError(f"{self._path} gives NaN or infinite numbers.")
-        return found.detach().float().numpy().ravel()
+        return output.detach().float().numpy().ravel()
 
     def embed(self, wave: Wave) -> Float[np.ndarray, " dim"]:
         """A vector of length 1.
 
         Raises:
-            UserError: the file gives none.
+            UserError: the file returns none.
         """
         return unit(self._vector(spoken(wave)))
 
     def score(self, wave: Wave) -> float:
-        """The number that it gives.
+        """The number that the file returns.
 
         Raises:
-            UserError: the file gives none.
+            UserError: it returns none.
         """
-        found = self._vector(wave)
-        if len(found) != 1:
-            raise UserError(f"{self._path} gives {len(found)} numbers; an opinion is one.")
-        return float(found[0])
+        values = self._vector(wave)
+        if len(values) != 1:
+            raise UserError(f"{self._path} gives {len(values)} numbers; an opinion is one.")
+        return float(values[0])
 
 
 def open_speaker_encoder(name: str) -> SpeakerEncoder:

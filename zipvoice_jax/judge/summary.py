@@ -1,4 +1,4 @@
-"""From items to numbers with intervals, and to differences between systems."""
+"""Summarises items as numbers with intervals, and as differences between systems."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ _SEED = 20_250_709
 RESAMPLES = 2000
 LEVEL = 95.0  # percent
 _TAIL = (1.0 - LEVEL / 100.0) / 2.0
-_FEW = 10  # items below which the bootstrap's intervals are too narrow, however widened
+_FEW = 10  # items below which the bootstrap's intervals are too narrow, even when widened
 INTERVAL = (
     f"{LEVEL:g} % for other items of this kind: {RESAMPLES} bootstrap samples of the items, "
     f"widened for their number; below {_FEW} items Student's t with the variance between items"
@@ -33,10 +33,10 @@ class Estimate:
     """A number with its interval.
 
     Attributes:
-        value: over all items.
-        low: end of the interval; NaN for a single item, which tells nothing of others.
-        high: its other end.
-        items: that it was found from.
+        value: the number over all items.
+        low: lower end of the interval; NaN for a single item, which says nothing about others.
+        high: upper end of the interval; NaN likewise.
+        items: number of items behind it.
     """
 
     value: float
@@ -45,14 +45,14 @@ class Estimate:
     items: int
 
     def told(self, metric: Metric, sign: bool = False) -> str:
-        """As a table prints it."""
+        """The estimate as text for a table."""
         digits = 2 if metric.scale == 1.0 else 1
         value = f"{self.value:{'+' if sign else ''}.{digits}f}"
         known = not np.isnan(self.low)
         return f"{value} [{self.low:.{digits}f}, {self.high:.{digits}f}]" if known else value
 
     def as_json(self) -> dict[str, float | None]:
-        """Its parts; None for an end that is not known."""
+        """Its fields; None for an unknown end."""
         parts = dataclasses.asdict(self)
         return {name: None if np.isnan(part) else part for name, part in parts.items()}
 
@@ -66,24 +66,24 @@ def _pairs(records: Records, name: str) -> dict[str, tuple[float, float]]:
 
 
 def _ratio(sums: Float[np.ndarray, "*draws 2"], scale: float) -> Float[np.ndarray, "*draws"]:
-    """Sum by sum; NaN where there is nothing to divide by."""
+    """Ratio of two sums; NaN if the denominator is zero."""
     some = sums[..., 1] > 0
     return np.where(some, scale * sums[..., 0] / np.where(some, sums[..., 1], 1.0), np.nan)
 
 
 def over_items(*sides: Float[np.ndarray, "seeds items 2"], scale: float = 1.0) -> Estimate | None:
-    """The ratio of sums, less the second side's if there is one, with its interval.
+    """The ratio of sums, less that of a second side if there is one, with its interval.
 
-    The interval is for other items, and where there are several, for other seeds of training (or
-    listeners): each has the same items, and both sides the same seeds and items. Ten items or more
-    with one seed are drawn anew (the bootstrap); else it is Student's t.
+    The interval is for other items and, if there are several seeds of training (or listeners), for
+    other seeds: all seeds have the same items, and both sides the same seeds and items. It is a
+    bootstrap for ten or more items with one seed, and Student's t otherwise.
 
     Args:
-        sides: numerator and denominator of each item with each seed; zeros where there is none.
+        sides: numerator and denominator of each item with each seed; zeros if it is missing.
         scale: factor on the ratio.
 
     Returns:
-        None without items, or where they add up to a denominator of zero.
+        None without items, or if their denominators sum to zero.
     """
     seeds, items, _ = sides[0].shape
     if not items:
@@ -109,9 +109,9 @@ def _bootstrap(
 ) -> Float[np.ndarray, "2"]:
     """The expanded percentile interval.
 
-    Further out than the nominal percentiles, by how much Student's t is wider than the normal
-    distribution and the spread of n items than that of their samples (Hesterberg 2015, "What
-    teachers should know about the bootstrap").
+    Its percentiles are further out than the nominal ones, to correct for Student's t being wider
+    than the normal distribution, and for the spread of n items being wider than that of their
+    samples (Hesterberg 2015, "What teachers should know about the bootstrap").
     """
     from scipy.special import ndtr, stdtrit
 
@@ -126,13 +126,13 @@ def _bootstrap(
 def _half_width(sides: Sequence[Float[np.ndarray, "seeds items 2"]], scale: float) -> float:
     """Half of the interval by Student's t.
 
-    The variance is that between seeds by their number and that between items by theirs, with
-    Satterthwaite's degrees of freedom. What belongs to a seed with an item counts in both, so that
-    the interval errs on the wide side.
+    The variance is that between seeds divided by their number, plus that between items divided by
+    theirs, with Satterthwaite's degrees of freedom. The interaction of seed and item counts in
+    both, so that the interval errs on the wide side.
     """
     from scipy.special import stdtrit
 
-    # What each cell adds to the ratio, to first order; their mean is zero.
+    # The contribution of each cell to the ratio, to first order; their mean is zero.
     parts = [
         scale * (side[..., 0] - side[..., 1] * (totals[0] / totals[1])) / side[..., 1].mean()
         for side, totals in ((side, side.sum(axis=(0, 1))) for side in sides)
@@ -150,9 +150,9 @@ def _half_width(sides: Sequence[Float[np.ndarray, "seeds items 2"]], scale: floa
 def _stacked(
     runs: Sequence[Records], name: str, items: Sequence[str]
 ) -> Float[np.ndarray, "seeds items 2"]:
-    """Pairs of each item with each seed; zeros where there is none."""
-    found = [_pairs(records, name) for records in runs]
-    rows = [[pairs.get(item, (0.0, 0.0)) for item in items] for pairs in found]
+    """Numerators and denominators of each item with each seed; zeros if missing."""
+    pairs_of_seed = [_pairs(records, name) for records in runs]
+    rows = [[pairs.get(item, (0.0, 0.0)) for item in items] for pairs in pairs_of_seed]
     return np.array(rows, np.float64).reshape(len(runs), len(items), 2)
 
 
@@ -161,18 +161,18 @@ def _items(runs: Sequence[Records], name: str) -> list[str]:
 
 
 def estimate(runs: Sequence[Records], name: str) -> Estimate | None:
-    """A metric with its interval; None where no item has it.
+    """A metric with its interval; None if no item has it.
 
     Args:
-        runs: records of the same items with each seed; one for a single report.
-        name: of the metric.
+        runs: records of the same items for each seed; one for a single report.
+        name: name of the metric.
     """
     items = _items(runs, name)
     return over_items(_stacked(runs, name, items), scale=ALL_METRICS[name].scale)
 
 
 def difference(runs: Sequence[Records], baseline: Sequence[Records], name: str) -> Estimate | None:
-    """A metric less the baseline's over the items that both have, drawn together."""
+    """A metric minus the baseline's, over the items that both have; items are drawn jointly."""
     theirs = set(_items(baseline, name))
     shared = [item for item in _items(runs, name) if item in theirs]
     if len(runs) != len(baseline):
@@ -184,32 +184,32 @@ def difference(runs: Sequence[Records], baseline: Sequence[Records], name: str) 
 def summarise(*runs: Records) -> dict[str, Estimate]:
     """All metrics that the items have, in the order of `ALL_METRICS`.
 
-    cpWER by length is told where there are short and long items.
+    cpWER by length is included if there are both short and long items.
     """
-    found = ((name, estimate(runs, name)) for name in ALL_METRICS)
-    known = {name: one for name, one in found if one is not None}
+    estimates = ((name, estimate(runs, name)) for name in ALL_METRICS)
+    known = {name: result for name, result in estimates if result is not None}
     if not set(known) >= _BY_LENGTH:
-        known = {name: one for name, one in known.items() if name not in _BY_LENGTH}
+        known = {name: result for name, result in known.items() if name not in _BY_LENGTH}
     return known
 
 
 def offsets(records: Records) -> list[float]:
-    """Seconds from the end of a turn to the begin of the other's, over all items.
+    """Seconds from the end of each turn to the start of the next, over all items.
 
     Floor transfer offsets: gaps, or overlaps where negative.
     """
     turns = ([Turn(*turn) for turn in record.get("turns", ())] for record in records)
-    return [change for found in turns for change in changes(found)]
+    return [change for own_turns in turns for change in changes(own_turns)]
 
 
 def quantiles(values: Sequence[float]) -> dict[str, float]:
-    """Their number and five quantiles."""
-    told = {f"{q} %": round(float(np.percentile(values, q)), 3) for q in (5, 25, 50, 75, 95)}
-    return {"count": len(values), **told}
+    """The number of values and five quantiles."""
+    levels = {f"{q} %": round(float(np.percentile(values, q)), 3) for q in (5, 25, 50, 75, 95)}
+    return {"count": len(values), **levels}
 
 
 def table(rows: Iterable[Sequence[str]]) -> str:
-    """Rows as aligned columns, the first one to the left."""
+    """Rows as aligned columns; the first is left-aligned, the others right-aligned."""
     rows = [list(map(str, row)) for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
@@ -225,9 +225,9 @@ def summary_table(records: Records, baselines: Mapping[str, Records]) -> str:
     """The summary as a text: a line per metric, a column per baseline."""
     head = ["metric", "unit", f"value [{LEVEL:g} %]", "items"]
     rows = [head + [f"less {name}" for name in baselines]]
-    for name, one in summarise(records).items():
+    for name, result in summarise(records).items():
         metric = ALL_METRICS[name]
-        row = [metric.title, metric.unit, one.told(metric), str(one.items)]
+        row = [metric.title, metric.unit, result.told(metric), str(result.items)]
         for other in baselines.values():
             delta = difference([records], [other], name)
             row.append("" if delta is None else delta.told(metric, sign=True))

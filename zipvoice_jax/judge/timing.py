@@ -1,4 +1,4 @@
-"""When somebody speaks, and what follows: pauses, speaking rate, turns, gaps, overlaps, leakage."""
+"""Regions of speech, and measures from them: pauses, turns, gaps, overlaps, leakage."""
 
 import dataclasses
 import itertools
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from zipvoice_jax.judge.backends import RATE, Wave
 
 _STEP = 0.01  # seconds, of activity
-_QUIET = 1e-10  # power below which nothing is heard at all: -100 dB
+_QUIET = 1e-10  # power below which a channel counts as silent: -100 dB
 _ALIKE = 0.7  # correlation of loudness over 1 s: of two speakers below 0.5, of one above 0.9
 
 
@@ -32,10 +32,10 @@ class Turn:
 
 
 def speech_regions(wave: Wave, *, max_seconds: float = float("inf")) -> list[Region]:
-    """Where there is speech, by Silero's detector (as faster-whisper carries it).
+    """Regions of speech, by Silero's detector (the copy in faster-whisper).
 
     Args:
-        wave: at 16 kHz.
+        wave: samples at 16 kHz.
         max_seconds: longer stretches are cut at their longest pause.
     """
     from faster_whisper.vad import VadOptions, get_speech_timestamps
@@ -46,8 +46,8 @@ def speech_regions(wave: Wave, *, max_seconds: float = float("inf")) -> list[Reg
     )  # fmt: skip
     if len(wave) < RATE // 20:
         return []
-    found = get_speech_timestamps(np.asarray(wave, np.float32), options)
-    return [Region(region["start"] / RATE, region["end"] / RATE) for region in found]
+    spans = get_speech_timestamps(np.asarray(wave, np.float32), options)
+    return [Region(region["start"] / RATE, region["end"] / RATE) for region in spans]
 
 
 def activity(regions: Sequence[Region], seconds: float) -> Bool[np.ndarray, " steps"]:
@@ -66,7 +66,7 @@ def pauses(regions: Sequence[Region]) -> list[float]:
 def turns_of(regions: Mapping[str, Sequence[Region]]) -> list[Turn]:
     """Turns of speakers who each have their own regions.
 
-    A turn is all that a speaker says until another begins to speak and goes on for longer.
+    A turn lasts until another speaker begins to speak and continues beyond its end.
     """
     marked = sorted(
         (Turn(name, r.start, r.end) for name, rs in regions.items() for r in rs),
@@ -85,7 +85,7 @@ def turns_of(regions: Mapping[str, Sequence[Region]]) -> list[Turn]:
 
 
 def changes(turns: Sequence[Turn]) -> list[float]:
-    """Seconds from the end of each turn to the begin of the next: gaps, or overlaps if negative."""
+    """Seconds from the end of each turn to the start of the next: gaps, or overlaps if negative."""
     return [b.start - a.end for a, b in itertools.pairwise(turns)]
 
 
@@ -94,16 +94,17 @@ def leakage(
 ) -> list[float]:
     """How much of each speaker is heard on the other's channel, in dB.
 
-    Whoever is louder speaks; the power of the other channel by that of the own one, over all
-    speech of that speaker, from -100 (nothing) to 0 (as loud). Where both speak at once, nothing
-    is told: there both channels have speech, and do not grow loud and quiet together.
+    The louder channel is that of the speaker. The measure is the power of the other channel
+    divided by that of the speaker's own, over all speech of that speaker, from -100 (silence) to 0
+    (equally loud). Simultaneous speech is excluded: both channels have speech there, and their
+    levels do not rise and fall together.
 
     Args:
-        stereo: at 16 kHz.
-        regions: where each channel has speech of whomever.
+        stereo: samples at 16 kHz.
+        regions: regions of speech in each channel, of either speaker.
 
     Returns:
-        A number for each speaker who is heard.
+        A number for each speaker who speaks.
     """
     step = round(_STEP * RATE)
     frames = stereo[:, : stereo.shape[1] // step * step].reshape(2, -1, step)
@@ -111,17 +112,17 @@ def leakage(
     seconds = stereo.shape[1] / RATE
     left, right = (activity(one, seconds)[: power.shape[1]] for one in regions)
     alone = (left | right) & ~(left & right & (_together(power) < _ALIKE))
-    found = []
-    for channel in range(2):  # where both are the same, each is the louder one
+    levels = []
+    for channel in range(2):  # if both are equal, each counts as the louder one
         own = power[:, alone & (power[channel] >= power[1 - channel])].sum(axis=1)
         if own[channel] > 0:
             ratio = own[1 - channel] / own[channel]
-            found.append(10.0 * float(np.log10(max(ratio, _QUIET))))
-    return found
+            levels.append(10.0 * float(np.log10(max(ratio, _QUIET))))
+    return levels
 
 
 def _together(power: Float[np.ndarray, "2 steps"]) -> Float[np.ndarray, " steps"]:
-    """How far two channels grow loud and quiet together: correlation of decibels over 1 s."""
+    """Correlation of the levels of two channels, in decibels, over windows of 1 s."""
     window = np.ones(round(1.0 / _STEP) + 1)
     a, b = np.log(power + _QUIET)
     if not len(a):
@@ -139,6 +140,6 @@ def _together(power: Float[np.ndarray, "2 steps"]) -> Float[np.ndarray, " steps"
 def _smooth(
     x: Float[np.ndarray, " steps"], window: Float[np.ndarray, " width"]
 ) -> Float[np.ndarray, " steps"]:
-    """Sums over a window around each step, cut at the ends."""
+    """Sums over a window around each step, truncated at the ends."""
     half = len(window) // 2
     return np.convolve(x, window)[half : half + len(x)]

@@ -1,12 +1,12 @@
 """The encoder of wav2vec 2.0 and WavLM in JAX, from the names and shapes of fairseq's weights.
 
-Two published shapes: "base" (group norm after the first convolution, norms after each residual)
-and "large" (layer norms after every convolution, norms before). WavLM adds to the attention a bias
-by distance with gates. Sources: fairseq/models/wav2vec/wav2vec2.py and WavLM.py of
-microsoft/unilm, as in s3prl/upstream/wavlm.
+Two published variants: "base" (group norm after the first convolution, post-norm layers) and
+"large" (layer norm after every convolution, pre-norm layers). WavLM adds a gated relative position
+bias to the attention. Sources: fairseq/models/wav2vec/wav2vec2.py and WavLM.py of microsoft/unilm,
+as in s3prl/upstream/wavlm.
 
-A recording is padded to a length of its own choice and masked, so that a few programs serve
-recordings of all lengths; what is computed does not depend on the padding.
+A recording is padded to one of a few lengths and masked, so that a few programs serve recordings
+of all lengths; the result does not depend on the padding.
 """
 
 import math
@@ -30,8 +30,8 @@ from zipvoice_jax.judge.layers import (
 )
 
 STRIDES = (5, 2, 2, 2, 2, 2, 2)
-_MAX_DISTANCE = 800  # frames from which all are as far, of WavLM
-_GROWTH = 1.25  # from one padded length to the next
+_MAX_DISTANCE = 800  # frames; larger distances share a class in WavLM
+_GROWTH = 1.25  # ratio of successive padded lengths
 _SHORTEST = 16_000  # samples
 _LEAST = 400  # samples of one frame
 
@@ -39,7 +39,7 @@ _LEAST = 400  # samples of one frame
 def padded(
     wave: Float[np.ndarray, " samples"],
 ) -> tuple[Float[np.ndarray, " padded"], Int[np.ndarray, ""]]:
-    """A recording with zeros up to one of a few lengths, so that programs are few, and its own."""
+    """Pads a recording with zeros to one of a few lengths; also returns its own length."""
     steps = math.ceil(math.log(max(len(wave), 1) / _SHORTEST, _GROWTH) - 1e-9)
     size = math.ceil(_SHORTEST * _GROWTH ** max(steps, 0))
     length = max(len(wave), _LEAST)
@@ -47,7 +47,7 @@ def padded(
 
 
 def read_encoder(weights: Weights) -> Tree:
-    """What `encode` takes, from the weights of fairseq's or WavLM's model.
+    """The parameters of `encode`, from the weights of a model of fairseq or WavLM.
 
     Raises:
         UserError: a weight is missing.
@@ -68,7 +68,7 @@ def read_encoder(weights: Weights) -> Tree:
     tree = {
         "convolutions": convolutions,
         **weights.tree("layer_norm", "post_extract_proj", "encoder.layer_norm"),
-        # Weight norm over all but the last axis.
+        # Weight norm over all axes except the last.
         "pos_conv": {
             "w": g * v / np.linalg.norm(v, axis=(0, 1), keepdims=True),
             "b": weights["encoder.pos_conv.0.bias"],
@@ -92,7 +92,7 @@ def _read_layer(weights: Weights) -> Tree:
 
 
 def is_large(tree: Tree) -> bool:
-    """Whether the shape is "large"."""
+    """Whether the variant is "large"."""
     return "norm" in tree["convolutions"][-1]
 
 
@@ -107,14 +107,14 @@ def encode(
     """A weighted sum of the states before each layer and after the last.
 
     Args:
-        tree: of `read_encoder`.
-        wave: at 16 kHz, padded with zeros.
-        length: samples without padding.
+        tree: output of `read_encoder`.
+        wave: samples at 16 kHz, padded with zeros.
+        length: number of samples without padding.
         mix: weights of the sum, one more than there are layers.
-        heads: of the attention.
+        heads: number of attention heads.
 
     Returns:
-        The sum, one frame for 20 ms, and which frames are not padding.
+        The sum, one frame per 20 ms, and a mask that is True for frames that are not padding.
     """
     x, keep = _convolve(tree, wave, length)
     x = dense(tree["post_extract_proj"], layer_norm(tree["layer_norm"], x))
@@ -128,17 +128,17 @@ def encode(
         by_class = tree["relative_attention_bias"]
         bias = by_class[distance_classes(len(x), len(by_class))].T
 
-    def layer(carry: tuple[Array, Array], given: tuple[Tree, Array]) -> Any:
-        (x, total), (one, weight) = carry, given
+    def layer(carry: tuple[Array, Array], inputs: tuple[Tree, Array]) -> Any:
+        (x, total), (weights, weight) = carry, inputs
         total = total + weight * x
-        y = layer_norm(one["self_attn_layer_norm"], x) if large else x
-        x = x + _attend(one, y, keep, heads, bias)
+        y = layer_norm(weights["self_attn_layer_norm"], x) if large else x
+        x = x + _attend(weights, y, keep, heads, bias)
         if not large:
-            x = layer_norm(one["self_attn_layer_norm"], x)
-        y = layer_norm(one["final_layer_norm"], x) if large else x
-        x = x + dense(one["fc2"], gelu(dense(one["fc1"], y)))
+            x = layer_norm(weights["self_attn_layer_norm"], x)
+        y = layer_norm(weights["final_layer_norm"], x) if large else x
+        x = x + dense(weights["fc2"], gelu(dense(weights["fc1"], y)))
         if not large:
-            x = layer_norm(one["final_layer_norm"], x)
+            x = layer_norm(weights["final_layer_norm"], x)
         return (x, total), None
 
     (x, total), _ = jax.lax.scan(layer, (x, jnp.zeros_like(x)), (tree["layers"], mix[:-1]))
@@ -170,7 +170,7 @@ def _positions(layer: Tree, x: Float[Array, "frames dim"]) -> Float[Array, "fram
 
 
 def distance_classes(frames: int, count: int) -> Int[np.ndarray, " distances"]:
-    """The class of each distance from -(frames - 1) to frames - 1; far ones share, by logarithm."""
+    """The class of each distance from -(frames - 1) to frames - 1; logarithmic for far ones."""
     half = count // 2
     exact = half // 2
     distance = np.arange(1 - frames, frames)
@@ -188,29 +188,29 @@ def _attend(
     heads: int,
     bias: Float[Array, "heads distances"] | None,
 ) -> Float[Array, "frames dim"]:
-    """Self-attention, one head after another: scores of all would not fit for minutes of speech."""
+    """Self-attention, head by head: the scores of all heads would not fit for minutes of speech."""
 
     def apart(y: Float[Array, "frames dim"]) -> Float[Array, "heads frames part"]:
         return y.reshape(len(y), heads, -1).swapaxes(0, 1)
 
     q, k, v = (apart(dense(layer[f"self_attn.{name}_proj"], x)) for name in "qkv")
-    given: Tree = {"q": q * q.shape[-1] ** -0.5, "k": k, "v": v}
+    inputs: Tree = {"q": q * q.shape[-1] ** -0.5, "k": k, "v": v}
     if bias is not None:
         gates = dense(layer["self_attn.grep_linear"], apart(x))
         gates = jax.nn.sigmoid(gates.reshape(*gates.shape[:2], 2, 4).sum(axis=-1))
         a = layer["self_attn.grep_a"][:, None]
         gate = gates[..., 0] * (gates[..., 1] * a - 1.0) + 2.0
-        given |= {"gate": gate, "bias": bias}
+        inputs |= {"gate": gate, "bias": bias}
 
     frame = jnp.arange(len(x))
     distance = frame[None, :] - frame[:, None] + len(x) - 1
 
-    def head(one: Tree) -> Float[Array, "frames part"]:
-        scores = one["q"] @ one["k"].T
-        if "bias" in one:
-            scores = scores + one["gate"][:, None] * one["bias"][distance]
+    def head(part: Tree) -> Float[Array, "frames part"]:
+        scores = part["q"] @ part["k"].T
+        if "bias" in part:
+            scores = scores + part["gate"][:, None] * part["bias"][distance]
         weights = jax.nn.softmax(jnp.where(keep[None], scores, -jnp.inf), axis=-1)
-        return weights @ one["v"]
+        return weights @ part["v"]
 
-    y = jax.lax.map(head, given).swapaxes(0, 1).reshape(x.shape)
+    y = jax.lax.map(head, inputs).swapaxes(0, 1).reshape(x.shape)
     return dense(layer["self_attn.out_proj"], y)

@@ -1,7 +1,7 @@
-"""Words that a recogniser hears in what a model says: the validation that losses do not give.
+"""Word errors of a model's speech, as validation beside the loss.
 
-A loss can fall while speech stays babble. `train --listen LIST` speaks some items of a list with
-the averaged parameters of every checkpoint and counts word errors.
+A loss can fall while speech stays unintelligible. `train --listen LIST` speaks some items of a
+list with the averaged parameters of every checkpoint and counts word errors.
 """
 
 import time
@@ -22,15 +22,15 @@ from zipvoice_jax.vocoder.find import find as find_vocoder
 
 
 class WordJudge:
-    """Speaks the same few items with every model that it is shown, and counts word errors.
+    """Speaks the same few items with every model, and counts word errors.
 
     Args:
-        lists: of `generate --test-list`; items with speaker tags are for dialogue models, the
-            others for models of one speaker.
-        items: most to speak of either kind.
-        recogniser: such as whisper-tiny.
-        vocoder_path: as of `generate`.
-        guidance_scale: of sampling; None takes the model's default.
+        lists: lists as for `generate --test-list`; items with speaker tags are for dialogue
+            models, the others for models of one speaker.
+        items: most items of either kind to speak.
+        recogniser: name of the recogniser, such as whisper-tiny.
+        vocoder_path: vocoder, as for `generate`.
+        guidance_scale: guidance of sampling; None takes the model's default.
 
     Raises:
         UserError: a list or the recogniser cannot be used.
@@ -45,13 +45,13 @@ class WordJudge:
         vocoder_path: str | Path | None = GriffinLim.name,
         guidance_scale: float | None = None,
     ) -> None:
-        found = [item for path in lists for item in read_requests(path)]
-        for item in found:
+        entries = [item for path in lists for item in read_requests(path)]
+        for item in entries:
             if isinstance(item, BadLine):
                 raise UserError(f"{item.item_id} of the list to listen to: {item.error}")
-        requests = [item for item in found if isinstance(item, Request)]
+        requests = [item for item in entries if isinstance(item, Request)]
         self._requests = {
-            kind: [one for one in requests if is_dialogue(one) == kind][:items]
+            kind: [request for request in requests if is_dialogue(request) == kind][:items]
             for kind in (False, True)
         }
         self._recogniser = open_recogniser(recogniser)
@@ -60,9 +60,9 @@ class WordJudge:
         self._synthesizer: Synthesizer | None = None
 
     def __call__(self, loaded: Loaded) -> dict[str, float]:
-        """Word error rate of a model in percent, and the seconds that it took to find out.
+        """Word error rate of a model in percent, and the seconds that this took.
 
-        An empty result where no item is for this kind of model.
+        The result is empty if no item is for this kind of model.
         """
         requests = self._requests[loaded.config.is_dialog]
         if not requests:
@@ -71,23 +71,25 @@ class WordJudge:
         synthesizer = self._opened(loaded)
         sampling = SamplingConfig.for_kind(loaded.config.kind, guidance_scale=self._guidance_scale)
         prepare = synthesizer.preparation(sampling)
-        said = {one.item_id: self._normalise(without_tags(one.text)) for one in requests}
-        errors = {item_id: len(text.split()) for item_id, text in said.items()}
-        prepared = [prepare(one) for one in requests]
-        # What gives no usable wave has said none of its words.
+        texts = {
+            request.item_id: self._normalise(without_tags(request.text)) for request in requests
+        }
+        errors = {item_id: len(text.split()) for item_id, text in texts.items()}
+        prepared = [prepare(request) for request in requests]
+        # An item without a usable wave counts all its words as errors.
         spoken = synthesizer.speak(prepared, sampling, prepare, failed=lambda *_: None)
         for speech in spoken:
             wave = _resampled(speech.wave.mean(axis=0), speech.sampling_rate)
             heard = self._normalise(joined(self._recogniser.words(wave, "en")))
-            errors[speech.item_id] = count_errors(said[speech.item_id], heard).total
-        words = sum(len(text.split()) for text in said.values())
+            errors[speech.item_id] = count_errors(texts[speech.item_id], heard).total
+        words = sum(len(text.split()) for text in texts.values())
         return {
             "wer": 100.0 * sum(errors.values()) / max(words, 1),
             "listening_seconds": time.perf_counter() - begin,
         }
 
     def _opened(self, loaded: Loaded) -> Synthesizer:
-        """A synthesizer with these parameters; the same one, with its programs, for one config."""
+        """A synthesizer with these parameters; reused, with its programs, for the same config."""
         if self._synthesizer is None or self._synthesizer.config != loaded.config:
             vocoder, _ = find_vocoder(self._vocoder_path, loaded.features)
             self._synthesizer = Synthesizer(loaded, vocoder=vocoder)

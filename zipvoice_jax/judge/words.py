@@ -1,6 +1,6 @@
-"""Word errors: normalised texts, WER, cpWER, and what was wrong where.
+"""Word errors: normalised texts, WER, cpWER, and alignments that show the errors.
 
-jiwer aligns, meeteval permutes speakers; both count the fewest edits.
+jiwer aligns texts, meeteval permutes speakers; both count the fewest edits.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ LANGUAGES: tuple[str, ...] = get_args(Language)
 _TAG = re.compile(r"\[S([1-9])\]")
 # A Chinese character, or a word of another script.
 _CHARACTER_OR_WORD = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]|[^\W\u3400-\u9fff\uf900-\ufaff]+")
-# What a recogniser adds in brackets: noises, speakers.
+# Noises and speakers, which a recogniser writes in brackets.
 _BRACKETED = re.compile(r"\[.*?\]|<.*?>|\(.*?\)")
 # Chinese punctuation, as the package zhon lists it, which the official evaluation takes.
 _CHINESE_PUNCTUATION = frozenset(
@@ -53,7 +53,7 @@ _CHINESE_PUNCTUATION = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class Errors:
-    """Fewest edits that lead from the reference to the hypothesis."""
+    """The fewest edits from the reference to the hypothesis."""
 
     substitutions: int
     deletions: int
@@ -62,7 +62,7 @@ class Errors:
 
     @property
     def total(self) -> int:
-        """All edits."""
+        """Number of all edits."""
         return self.substitutions + self.deletions + self.insertions
 
 
@@ -78,10 +78,10 @@ class Piece:
 def normaliser(name: str, language: str) -> Callable[[str], str]:
     """A function from a text to its words, with a space between any two.
 
-    "whisper" is that of the Whisper paper (numbers, contractions and spellings of English made
-    alike); "official" that of zipvoice/eval/wer/dialog.py (lower case without punctuation).
-    Chinese is counted by characters, in simplified script, and words of other scripts as such
-    with "whisper", by letters with "official".
+    "whisper" is that of the Whisper paper (unifies numbers, contractions and spellings of
+    English); "official" that of zipvoice/eval/wer/dialog.py (lower case without punctuation).
+    Chinese is counted in characters of simplified script; words of other scripts within it count
+    as words with "whisper", and by letters with "official".
 
     Raises:
         UserError: the name or the language is unknown.
@@ -125,19 +125,19 @@ def _official(language: str, text: str) -> str:
 
 
 def by_speaker(text: str) -> dict[str, str]:
-    """What each speaker says in a text with tags; what stands before the first is S1's.
+    """The words of each speaker in a text with tags; words before the first tag belong to S1.
 
-    S1 and S2 are always there; a recogniser may write of more.
+    S1 and S2 are always present; a recogniser may write tags of more speakers.
     """
     before, *parts = _TAG.split(without_pauses(text))
-    said = {"S1": before, "S2": ""}
+    words_of = {"S1": before, "S2": ""}
     for number, words in zip(parts[::2], parts[1::2], strict=True):
-        said[f"S{number}"] = f"{said.get(f'S{number}', '')} {words}"
-    return said
+        words_of[f"S{number}"] = f"{words_of.get(f'S{number}', '')} {words}"
+    return words_of
 
 
 def without_tags(text: str) -> str:
-    """The words alone."""
+    """The text without tags and pauses."""
     return " ".join(_TAG.sub(" ", without_pauses(text)).split())
 
 
@@ -147,8 +147,8 @@ def count_errors(reference: str, hypothesis: str) -> Errors:
 
     if not reference:
         return Errors(0, 0, len(hypothesis.split()), 0)
-    found = jiwer.process_words(reference, hypothesis)
-    return Errors(found.substitutions, found.deletions, found.insertions, len(reference.split()))
+    output = jiwer.process_words(reference, hypothesis)
+    return Errors(output.substitutions, output.deletions, output.insertions, len(reference.split()))
 
 
 def align(reference: str, hypothesis: str) -> list[Piece]:
@@ -172,19 +172,19 @@ def align(reference: str, hypothesis: str) -> list[Piece]:
 def count_cp_errors(
     reference: Mapping[str, str], hypothesis: Mapping[str, str]
 ) -> tuple[Errors, dict[str, str]]:
-    """Errors under the assignment of speakers that has fewest (cpWER).
+    """Errors under the assignment of speakers with the fewest errors (cpWER).
 
     Args:
         reference: normalised words of each speaker.
-        hypothesis: the same, by labels that mean nothing.
+        hypothesis: recognised words, normalised, by arbitrary labels.
 
     Returns:
-        The errors, and the label that each reference speaker got, where there is one.
+        The errors, and the label assigned to each reference speaker that has one.
     """
     from meeteval.wer.wer.cp import cp_word_error_rate
 
     sides: list[Any] = [dict(reference), dict(hypothesis)]
     options: dict[str, Any] = dict(reference_sort=False, hypothesis_sort=False)
-    found: Any = cp_word_error_rate(*sides, **options)
-    errors = Errors(found.substitutions, found.deletions, found.insertions, found.length)
-    return errors, {r: h for r, h in found.assignment or () if r is not None and h is not None}
+    output: Any = cp_word_error_rate(*sides, **options)
+    errors = Errors(output.substitutions, output.deletions, output.insertions, output.length)
+    return errors, {r: h for r, h in output.assignment or () if r is not None and h is not None}

@@ -1,6 +1,7 @@
 """Chinese as people read it: money, dates, times, units, ranges and more in characters.
 
-Rules as in `zipvoice_jax.text.english`; what none takes is left to the official normaliser (cn2an).
+Rules as in `zipvoice_jax.text.english`; what no rule matches is left to the official normaliser
+(cn2an).
 """
 
 # ruff: noqa: RUF001 - Chinese
@@ -37,7 +38,7 @@ _UNITS = {
     "kPa": "千帕", "hPa": "百帕", "px": "像素", "㎏": "公斤", "㎝": "厘米", "㎞": "公里",
     "㎜": "毫米",
 }  # fmt: skip
-# Two of these are 两.
+# Measure words; two of them are 两.
 _MEASURES = (
     "个只条张件位次天周年种本块座间台辆份杯瓶碗包袋盒箱双对副层排行句段篇首部家所名岁倍点颗粒棵朵"
     "匹头群支枝根把套户桶盆片页小分千万亿"
@@ -45,13 +46,13 @@ _MEASURES = (
 
 
 def number(text: str) -> str:
-    """Characters of a number as written: 1,234.05; digit by digit after the point."""
+    """Characters of a written number such as 1,234.05; digit by digit after the point."""
     whole, _, rest = text.replace(",", "").partition(".")
     if len(whole) > 15 or (len(whole) > 1 and whole[0] == "0"):
-        said = digits(whole)
+        words = digits(whole)
     else:
-        said = chinese_number(int(whole or 0))
-    return said + (f"点{digits(rest)}" if rest else "")
+        words = chinese_number(int(whole or 0))
+    return words + (f"点{digits(rest)}" if rest else "")
 
 
 def digits(text: str) -> str:
@@ -65,8 +66,8 @@ def _measured(text: str) -> str:
 
 
 def _span(m: re.Match[str], minus: str = "负") -> str:
-    said = (minus if m["sign"] else "") + number(m["a"])
-    return f"{said}到{number(m['b'])}" if m["b"] else said
+    words = (minus if m["sign"] else "") + number(m["a"])
+    return f"{words}到{number(m['b'])}" if m["b"] else words
 
 
 def _date(year: str, month: int, day: int) -> str | None:
@@ -88,16 +89,16 @@ def _slashed(m: re.Match[str]) -> str:
 
 def _time(m: re.Match[str]) -> str:
     hour, minute = int(m["h"]), int(m["m"])
-    said = ""
+    words = ""
     half = (m["half"] or "").strip().lower()[:1]
     if half:
-        said = "上午" if half == "a" else "下午"
-    said += f"{_measured(str(hour))}点"
+        words = "上午" if half == "a" else "下午"
+    words += f"{_measured(str(hour))}点"
     if minute:
-        said += f"{'零' if minute < 10 else ''}{number(str(minute))}分"
+        words += f"{'零' if minute < 10 else ''}{number(str(minute))}分"
     if m["s"]:
-        said += f"{'' if minute else '零分'}{number(str(int(m['s'])))}秒"
-    return said
+        words += f"{'' if minute else '零分'}{number(str(int(m['s'])))}秒"
+    return words
 
 
 def _phone(m: re.Match[str]) -> str:
@@ -147,8 +148,8 @@ def _span_unsigned(m: re.Match[str]) -> str:
 
 def _percent(m: re.Match[str]) -> str:
     head = "负百分之" if m["sign"] else "百分之"
-    said = head + number(m["a"])
-    return f"{said}到百分之{number(m['b'])}" if m["b"] else said
+    words = head + number(m["a"])
+    return f"{words}到百分之{number(m['b'])}" if m["b"] else words
 
 
 def _unit(m: re.Match[str]) -> str:
@@ -170,17 +171,17 @@ def _range(m: re.Match[str]) -> str:
 
 
 def _version(m: re.Match[str]) -> str:
-    said = "点".join(map(number, m["n"].split(".")))
+    words = "点".join(map(number, m["n"].split(".")))
     before = m.string[: m.start()].rstrip()
-    return said if not m["v"] or before.endswith(("版", "版本")) else f"版本{said}"
+    return words if not m["v"] or before.endswith(("版", "版本")) else f"版本{words}"
 
 
 def _fraction(m: re.Match[str]) -> str:
     top, bottom, whole = m["top"], m["bottom"], (m["whole"] or "").strip()
     if int(bottom) < 2:
         return m[0]
-    said = f"{number(bottom)}分之{number(top)}"
-    return f"{number(whole)}又{said}" if whole else said
+    words = f"{number(bottom)}分之{number(top)}"
+    return f"{number(whole)}又{words}" if whole else words
 
 
 _MAG = (
@@ -243,7 +244,7 @@ RULES: tuple[Rule, ...] = (
         rf"(?P<b>(?!))?(?P<mag2>(?!))?{_NO}",
         _money,
     ),
-    # Numbers with something behind them.
+    # Numbers followed by a unit or a sign.
     rule(rf"(?<=\d)([千百十]?[万亿]){_DASH}(?=\d)", r"\1到"),
     rule(rf"(?<=\d)(\s?(?:{any_of(_UNITS)}|°\s?[CF]|[℃℉%％元])){_DASH}(?=[\d.])", r"\1到"),
     rule(rf"{_Q}(?P<c>\s?[°º]\s?[CcFf](?![A-Za-z])|\s?[℃℉]|\s?[°º])", _temperature),
@@ -278,12 +279,12 @@ RULES: tuple[Rule, ...] = (
     rule(r"(?<=[\d万亿多])\+", "多"),
     rule(r"\s?&\s?", "和"),
     rule(r"@(?=[\u4e00-\u9fff])", "艾特"),
-    # What is left of numbers.
+    # The numbers that are left.
     rule(rf"(?<![\d.,第])2(?=[{_MEASURES}](?!月|号|日))", "两"),
     rule(r"(?<![A-Za-z0-9.,)])[-−](\d+(?:\.\d+)?)(?!\d|\.\d)", lambda m: "负" + number(m[1])),
     rule(r"(?<![\d.,A-Za-z])(\d{1,3}(?:,\d{3})+(?:\.\d+)?)(?![\d.])", lambda m: number(m[1])),
     rule(r"(?<![\d.A-Za-z])(\d+\.\d+)(?![\d.])", lambda m: number(m[1])),
-    # A year or a number whose language the official front end would take from a word before.
+    # A year or a number that the official front end would read in the language of the word before.
     rule(r"(?<![\d.A-Za-z])([12]\d{3})(?=\s?年)", lambda m: digits(m[1])),
     rule(r"(?<=\s)(\d+)(?=[\u4e00-\u9fff])", lambda m: number(m[1])),
 )

@@ -45,11 +45,11 @@ def chunk_tokens_dialog(
         tokens: tokens of one dialogue.
         max_tokens: most tokens in a chunk; a group of turns that is longer stays whole.
         split_long: split such a group too, between turns and after punctuation. Each further
-            piece states its speaker's tag again and may start with any, which needs a model
+            piece repeats its speaker's tag and may start with any speaker, which needs a model
             whose speaker embedding follows the tag (`ModelConfig.speaker_turns`).
 
     Returns:
-        Chunks, none empty; together they are `tokens`, but for tags stated again.
+        Chunks, none empty; together they are `tokens`, except for repeated tags.
 
     Raises:
         UserError: max_tokens is not a whole number above 0.
@@ -80,12 +80,12 @@ def batchify_tokens(
     Args:
         sequences: tokens or ids, one sequence per chunk.
         max_duration: most seconds in a batch; a longer sequence has a batch of its own.
-        prompt_duration: seconds of prompt that every sequence adds.
+        prompt_duration: seconds of prompt that each sequence adds.
         token_duration: seconds of speech per token.
 
     Returns:
-        The batches, shortest sequences first, and for each sequence in that order its place
-        in `sequences`.
+        The batches, shortest sequences first, and for each sequence in that order its index in
+        `sequences`.
     """
     index = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
     batches: list[list[Sequence[_Token]]] = []
@@ -109,7 +109,7 @@ def batchify_tokens(
 
 
 def add_punctuation(text: str, mark: str = ".") -> str:
-    """Strips the text, and ends it with a mark, a full stop, if it has no punctuation there.
+    """Strips the text, and appends `mark`, by default a full stop, if it ends without punctuation.
 
     Raises:
         UserError: the text is blank.
@@ -124,11 +124,11 @@ def validate_dialog(text: str, speakers: int = 2) -> None:
     """Checks that a dialogue starts with a speaker tag and has words after every tag.
 
     Args:
-        text: of the dialogue.
-        speakers: that may speak, from [S1] on.
+        text: text of the dialogue.
+        speakers: number of speakers allowed, from [S1] on.
 
     Raises:
-        UserError: it does not; says where.
+        UserError: it does not; the message says where.
     """
     check_speaker_tags(text, speakers)
     before, *turns = split_turns(text)
@@ -167,7 +167,7 @@ def _sentences(tokens: Iterable[str]) -> list[list[str]]:
 
 
 def _merge(pieces: Iterable[list[str]], max_tokens: int) -> list[list[str]]:
-    """Joins neighbours as long as they fit; a piece that is too long stays alone."""
+    """Joins neighbours as long as they fit; a piece that is too long stays by itself."""
     chunks: list[list[str]] = []
     for piece in pieces:
         if chunks and len(chunks[-1]) + len(piece) <= max_tokens:

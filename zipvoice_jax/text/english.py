@@ -1,7 +1,7 @@
 """English as people read it: money, dates, times, units, ranges and more in words.
 
-Each rule is a pattern and a function of its match that gives the words; the order counts.
-What no rule takes is left to the official normaliser. Words of numbers are those of inflect.
+Each rule is a pattern and a function from its match to words; their order matters. What no rule
+matches is left to the official normaliser. inflect writes the words of numbers.
 """
 
 # ruff: noqa: RUF001 - punctuation and signs
@@ -24,14 +24,14 @@ _NOUN = re.compile(
 
 
 def cardinal(number: str) -> str:
-    """Words of a number as written: 1,234.05, 007, .5; digit by digit after the point."""
+    """Words of a written number such as 1,234.05, 007 or .5; digit by digit after the point."""
     whole, _, rest = number.replace(",", "").partition(".")
     if len(whole) > 1 and whole[0] == "0" and not rest:
         return digits(whole)
     if len(whole) > 15:
         return digits(whole)
-    said = words_of(int(whole)) if whole else ""
-    return " ".join(filter(None, [said, "point" if rest else "", digits(rest)]))
+    words = words_of(int(whole)) if whole else ""
+    return " ".join(filter(None, [words, "point" if rest else "", digits(rest)]))
 
 
 def digits(number: str) -> str:
@@ -48,28 +48,28 @@ def date(year: int | None, month: int, day: int | None) -> str | None:
     """Such as "December twenty-fifth, twenty twenty-three"; None for no date."""
     if not 1 <= month <= 12 or (day is not None and not 1 <= day <= 31):
         return None
-    said = MONTHS[month - 1] + (f" {ordinal(day)}" if day else "")
+    words = MONTHS[month - 1] + (f" {ordinal(day)}" if day else "")
     if year is None:
-        return said
-    return f"{said}, {cardinal_or_year(year)}" if day else f"{said} {cardinal_or_year(year)}"
+        return words
+    return f"{words}, {cardinal_or_year(year)}" if day else f"{words} {cardinal_or_year(year)}"
 
 
 def clock(hour: int, minute: int, second: int | None = None, half: str = "") -> str:
     """Such as "three thirty PM"; `half` is "a", "p" or ""."""
-    said = words_of(hour)
+    words = words_of(hour)
     if minute or second is not None:
-        said += f" {'oh ' if minute < 10 else ''}{words_of(minute)}"
+        words += f" {'oh ' if minute < 10 else ''}{words_of(minute)}"
     elif not half:
-        said += " o'clock" if 0 < hour <= 12 else " hundred" if hour else " hundred hours"
+        words += " o'clock" if 0 < hour <= 12 else " hundred" if hour else " hundred hours"
     if second is not None:
-        said += f" and {words_of(second)} second{'' if second == 1 else 's'}"
-    return said + (f" {half.upper()}M" if half else "")
+        words += f" and {words_of(second)} second{'' if second == 1 else 's'}"
+    return words + (f" {half.upper()}M" if half else "")
 
 
 def span_words(m: re.Match[str]) -> str:
-    """The words of `_Q`."""
-    said = ("minus " if m["sign"] else "") + cardinal(m["a"])
-    return f"{said} to {cardinal(m['b'])}" if m["b"] else said
+    """Words of a match of `_Q` in english_rules: a number, or a range of two."""
+    words = ("minus " if m["sign"] else "") + cardinal(m["a"])
+    return f"{words} to {cardinal(m['b'])}" if m["b"] else words
 
 
 def _is_one(m: re.Match[str]) -> bool:
@@ -77,7 +77,7 @@ def _is_one(m: re.Match[str]) -> bool:
 
 
 def money_words(m: re.Match[str]) -> str:
-    """Money with its sign before it: $2.5 million, $5-10, -$3.50."""
+    """Money with its sign or code in front: $2.5 million, $5-10, -$3.50."""
     currency = CURRENCIES[(m["cur"] or "").upper()]
     one, many, cent, cents = currency
     if _ARTICLE.search(m.string[: m.start()]) and _NOUN.match(m.string[m.end() :]):
@@ -85,13 +85,13 @@ def money_words(m: re.Match[str]) -> str:
     sign = "minus " if m["sign"] or m["sign2"] else ""
     mags = [MAGNITUDES.get((m[g] or "").strip().lower(), "") for g in ("mag", "mag2")]
     if m["b"] or any(mags):
-        said = cardinal(m["a"])
+        words = cardinal(m["a"])
         if m["b"]:
             first = mags[0] if mags[0] and mags[0] != mags[1] else ""
-            said = " ".join(filter(None, [said, first, "to", cardinal(m["b"]), mags[1]]))
+            words = " ".join(filter(None, [words, first, "to", cardinal(m["b"]), mags[1]]))
         else:
-            said += f" {mags[0]}"
-        return f" {sign}{said} {many} "
+            words += f" {mags[0]}"
+        return f" {sign}{words} {many} "
     return f" {sign}{_amount(m['a'], one, many, cent, cents)} "
 
 
@@ -114,43 +114,43 @@ def after_money_words(m: re.Match[str]) -> str:
     mag = MAGNITUDES.get((m["mag"] or "").strip().lower(), "")
     sign = "minus " if m["sign"] else ""
     if mag or m["b"]:
-        said = cardinal(m["a"]) + (f" to {cardinal(m['b'])}" if m["b"] else "")
-        return " ".join(["", *filter(None, [sign.strip(), said, mag, many]), ""])
+        words = cardinal(m["a"]) + (f" to {cardinal(m['b'])}" if m["b"] else "")
+        return " ".join(["", *filter(None, [sign.strip(), words, mag, many]), ""])
     return f" {sign}{_amount(m['a'], one, many, cent, cents)} "
 
 
 def iso_words(m: re.Match[str]) -> str:
     """A date with the year first."""
-    said = date(int(m[1]), int(m[3]), int(m[4]))
-    return f" {said} " if said else m[0]
+    words = date(int(m[1]), int(m[3]), int(m[4]))
+    return f" {words} " if words else m[0]
 
 
 def slashed_words(m: re.Match[str]) -> str:
-    """Month first unless that cannot be, or points stand between, as in Germany."""
+    """Month first, unless that is impossible or points separate the parts, as in Germany."""
     first, second, year = int(m[1]), int(m[3]), int(m[4])
     if m[2] == "." or first > 12:
         first, second = second, first
     if year < 100:
         year += 2000 if year < 50 else 1900
-    said = date(year, first, second)
-    return f" {said} " if said else m[0]
+    words = date(year, first, second)
+    return f" {words} " if words else m[0]
 
 
 def month_day_words(m: re.Match[str]) -> str:
     """December 25, 2023, or a range of days."""
     month = MONTHS[_month(m["month"])]
-    said = f"{month} {ordinal(int(m['day']))}"
+    words = f"{month} {ordinal(int(m['day']))}"
     if m["to"]:
-        said += f" to {ordinal(int(m['to']))}"
-    return f"{said}, {cardinal_or_year(int(m['year']))}" if m["year"] else said
+        words += f" to {ordinal(int(m['to']))}"
+    return f"{words}, {cardinal_or_year(int(m['year']))}" if m["year"] else words
 
 
 def day_month_words(m: re.Match[str]) -> str:
     """25 December 2023."""
     the = "" if m["the"] else "the "
-    said = f"{the}{ordinal(int(m['day']))} of {MONTHS[_month(m['month'])]}"
-    said = f"{m['the'] or ''}{said}"
-    return f"{said} {cardinal_or_year(int(m['year']))}" if m["year"] else said
+    words = f"{the}{ordinal(int(m['day']))} of {MONTHS[_month(m['month'])]}"
+    words = f"{m['the'] or ''}{words}"
+    return f"{words} {cardinal_or_year(int(m['year']))}" if m["year"] else words
 
 
 def _month(name: str) -> int:
@@ -169,7 +169,7 @@ def time_words(m: re.Match[str]) -> str:
 
 
 def stop_words(m: re.Match[str], found: str | None) -> str:
-    """The full stop that an abbreviation shares with its sentence."""
+    """The full stop that an abbreviation shares with its sentence; "" if they share none."""
     rest = m.string[m.end() :]
     ends = bool(found) and found.endswith(".") and not rest.strip()
     return "." if ends or (found and found.endswith(".") and re.match(r"\s+[A-Z]", rest)) else ""
@@ -179,23 +179,23 @@ def hour_range_words(m: re.Match[str]) -> str:
     """9-5 pm."""
     half = (m["half"] or "")[:1].lower()
     second = int(re.sub(r"\D", "", m["h2"]))
-    said = f"{words_of(int(m['h']))} to {clock(second, 0, None, half)}"
-    return f" {said}{stop_words(m, m['half'])} "
+    words = f"{words_of(int(m['h']))} to {clock(second, 0, None, half)}"
+    return f" {words}{stop_words(m, m['half'])} "
 
 
 def phone_words(m: re.Match[str]) -> str:
     """Groups of digits, one digit at a time."""
     groups = re.findall(r"\d+", m[0])
-    said = ", ".join(digits(group) for group in groups)
-    return f" {'plus ' if m[0].lstrip().startswith('+') else ''}{said} "
+    words = ", ".join(digits(group) for group in groups)
+    return f" {'plus ' if m[0].lstrip().startswith('+') else ''}{words} "
 
 
 def version_words(m: re.Match[str]) -> str:
-    """v2.0.1, or any number with several points; four parts are an address."""
+    """v2.0.1, or any number with several points; four parts are an IP address."""
     joint = " dot " if m["n"].count(".") == 3 else " point "
     is_address = m["n"].count(".") == 3
-    said = joint.join(map(digits if is_address else cardinal, m["n"].split(".")))
-    return f" {'version ' if m['v'] else ''}{said} "
+    words = joint.join(map(digits if is_address else cardinal, m["n"].split(".")))
+    return f" {'version ' if m['v'] else ''}{words} "
 
 
 def fraction_words(m: re.Match[str]) -> str:
@@ -208,8 +208,8 @@ def fraction_words(m: re.Match[str]) -> str:
     if not whole and re.fullmatch(r"[12]\d{3}", m["top"]) and len(m["bottom"]) == 2:
         return f"{m['on'] or ''} {cardinal_or_year(top)} {cardinal(m['bottom'])} "  # 2023/24
     is_date = bottom > 10 if m["on"] else bottom > 12 and bottom not in (16, 20)
-    if not whole and is_date and (said := date(None, top, bottom)):
-        return f"{m['on'] or ''}{said} "
+    if not whole and is_date and (words := date(None, top, bottom)):
+        return f"{m['on'] or ''}{words} "
     on = m["on"] or ""
     if bottom < 2 or (not whole and (top > bottom or bottom > 100)):
         return f"{on} {cardinal(m['top'])} over {cardinal(m['bottom'])} "
@@ -236,10 +236,10 @@ def unit_words(m: re.Match[str]) -> str:
     power = {"²": "square ", "2": "square ", "³": "cubic ", "3": "cubic "}.get(
         (m["p"] or "").lstrip("^"), ""
     )
-    said = f"{span_words(m)} {power}{one if _is_one(m) or m['hyphen'] else many}"
+    words = f"{span_words(m)} {power}{one if _is_one(m) or m['hyphen'] else many}"
     if m["per"]:
-        said += f" per {UNITS[m['per']][0]}"
-    return f" {said}{stop_words(m, m['stop'])} "
+        words += f" per {UNITS[m['per']][0]}"
+    return f" {words}{stop_words(m, m['stop'])} "
 
 
 def range_words(m: re.Match[str]) -> str:
@@ -248,15 +248,15 @@ def range_words(m: re.Match[str]) -> str:
     if re.match(r"\s*=", m.string[m.end() :]):
         return f" {cardinal(first)} minus {cardinal(second)} "
     years = re.fullmatch(r"[12]\d{3}", first) and re.fullmatch(r"[12]\d{3}|\d\d", second)
-    said = [cardinal_or_year(int(n)) if years else cardinal(n) for n in (first, second)]
-    return f" {said[0]} to {said[1]} "
+    words = [cardinal_or_year(int(n)) if years else cardinal(n) for n in (first, second)]
+    return f" {words[0]} to {words[1]} "
 
 
 def decade_words(m: re.Match[str]) -> str:
     """1980s, '90s."""
     number = int(m[1])
-    said = cardinal_or_year(number) if number > 99 else words_of(number)
-    return f" {said[:-1]}ies " if said.endswith("y") else f" {said}s "
+    words = cardinal_or_year(number) if number > 99 else words_of(number)
+    return f" {words[:-1]}ies " if words.endswith("y") else f" {words}s "
 
 
 def times_words(m: re.Match[str]) -> str:
@@ -265,9 +265,11 @@ def times_words(m: re.Match[str]) -> str:
     parts = re.split(r"\s?[x×X]\s?", m[0])
     if math:
         return f" {' times '.join(map(cardinal, parts))} "
-    # A resolution is said as a year is.
-    said = (cardinal_or_year(int(n)) if len(n) == 4 and n.isdigit() else cardinal(n) for n in parts)
-    return f" {' by '.join(said)} "
+    # A resolution is read like a year.
+    words = (
+        cardinal_or_year(int(n)) if len(n) == 4 and n.isdigit() else cardinal(n) for n in parts
+    )
+    return f" {' by '.join(words)} "
 
 
 def magnitude_words(m: re.Match[str]) -> str:
@@ -278,24 +280,24 @@ def magnitude_words(m: re.Match[str]) -> str:
 
 
 def abbreviation_words(m: re.Match[str]) -> str:
-    """A short form, with its full stop where that ends the sentence too."""
+    """An abbreviation, with its full stop if that also ends the sentence."""
     short = m["short"].lower()
-    said = ABBREVIATIONS[short]
+    words = ABBREVIATIONS[short]
     if short == "st":
         before = re.search(r"(?:[A-Z]\w*|\d(?:st|nd|rd|th))\s$", m.string[: m.start()])
         after = re.match(r"\s[A-Z]", m.string[m.end() :])
-        said = "street" if before and not after else "saint"
-        said = said.capitalize() if m["short"][0].isupper() else said
-    elif m["short"][0].isupper() and not said[0].isupper():
-        said = said.capitalize()
+        words = "street" if before and not after else "saint"
+        words = words.capitalize() if m["short"][0].isupper() else words
+    elif m["short"][0].isupper() and not words[0].isupper():
+        words = words.capitalize()
     rest = m.string[m.end() :]
     ends = not rest.strip() or re.match(r"[^\S\n]*\n|[\"')\]]*\s*$", rest)
     can_end = short in ("etc", "inc", "ltd", "co", "corp", "jr", "sr", "ave", "blvd", "rd") or (
-        said.lower() == "street"
+        words.lower() == "street"
     )
     if (ends and m[0].endswith(".")) or (can_end and re.match(r"\s+[A-Z]", rest)):
-        return said + "."
-    return said
+        return words + "."
+    return words
 
 
 def number_words(m: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""The rules of English: what is read how, in which order; see `zipvoice_jax.text.english`."""
+"""The rules of English in the order they apply; see `zipvoice_jax.text.english`."""
 
 # ruff: noqa: RUF001 - punctuation and signs
 
@@ -154,7 +154,7 @@ RULES: tuple[Rule, ...] = (
             }.get(m[1], m[1])
         ),
     ),
-    # Numbers with something behind them.
+    # Numbers followed by a unit or a sign.
     rule(rf"(?<=\d)(\s?(?:{_BIG_UNITS}|°\s?[CF]|[℃℉%％])){_DASH}(?=[\d.])", r"\1 to "),
     rule(rf"{_Q}(?P<c>\s?[°º]\s?[CF]\b|\s?[℃℉]|\s?[°º])", english.degrees_words),
     rule(rf"{_Q}\s?[%％]", lambda m: f" {english.span_words(m)} percent "),
@@ -230,7 +230,7 @@ RULES: tuple[Rule, ...] = (
     rule(r"(?<=\d)\s?\*\s?(?=\d)", " times "),
     rule(r"(?<=\w)(?:\^2(?!\d)|²)", " squared "),
     rule(r"(?<=\w)(?:\^3(?!\d)|³)", " cubed "),
-    # What is left of numbers.
+    # The numbers that are left.
     rule(
         r"(?P<sign>(?<![\w)\]])[-−])?(?<![\w.])(?P<n>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.\d+"
         r"|\.\d+)(?!\w)",

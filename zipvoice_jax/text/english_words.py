@@ -8,7 +8,7 @@ MAGNITUDES = {
     "m": "million", "mn": "million", "mm": "million", "billion": "billion", "b": "billion",
     "bn": "billion", "trillion": "trillion", "t": "trillion", "tn": "trillion",
 }  # fmt: skip
-# One and many of the currency, and of its hundredth if people say it.
+# Singular and plural of the currency, and of its hundredth if people say it.
 CURRENCIES = {
     "$": ("dollar", "dollars", "cent", "cents"),
     "US$": ("US dollar", "US dollars", "cent", "cents"),
@@ -98,7 +98,7 @@ UNITS = {
     "kJ": ("kilojoule", "kilojoules"), "hp": ("horsepower", "horsepower"),
     "mmHg": ("millimeter of mercury", "millimeters of mercury"),
 }  # fmt: skip
-# By the short form in lower case, without its full stop.
+# Keyed by the short form in lower case, without its full stop.
 ABBREVIATIONS = {
     "dr": "doctor", "mr": "mister", "mrs": "missus", "ms": "miz", "prof": "professor",
     "st": "saint", "jr": "junior", "sr": "senior", "gen": "general", "col": "colonel",
@@ -119,7 +119,8 @@ ABBREVIATIONS = {
     "apr": "April", "jun": "June", "jul": "July", "aug": "August", "sep": "September",
     "sept": "September", "oct": "October", "nov": "November", "dec": "December",
 }  # fmt: skip
-# Words that end sentences too ("Sit in the sun."): short forms only before what they belong to.
+# Some short forms are words that end sentences too ("Sit in the sun."): these count as short forms
+# only before what they belong to.
 BEFORE_NAME = frozenset(
     "dr mr mrs ms prof gen col sgt capt lt maj cmdr rev hon gov sen rep pres supt mt ft".split()
 )
@@ -132,4 +133,4 @@ DAYS_AND_MONTHS = frozenset(
     "mon tue tues wed thu thurs fri sat sun jan feb mar apr jun jul aug sep sept oct nov "
     "dec".split()
 )
-NAMES = frozenset("sun sat mar jan jun".split())  # of those, words or names too
+NAMES = frozenset("sun sat mar jan jun".split())  # those that are also words or names

@@ -30,12 +30,12 @@ _WORDS = {
 
 
 def spare(text: str) -> str:
-    """Hides from Markdown the underscores and asterisks of bare links."""
+    """Escapes the underscores, asterisks and tildes of bare links, so that Markdown keeps them."""
     return _URL.sub(lambda m: re.sub(r"([*_~])", r"\\\1", m[0]), text) if "\\" not in text else text
 
 
 def rules(language: str) -> tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...]:
-    """The rules of a language, as of `zipvoice_jax.text.english`."""
+    """The rules of a language ("en" or "zh"), in the form of `zipvoice_jax.text.rules`."""
     words = _WORDS[language]
 
     def spell(text: str) -> str:
@@ -54,11 +54,13 @@ def rules(language: str) -> tuple[tuple[re.Pattern[str], Callable[[re.Match[str]
         host = re.sub(r":\d+$", "", host.split("@")[-1])
         parts = [part for part in path.split("/") if part]
         if parts and re.search(r"%|.{30}|\d{6}", "/".join(parts)):
-            parts = []  # nobody reads those out
+            parts = []  # nobody reads such paths aloud
         if parts:
             parts[-1] = re.sub(r"\.(?:html?|php|aspx?|jsp)$", "", parts[-1])
-        said = words["/"].join([spell(host), *(re.sub(r"[-_]", " ", spell_path(p)) for p in parts)])
-        return f" {said}{tail} "
+        spoken = words["/"].join(
+            [spell(host), *(re.sub(r"[-_]", " ", spell_path(p)) for p in parts)]
+        )
+        return f" {spoken}{tail} "
 
     def spell_path(part: str) -> str:
         return part.replace(".", words["."]).replace("+", " ").replace("@", words["@"])

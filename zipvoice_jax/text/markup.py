@@ -1,4 +1,4 @@
-"""What is written and not said: HTML, Markdown, emoji, invisible characters, heaps of punctuation.
+"""Removes what nobody speaks: HTML, Markdown, emoji, invisible characters, piled-up punctuation.
 
 The first and the last step of `zipvoice_jax.text.repair`; nothing here depends on the language.
 """
@@ -41,7 +41,7 @@ _SPACES = re.compile(r"[^\S\n]+")
 
 
 def is_html(name: str) -> bool:
-    """Whether a name in <> is a tag of HTML."""
+    """Whether a name in <> is an HTML tag."""
     return name.lower() in _HTML_TAGS
 
 
@@ -69,7 +69,7 @@ def _character(char: str) -> str:
     if name.startswith("VULGAR FRACTION") and char != "⅟":
         return " " + unicodedata.normalize("NFKC", char).replace("\u2044", "/") + " "
     if name.startswith("LATIN") and 0x1E00 <= code <= 0x1EFF:
-        # eSpeak knows letters with one accent; those with two it spells by their numbers.
+        # eSpeak knows letters with one accent; those with two it reads as code numbers.
         return "".join(c for c in unicodedata.normalize("NFD", char) if c.isascii()) or char
     plain = (
         0x1D400 <= code <= 0x1D7FF  # mathematical letters, as in fancy names
@@ -85,24 +85,24 @@ def _character(char: str) -> str:
 
 
 def plain(text: str) -> str:
-    """A text without the marks of HTML and Markdown, and without emoji.
+    """A text without HTML and Markdown markup and without emoji.
 
-    Headings, list items and cells end like sentences, so that there is a pause.
+    Headings, list items and table cells end like sentences, so that there is a pause.
     """
     text = _without_html(text)
     lines: list[str] = []
     for paragraph in text.split(_PARAGRAPH):
-        found = [line for line in map(_line, paragraph.split("\n")) if line]
-        if found and _PARAGRAPH in text:
-            found[-1] = _ended(found[-1])
-        lines += found
+        kept = [line for line in map(_line, paragraph.split("\n")) if line]
+        if kept and _PARAGRAPH in text:
+            kept[-1] = _ended(kept[-1])
+        lines += kept
     text = _SMILEY.sub(" ", "\n".join(lines))
     text = _EMOJI.sub(" ", _ARROW.sub(", ", text))
     return text
 
 
 def _without_html(text: str) -> str:
-    for _ in range(2):  # what was escaped may be marked up itself
+    for _ in range(2):  # unescaped text may contain markup itself
         if "<" in text:
             text = _HTML_TAG.sub(_html_tag, _HTML_HIDDEN.sub(" ", text))
         if "&" not in text:
@@ -123,7 +123,7 @@ def _html_tag(match: re.Match[str]) -> str:
 
 
 def _line(line: str) -> str:
-    """A line of Markdown as a line of text; "" for one that is a mark only."""
+    """A line of Markdown as plain text; "" for a line that is only markup."""
     line = _QUOTE.sub("", line)
     if _RULE.match(line):
         return ""
@@ -154,7 +154,7 @@ def _markdown() -> Any:
 
 
 def _inline(line: str) -> str:
-    """A line without the marks of emphasis, code, links and pictures."""
+    """A line without the markup of emphasis, code, links and images."""
     if not any(c in line for c in "*_`~[]\\<"):
         return line
     parts = [
@@ -164,12 +164,12 @@ def _inline(line: str) -> str:
         if token.content
     ]
     text = "".join(parts)
-    # Emphasis beside Chinese punctuation, which CommonMark does not see.
+    # Emphasis beside Chinese punctuation, which CommonMark does not recognise.
     return re.sub(r"\*{2,}|(?<!\w)_{1,3}(?=\w)|(?<=\w)_{1,3}(?!\w)|~~|`+", "", text)
 
 
 def tidy(text: str) -> str:
-    """One punctuation mark where there are many, no stray symbols, single blanks."""
+    """Collapses repeated punctuation and blanks, and removes stray symbols."""
     text = re.sub(r"[!?！？‽⁉⁈‼]{2,}|[‽⁉⁈‼]", _loudest, text)
     text = re.sub(r"(?:\.[^\S\n]?){2,}\.|\.{2,}|…{2,}|。{2,}|⋯+|(?:・|·){2,}", "…", text)
     text = re.sub(r"([,;:，、；：])(?:\s*[,;:，、；：])+", r"\1", text)

@@ -1,4 +1,4 @@
-"""Text normalisers: numbers and abbreviations in words, for English and Chinese.
+"""Text normalisers that write numbers and abbreviations in words, for English and Chinese.
 
 Same results as zipvoice/tokenizer/normalizer.py (English, Chinese) and as
 `tacotron_cleaner.cleaners.custom_english_cleaners` of espnet_tts_frontend, which the
@@ -37,7 +37,7 @@ _TITLES = {
     "ft": "fort",
 }
 _PHRASES = {"etc": "et cetera", "btw": "by the way"}
-# Everywhere as a word; the tacotron cleaner wants the full stop, and swallows it.
+# Matched anywhere as a word; the tacotron cleaner requires the full stop, and removes it.
 _ABBREVIATIONS = [
     (re.compile(rf"\b{short}\b", re.IGNORECASE), long)
     for short, long in {**_TITLES, **_PHRASES}.items()
@@ -60,7 +60,7 @@ _ELLIPSES = ("···", "・・・", "...")
 
 
 def map_punctuation(text: str) -> str:
-    """Full-width and typographic punctuation as the forms in the token table."""
+    """Replaces full-width and typographic punctuation by the forms in the token table."""
     text = text.translate(_PUNCTUATION)
     for dots in _ELLIPSES:
         text = text.replace(dots, "…")
@@ -68,10 +68,10 @@ def map_punctuation(text: str) -> str:
 
 
 def single_line(text: str) -> str:
-    """Line breaks and the blanks around them as one space, the ends stripped.
+    """Replaces line breaks and the blanks around them by one space, and strips the ends.
 
-    The official tokenizers delete a line break, which glues two words together: give them
-    text that went through here.
+    The official tokenizers delete a line break, which joins two words: pass text through this
+    first.
     """
     return re.sub(r"[^\S\n]*\n\s*", " ", text.strip().replace("\r", "\n"))
 
@@ -80,7 +80,7 @@ def normalize_english(text: str) -> str:
     """Writes abbreviations and numbers of English text in words.
 
     Raises:
-        UserError: a number that has no words, such as one of forty digits.
+        UserError: a number has no words, such as one of forty digits.
     """
     for pattern, words in _ABBREVIATIONS:
         text = pattern.sub(words, text)
@@ -95,7 +95,7 @@ def normalize_chinese(text: str) -> str:
     """Writes numbers, dates and percentages of Chinese text in characters (cn2an).
 
     Raises:
-        UserError: a number that cn2an cannot read.
+        UserError: cn2an cannot read a number.
     """
     transform = _cn2an().transform
     try:
@@ -111,7 +111,7 @@ def clean_libritts(text: str) -> str:
     """Cleans English text for LibriTTS models: ASCII, words for numbers, capitals.
 
     Raises:
-        UserError: a number that has no words, or text beyond ASCII without `unidecode`.
+        UserError: a number has no words, or the text is not ASCII and `unidecode` is missing.
     """
     text = _to_ascii(text).lower()
     _inflect()
@@ -161,12 +161,12 @@ def _to_ascii(text: str) -> str:
 
 
 def _numbers_to_words(text: str, *, pad: str, fractions: bool) -> str:
-    """Numbers in words; the order of the steps is part of the result.
+    """Writes numbers in words; the result depends on the order of the steps.
 
     Args:
         text: any text.
-        pad: put on both sides of what is written out (the official normaliser pads with blanks).
-        fractions: whether a/b and percentages are read (the tacotron cleaner does not).
+        pad: added on both sides of written-out numbers (the official normaliser pads with blanks).
+        fractions: whether to read a/b and percentages (the tacotron cleaner does not).
     """
 
     def padded(words: str) -> str:
@@ -217,7 +217,7 @@ def words_of(number: int | str) -> str:
 
 
 def cardinal_or_year(number: int) -> str:
-    """Words of a whole number; what may be a year, 1001 to 2999, is read in pairs of digits."""
+    """Words of a whole number; possible years, 1001 to 2999, are read in pairs of digits."""
     words = _inflect().number_to_words
     if not 1000 < number < 3000:
         return words(number, andword="")

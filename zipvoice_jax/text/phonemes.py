@@ -1,9 +1,9 @@
-"""eSpeak phonemes, as `piper_phonemize.phonemize_espeak` of the official code gives them.
+"""eSpeak phonemes, as the official code gets them from `piper_phonemize.phonemize_espeak`.
 
 Released models know the symbols of one build of eSpeak NG: the one in the wheels of
 `piper-phonemize` (1.1 to 1.2) and `piper-phonemize-fix`, all imported as `piper_phonemize`.
-Newer builds differ: piper-tts 1.8 writes ɔːɹ for oːɹ and adds ʲ. Whoever changes
-the backend changes this file only, and has to keep the golden phonemes.
+Newer builds differ: piper-tts 1.8 writes ɔːɹ for oːɹ and adds ʲ. Another backend would change
+this file only, and would have to reproduce the golden phonemes.
 """
 
 # ruff: noqa: RUF002 - phonetic symbols
@@ -22,7 +22,7 @@ from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.text.tokens import quote
 
 _INSTALL = "install the package piper-phonemize-fix"
-# eSpeak keeps the path in a fixed buffer and ends the whole process when it is cut short.
+# eSpeak keeps the path in a fixed buffer and ends the whole process if the path does not fit.
 _MAX_PATH_BYTES = 240
 
 
@@ -49,7 +49,7 @@ def check_language(lang: str) -> None:
 
 
 def phonemize(text: str, lang: str = "en-us") -> tuple[str, ...]:
-    """Turns text into IPA symbols, all sentences in one sequence.
+    """Turns text into IPA symbols; all sentences form one sequence.
 
     Args:
         text: one line of text; may be empty.
@@ -68,8 +68,8 @@ def phonemize(text: str, lang: str = "en-us") -> tuple[str, ...]:
     backend = _backend()
     try:
         with backend.lock:
-            # A text that ends in ".." leaves a "dot" behind, which the next text would begin
-            # with (in the official code it does); an empty text takes it away.
+            # A text that ends in ".." leaves a "dot" behind, with which the next text would begin
+            # (in the official code it does); an empty text flushes it.
             backend.phonemize("", lang.lower(), backend.data)
             sentences = backend.phonemize(text, lang.lower(), backend.data)
     except Exception as error:  # whatever the binding raises

@@ -38,7 +38,7 @@ def hanzi_to_tokens(text: str, *, phrases: bool = False) -> list[str]:
             银行行长 as yin2 xing2 xing2 zhang3.
 
     Raises:
-        UserError: text that pypinyin cannot take.
+        UserError: pypinyin cannot read the text.
     """
     cut, library = _jieba().cut, _pypinyin()
     convert = functools.partial(
@@ -60,7 +60,7 @@ def hanzi_to_tokens(text: str, *, phrases: bool = False) -> list[str]:
 
 
 def _read_phrases(words: list[str], convert: Callable[[list[str]], list[str]]) -> list[str]:
-    """Syllables of words: those of `_OWN` as it says, the particle 地, others by pypinyin."""
+    """Syllables of words: those in `_OWN` as listed, the particle 地, all others by pypinyin."""
     syllables: list[str] = []
     before = ""
     for word in _phrases(words):
@@ -75,7 +75,7 @@ def _read_phrases(words: list[str], convert: Callable[[list[str]], list[str]]) -
 
 
 def _phrases(words: list[str]) -> list[str]:
-    """Words as pypinyin knows them: unknown ones, and runs of single characters, cut again."""
+    """Words that pypinyin knows: unknown ones, and runs of single characters, are cut again."""
     from pypinyin.constants import PHRASES_DICT
     from pypinyin.seg.mmseg import seg
 
@@ -114,8 +114,8 @@ def _pypinyin() -> Any:
 def _jieba() -> Any:
     """A word splitter with jieba's own dictionary, read without its cache file.
 
-    jieba would keep a marshalled copy in the shared temporary folder and trust whatever lies
-    there under that name; building the dictionary takes about a second per process instead.
+    jieba would keep a marshalled copy in the shared temporary folder and trust any file of that
+    name there; building the dictionary takes about a second per process instead.
     """
     with warnings.catch_warnings():
         # Old escapes in its patterns, and pkg_resources where setuptools still has it.

@@ -1,9 +1,9 @@
-"""Texts as people would read them aloud, before the official normaliser sees them.
+"""Rewrites texts as people would read them aloud, before the official normaliser sees them.
 
-The official normaliser, which `zipvoice_jax.text.normalizer` equals, speaks the asterisks of
-Markdown and reads "$2.5 million" as "two dollars, five cents million". This stage takes off what
-is written and not said, and writes in words what the normaliser gets wrong. Speaker tags, other
-tags in [] and pinyin in <> pass untouched.
+The official normaliser, which `zipvoice_jax.text.normalizer` reproduces, speaks the asterisks of
+Markdown and reads "$2.5 million" as "two dollars, five cents million". This stage removes what is
+written but not spoken, and writes in words what the normaliser gets wrong. Speaker tags, other
+tags in [] and pinyin in <> pass unchanged.
 """
 
 # ruff: noqa: RUF001 - Chinese punctuation
@@ -19,33 +19,33 @@ _KEPT = re.compile(
     r"\[S[12]\]|<([A-Za-zü]+[0-9]?)>|(?<!!)\[(?![ xX]?\]|\^)[^\[\]\n]*\](?!\(|\[\d*\])"
 )
 _TASK = re.compile(r"^(\s*[-*+]\s+)\[[ xX]\]\s+", re.MULTILINE)
-# A block of Markdown may begin after a speaker's tag as it does on a line of its own.
+# A Markdown block may begin after a speaker's tag as well as on a line of its own.
 _BLOCK = re.compile(
     r"(\[S[12]\])[^\S\n]*"
     r"(?=(?:#{1,6}[^\S\n]+|>[^\S\n]*|[-*+•‣][^\S\n]+(?:\[[ xX]\][^\S\n]+)?)[^\s\d])"
 )
 _FOOTNOTE = re.compile(r"\[\^[^\]\s]*\](?::.*)?")
-_FIRST = 0xF0000  # of the private characters that stand for what is kept
+_FIRST = 0xF0000  # first of the private-use characters that stand for what is kept
 _HAN = re.compile(r"[\u3400-\u9fff]")
 _LATIN = re.compile(r"[A-Za-zÀ-ɏ]+")
-_ADDRESS = re.compile(r"[A-Za-z0-9_+-]*[@:/.][A-Za-z0-9_./:@?=&#%+-]*[A-Za-z0-9]")  # of no language
+_ADDRESS = re.compile(r"[A-Za-z0-9_+-]*[@:/.][A-Za-z0-9_./:@?=&#%+-]*[A-Za-z0-9]")  # no language
 _BOUNDARY = re.compile("[。！？!?\\n\U000f0000-\U000ffffd]|\\.(?=\\s|$)")
 
 
 def repair(text: str, languages: Sequence[str] = ("en", "zh"), language: str = "") -> str:
-    """A text whose official reading is the one that people would give it.
+    """Rewrites a text so that the official code reads it as people would.
 
     Args:
         text: any text; lines may matter, as in Markdown.
-        languages: what numbers and signs may be read in, of "en" and "zh"; none: markup and
-            characters only.
-        language: of a text that does not tell its own.
+        languages: languages to read numbers and signs in, of "en" and "zh"; none: repair markup
+            and characters only.
+        language: language of a text without letters of either language.
 
     Returns:
-        the text, on one line.
+        The text, on one line.
 
     Raises:
-        UserError: a number that has no words.
+        UserError: a number has no words.
     """
     kept: list[str] = []
 
@@ -72,7 +72,7 @@ def _read(text: str, languages: Sequence[str], language: str) -> str:
         for pattern, words in (*links.rules(name), *rules[name]):
             try:
                 text = _apply(text, pattern, words, name, languages, language)
-            except Exception as error:  # of inflect and cn2an, over an absurd number
+            except Exception as error:  # inflect or cn2an, on an absurd number
                 reason = " ".join(str(error).split())[:120] or type(error).__name__
                 raise UserError(
                     f"a number in {quote(text)} has no words ({reason}); write it out."
@@ -92,10 +92,10 @@ def _apply(
     if len(languages) == 1:
         return pattern.sub(words, text)
 
-    def said(match: re.Match[str]) -> str:
+    def replace(match: re.Match[str]) -> str:
         return words(match) if _language_at(text, match, language) == name else match[0]
 
-    return pattern.sub(said, text)
+    return pattern.sub(replace, text)
 
 
 def _main(text: str) -> str:
@@ -107,7 +107,7 @@ def _main(text: str) -> str:
 
 
 def _language_at(text: str, match: re.Match[str], language: str) -> str:
-    """The language of a passage: of the characters beside it, else of its sentence, else given."""
+    """The language of a match: of adjacent characters, else of its sentence, else `language`."""
     start, end = match.span()
     while start < end and text[start].isspace():
         start += 1

@@ -1,6 +1,6 @@
 """Roman numerals in English: Henry VIII, Chapter IV, World War II, the XIX century.
 
-eSpeak says "roman eight". Single letters are numerals only where what stands before them says so.
+eSpeak says "roman eight". Single letters are numerals only if the word before them implies it.
 """
 
 import re
@@ -54,6 +54,6 @@ RULES: tuple[Rule, ...] = (
     rule(rf"\b(?P<before>World War) (?P<n>I{_END})", _number),
     rule(rf"\b(?P<before>(?i:{_NUMBERED})) (?P<n>I{_END}){_AFTER_ONE}", _number),
     rule(rf"\b(?P<before>(?i:{_NUMBERED})) (?P<n>(?!I(?!\w)){_NUMERAL})", _number),
-    # Of another name, two letters or more: Rocky III.
+    # After any other name, two letters or more: Rocky III.
     rule(rf"\b(?!(?:{_NO_NAME})\b)(?P<before>[A-Z][a-z]+) (?P<n>{_LONG})", _number),
 )

@@ -1,4 +1,4 @@
-"""What the repair of texts is made of: a pattern, and the words for what it finds."""
+"""Rules of text repair: a pattern, and the words for its matches."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -15,5 +15,5 @@ def rule(pattern: str, words: Callable[[re.Match[str]], str] | str, flags: int =
 
 
 def any_of(words: Iterable[str]) -> str:
-    """A pattern for any of these words as they stand, the longest first."""
+    """A pattern that matches any of these words literally, the longest first."""
     return "|".join(map(re.escape, sorted(words, key=len, reverse=True)))

@@ -1,15 +1,16 @@
-"""Scripts of letters: what a tokenizer cannot read and must not spell out by letter names."""
+"""Scripts of letters: what a tokenizer cannot read and must not spell out letter by letter."""
 
 import functools
 import unicodedata
 from collections.abc import Collection
 
-# eSpeak languages written in Latin letters; others may mix scripts, and are not judged.
+# eSpeak languages written in Latin letters; others may mix scripts, and are not checked.
 _LATIN = frozenset(
     "af an ca cs cy da de en eo es et eu fi fr ga gd hr ht hu id is it la lb lt lv mi ms mt nb nl "
     "no pap pl pt ro sk sl sq sv sw tr vi".split()
 )
-# First words of Unicode names of letters that belong to no script, or to Latin by another name.
+# First words of the Unicode names of letters that belong to no script, or to Latin under another
+# name.
 _COMMON = frozenset(
     "FULLWIDTH MATHEMATICAL MODIFIER FEMININE MASCULINE MICRO OHM KELVIN ANGSTROM SCRIPT "
     "DOUBLE-STRUCK BLACK-LETTER PLANCK TURNED INFORMATION IDEOGRAPHIC EULER".split()
@@ -22,7 +23,7 @@ def is_latin(lang: str) -> bool:
 
 
 def foreign_passages(text: str, keep: Collection[str]) -> tuple[str, list[str]]:
-    """Takes passages in other scripts out of a text.
+    """Removes passages in other scripts from a text.
 
     A single Greek letter stays: it is a symbol, and eSpeak knows its name.
 
@@ -31,7 +32,7 @@ def foreign_passages(text: str, keep: Collection[str]) -> tuple[str, list[str]]:
         keep: scripts to keep, by the first word of their letters' Unicode names: LATIN, CJK.
 
     Returns:
-        the text with a blank for each passage, and the passages; inner blanks belong to them.
+        The text with a blank in place of each passage, and the passages, inner blanks included.
     """
     if text.isascii():
         return text, []
@@ -43,7 +44,7 @@ def foreign_passages(text: str, keep: Collection[str]) -> tuple[str, list[str]]:
             kept.append(text[i])
             i += 1
             continue
-        end = i + 1  # behind the last letter of the passage
+        end = i + 1  # one past the last letter of the passage
         while end < len(text):
             after = end
             while after < len(text) and text[after].isspace():

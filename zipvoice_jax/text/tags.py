@@ -1,4 +1,4 @@
-"""Speaker tags in texts, the turns that they open, and what language a text is in."""
+"""Speaker tags in texts, the turns that they open, and the language of a text."""
 
 # ruff: noqa: RUF001 - brackets of other scripts
 
@@ -21,32 +21,32 @@ _ALMOST_SPEAKER_TAG = re.compile(
 
 
 def check_speaker_tags(text: str, speakers: int = 2) -> None:
-    """Raises a UserError that names what looks like a speaker's tag but is none.
+    """Raises a UserError that names what looks like a speaker's tag but is not one.
 
     Args:
-        text: of a dialogue.
-        speakers: that may speak, from [S1] on.
+        text: text of a dialogue.
+        speakers: number of speakers allowed, from [S1] on.
     """
     known = {speaker_tag(number) for number in range(1, speakers + 1)}
     rest = BARE_TAG.sub(lambda tag: "" if tag[0] in known else tag[0], text)
-    for found in _ALMOST_SPEAKER_TAG.finditer(rest):
+    for tag_like in _ALMOST_SPEAKER_TAG.finditer(rest):
         raise UserError(
-            f"the dialogue {quote(text)} has the speaker tag {found[0]!r}; "
+            f"the dialogue {quote(text)} has the speaker tag {tag_like[0]!r}; "
             f"write {tags_in_words(speakers)}."
         )
 
 
 def split_turns(text: str) -> list[str]:
-    """A text before each speaker's tag; first what stands before them all, which may be empty."""
+    """Splits a text before each speaker's tag; the first part, before any tag, may be empty."""
     return re.split(rf"(?={BARE_TAG.pattern[1:-1]})", text)
 
 
 def turns_without_words(tokens: Sequence[str], unknown: Sequence[str]) -> list[int]:
-    """Which turns of a text have no word among their tokens, counted from 1.
+    """Numbers, from 1, of the turns that have no word among their tokens.
 
     Args:
-        tokens: of the text; a text without speaker tags is one turn.
-        unknown: those that cannot be spoken.
+        tokens: tokens of the text; a text without speaker tags is one turn.
+        unknown: tokens that cannot be spoken.
     """
     turns: list[bool] = []
     for token in tokens:
@@ -58,9 +58,9 @@ def turns_without_words(tokens: Sequence[str], unknown: Sequence[str]) -> list[i
 
 
 def language_of(text: str) -> str:
-    """What a text is mostly in, "en" or "zh": Latin words against Chinese characters; "" if none.
+    """The main language of a text, "en" or "zh", or "" if it has no letters of either.
 
-    Speaker tags and pinyin in <> do not count.
+    Compares Latin words with Chinese characters; speaker tags and pinyin in <> do not count.
     """
     text = _BRACKETED.sub(" ", text)
     chinese, words = len(_HAN.findall(text)), len(_LATIN_WORD.findall(text))
@@ -76,13 +76,13 @@ def between_tags(
     speakers: int = 2,
     keep_blanks: bool = False,
 ) -> list[str]:
-    """Tokens by a tokenizer that knows no tags, with the speakers' tags as tokens between them.
+    """Tokenizes with a tokenizer that knows no tags, and keeps the speakers' tags as tokens.
 
     Args:
-        text: with or without tags.
-        split: makes the tokens of a part.
-        speakers: that may speak.
-        keep_blanks: blanks beside tags belong to the parts; else they go, as officially.
+        text: a text with or without tags.
+        split: returns the tokens of a part between tags.
+        speakers: number of speakers allowed, from [S1] on.
+        keep_blanks: keep blanks beside tags; otherwise drop them, as the official code does.
     """
     known = [speaker_tag(number) for number in range(1, speakers + 1)]
     if not any(tag in text for tag in known):

@@ -1,6 +1,6 @@
 """Tokenizers: text to tokens and ids, as zipvoice/tokenizer/tokenizer.py of the official code.
 
-Nothing is lost in silence: what the official code skips with a log line comes back in
+Nothing is dropped silently: what the official code skips with a log line is returned in
 `Tokenized.unknown` (tokens that the table lacks) or `Tokenized.dropped` (text).
 """
 
@@ -29,7 +29,7 @@ TokenizerName = Literal["emilia", "dialog", "espeak", "simple", "libritts"]
 TOKENIZERS: tuple[str, ...] = get_args(TokenizerName)
 LIBRITTS_TYPES = ("char", "phone", "bpe")
 
-# A character, or a string in <> (pinyin) or [] (a tag); a line feed is none of these.
+# A character, or a string in <> (pinyin) or [] (a tag); a line feed is neither.
 _PART = re.compile(r"[<\[].*?[>\]]|.")
 _BRACKETED = re.compile(r"([<\[].*?[>\]])")
 
@@ -40,9 +40,9 @@ class Tokenized:
 
     Attributes:
         tokens: all tokens of the text.
-        ids: ids of those that the table knows, in order.
+        ids: ids of the tokens that the table knows, in order.
         unknown: each distinct token that the table lacks, in order; not in `ids`.
-        dropped: passages that gave no tokens, such as an unknown script, in order.
+        dropped: passages that have no tokens, such as those in an unknown script, in order.
     """
 
     tokens: tuple[str, ...]
@@ -56,7 +56,7 @@ class Tokenizer(abc.ABC):
     """Text to tokens to ids; pure and picklable.
 
     Attributes:
-        table: the vocabulary; None where only tokens are wanted.
+        table: the vocabulary; None if only tokens are needed.
         repair: read texts as people would (`zipvoice_jax.text.repair`); False gives the official
             tokens.
     """
@@ -73,20 +73,20 @@ class Tokenizer(abc.ABC):
 
     @property
     def _languages(self) -> tuple[str, ...]:
-        """What the repair may write numbers in."""
+        """Languages in which `repair` may write numbers."""
         return ()
 
     @abc.abstractmethod
     def _split(self, text: str, language: str) -> tuple[list[str], list[str]]:
-        """Tokens of the text, and the passages that gave none."""
+        """Tokens of the text, and the passages that have none."""
 
     def split(self, text: str, *, language: str = "") -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Tokens of a text, and the passages that were dropped.
 
         Args:
             text: what to say; speakers' tags are tokens whatever the tokenizer.
-            language: "en" or "zh", to read a text without a letter in, such as "42"; "" leaves
-                it unread, as the official code does. For tokenizers of both languages.
+            language: "en" or "zh", in which to read a text without letters, such as "42"; "" drops
+                it, as the official code does. Only for tokenizers of both languages.
 
         Raises:
             UserError: the text has no tokens at all, or cannot be read.
@@ -104,7 +104,7 @@ class Tokenizer(abc.ABC):
         return tuple(tokens), tuple(dropped)
 
     def tokens(self, text: str, *, language: str = "") -> tuple[str, ...]:
-        """Tokens of a text; arguments and errors as of `split`."""
+        """Tokens of a text; arguments and errors as for `split`."""
         return self.split(text, language=language)[0]
 
     def ids(self, tokens: Sequence[str]) -> tuple[tuple[int, ...], tuple[str, ...]]:
@@ -123,11 +123,11 @@ class Tokenizer(abc.ABC):
         """Tokens and ids of a text, with a report of what was left out.
 
         Args:
-            text: as of `split`.
-            language: as of `split`.
+            text: what to say, as for `split`.
+            language: language of a text without letters, as for `split`.
 
         Raises:
-            UserError: no token of the text is in the table, or as `split` and `ids`.
+            UserError: no token of the text is in the table, or an error of `split` or `ids`.
         """
         tokens, dropped = self.split(text, language=language)
         ids, unknown = self.ids(tokens)
@@ -149,7 +149,7 @@ class SimpleTokenizer(Tokenizer):
 
 @dataclasses.dataclass(frozen=True)
 class EspeakTokenizer(Tokenizer):
-    """eSpeak symbols of any language that eSpeak speaks; no normalisation of our own."""
+    """eSpeak symbols of any language that eSpeak speaks; no further normalisation."""
 
     lang: str = "en-us"
 
@@ -214,18 +214,18 @@ class EmiliaTokenizer(Tokenizer):
             known, foreign = passage, []
             if kind in ("en", "zh"):  # eSpeak would spell "japanese letter, japanese letter"
                 known, foreign = foreign_passages(passage, keep=("LATIN", "CJK"))
-            found = to_tokens[kind](known)
-            tokens += found
+            passage_tokens = to_tokens[kind](known)
+            tokens += passage_tokens
             if foreign:
                 dropped += foreign
-            elif not found and not passage.isspace():
+            elif not passage_tokens and not passage.isspace():
                 dropped.append(passage)
         return tokens, dropped
 
 
 @dataclasses.dataclass(frozen=True)
 class DialogTokenizer(EmiliaTokenizer):
-    """Emilia's tokens with the speakers' tags, which swallow blanks around them."""
+    """Emilia's tokens with the speakers' tags; blanks around tags are dropped."""
 
     def __post_init__(self) -> None:
         if self.table is not None and None in (self.table.spk_a_id, self.table.spk_b_id):
@@ -245,7 +245,7 @@ class LibriTTSTokenizer(Tokenizer):
 
     Attributes:
         token_type: one of `LIBRITTS_TYPES`.
-        bpe_model: the SentencePiece model, which takes the place of the table for "bpe".
+        bpe_model: path of the SentencePiece model, which replaces the table for "bpe".
     """
 
     token_type: str = "char"
@@ -283,7 +283,7 @@ class LibriTTSTokenizer(Tokenizer):
         return list(text)
 
     def ids(self, tokens: Sequence[str]) -> tuple[tuple[int, ...], tuple[str, ...]]:
-        """As `Tokenizer.ids`; SentencePiece keeps its own id for an unknown piece."""
+        """Like `Tokenizer.ids`, but SentencePiece gives an unknown piece its own id."""
         if self.bpe_model is None or self.token_type != "bpe":
             return super().ids(tokens)
         model = _sentencepiece(self.bpe_model)
@@ -312,7 +312,7 @@ def make_tokenizer(
         token_type: for "libritts" one of `LIBRITTS_TYPES` (default "char"); "emilia" and
             "dialog" know "phone" only.
         bpe_model: SentencePiece model file, for the libritts type "bpe".
-        repair: as of `Tokenizer`.
+        repair: read texts as people would, see `Tokenizer`.
 
     Raises:
         UserError: unknown name, type or language, or a table that does not fit.
@@ -338,7 +338,7 @@ def language_segments(text: str) -> list[tuple[str, str]]:
     """Splits text into passages of one kind: "zh", "en", "pinyin", "tag" or "other".
 
     Digits, blanks and punctuation belong to the language before them, or after them at the
-    start of the text. Line feeds vanish, as in the official code.
+    start of the text. Line feeds are dropped, as in the official code.
     """
     runs: list[tuple[str, str]] = []
     for part in _PART.findall(text):

@@ -15,7 +15,7 @@ from zipvoice_jax.core.errors import UserError
 PAD = "_"
 SPEAKER_A = "[S1]"
 SPEAKER_B = "[S2]"
-SPEAKERS = range(1, 100)  # that a tag can number
+SPEAKERS = range(1, 100)  # numbers that a tag can have
 _SPEAKER = re.compile(r"\[S[1-9][0-9]?\]")
 
 
@@ -25,18 +25,18 @@ def speaker_tag(number: int) -> str:
 
 
 def is_speaker_tag(token: str) -> bool:
-    """Whether a token is the tag of a speaker, whoever that is."""
+    """Whether a token is the tag of any speaker."""
     return _SPEAKER.fullmatch(token) is not None
 
 
 def tags_in_words(speakers: int) -> str:
-    """The tags of so many speakers, as messages name them: "[S1] or [S2]", "[S1] to [S4]"."""
+    """The tags of this many speakers for messages: "[S1] or [S2]", "[S1] to [S4]"."""
     return f"{SPEAKER_A} {'or' if speakers <= 2 else 'to'} {speaker_tag(max(speakers, 2))}"
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenTable:
-    """The vocabulary of a model; the id of a token is its place in `tokens`.
+    """The vocabulary of a model; the id of a token is its index in `tokens`.
 
     Raises:
         UserError: no tokens, a token twice, or no padding token "_".
@@ -96,7 +96,7 @@ class TokenTable:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the canonical text, to match a model with its table."""
+        """SHA-256 (hex) of `dumps()`, to match a model with its table."""
         return hashlib.sha256(self.dumps().encode("utf-8", "surrogatepass")).hexdigest()
 
     def dumps(self) -> str:
@@ -111,7 +111,7 @@ class TokenTable:
             path: the file; lines may come in any order of ids.
 
         Raises:
-            UserError: the file is missing, is not text, or a line is wrong; names file and line.
+            UserError: the file is missing or not text, or a line is wrong; the message names both.
         """
         try:
             text = Path(path).read_bytes().decode("utf-8-sig")
@@ -130,11 +130,11 @@ class TokenTable:
         """Reads a table from the text of a tokens.txt.
 
         Args:
-            text: what `dumps` gives, or an official file's content.
-            name: what to call the table in errors.
+            text: output of `dumps`, or the content of an official file.
+            name: what messages call the table.
 
         Raises:
-            UserError: a line is wrong; names it.
+            UserError: a line is wrong; the message names it.
         """
         id2token: dict[int, str] = {}
         line_of: dict[str, int] = {}

@@ -1,1 +1,1 @@
-"""Vocoders by one protocol (`base`), and the choice among them (`find`)."""
+"""Vocoders with one protocol (`base`), and the choice among them (`find`)."""

@@ -1,4 +1,4 @@
-"""What a vocoder is, and the one that needs no weights."""
+"""The vocoder protocol, and the vocoder that needs no weights."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -27,7 +27,7 @@ class Vocoder(Protocol):
 
 
 class GriffinLim:
-    """The makeshift: no weights, buzzing speech."""
+    """A fallback that needs no weights; its speech buzzes."""
 
     name = "griffin-lim"
 
@@ -36,5 +36,5 @@ class GriffinLim:
         self.compilations: list[Compilation] = []
 
     def __call__(self, mels: Mels) -> list[Wave]:
-        """One by one, on the host."""
+        """Waves of (frames - 1) * hop_length samples, computed one by one on the host."""
         return [griffin_lim(mel, self.features) for mel in mels]

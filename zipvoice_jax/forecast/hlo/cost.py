@@ -1,23 +1,22 @@
 """Counts what one run of a compiled program does, from the text of its HLO.
 
-`compiled.cost_analysis()` counts the body of a loop once, and most of a training step is in loops.
-Here a walk from the entry takes a loop's body as often as it runs. What is XLA's number and what
-is ours:
+`compiled.cost_analysis()` counts the body of a loop once, but most of a training step is in loops.
+Here a walk from the entry counts a loop's body as often as it runs. The numbers are XLA's or ours:
 
 - cycles: XLA's. The TPU compiler writes `estimated_cycles` beside most operations, from its cost
   model of the scheduled program; they are summed over what runs. Operations without an estimate
-  add none; the bytes that those move are kept apart (`unestimated_bytes`).
+  add none; the bytes that they move are counted in `unestimated_bytes`.
 - flops: ours, 2 per multiply-add of every dot and convolution that runs, without those that meet
   only padding or holes; elementwise operations are not counted.
-- bytes: ours, operands and outputs, as laid out with padding, of every operation outside fusions
-  that lie in HBM. A TPU's on-chip memory (memory space 1 of a layout) counts as none, and of an
-  operand that is only sliced, or updated in place, the slice alone. Copies between HBM and on-chip
+- bytes: ours, the operands and outputs in HBM, padding included, of every operation outside
+  fusions. On-chip memory of a TPU (memory space 1 of a layout) does not count, and of an operand
+  that is only sliced, or updated in place, only the slice counts. Copies between HBM and on-chip
   memory count; they run beside the computation and have no cycles of their own.
 - collectives: ours, bytes and how often each runs.
 
-A conditional counts its costlier branch in full; that of a gradient hook, which is one whose
+A conditional counts its costlier branch in full; a gradient hook, which is a conditional whose
 `op_name` has a part `hook` (`jax.named_scope("hook")`), counts HOOK_SHARE of it. A loop whose
-count cannot be read counts once and is told in `unknown`.
+count cannot be read counts once and is reported in `unknown`.
 """
 
 import collections
@@ -36,14 +35,14 @@ KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective
 # libtpu writes the largest int64 beside an operation that it has no estimate for.
 _NO_ESTIMATE = 2**62
 _HOOK = re.compile(r"(?:^|[/(])hook(?:[/)]|$)")
-# Move nothing by themselves.
+# Operations that move no data by themselves.
 _FREE = frozenset(
     "parameter constant tuple get-tuple-element bitcast after-all partition-id replica-id "
     "opt-barrier add-dependency".split()
 )
 _FREE_CALLS = ("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound")
 _SLICES = ("dynamic-slice", "slice", "gather")
-# Of the path of an operation: what JAX's transformations add, and layers within a stack.
+# Parts of an operation's path that are no modules: JAX's transformations, and layers of a stack.
 _NO_MODULE = re.compile(
     r".*[(.\[,].*|while|body|cond|eval_jaxpr|checkpoint|rematted_computation|closed_call|layers|"
     r"branch_\d+_fun|encoders_\d+|hook"
@@ -56,9 +55,9 @@ class Collective:
 
     Attributes:
         kind: one of KINDS.
-        group: devices that take part together; 0 are all.
-        bytes: of the whole array, gathered or before it is scattered, on one device.
-        overlaps: whether it runs beside computation.
+        group: number of devices that take part together; 0: all.
+        bytes: bytes of the whole array, after gathering or before scattering, on one device.
+        overlaps: whether it overlaps with computation.
         times: how often it runs.
     """
 
@@ -71,7 +70,7 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """What one part of the model takes, in the forward pass, the backward pass, remat or hooks."""
+    """The cost of one part of the model, in the forward pass, the backward pass, remat or hooks."""
 
     name: str
     cycles: float
@@ -82,17 +81,17 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class ProgramCost:
-    """What one run of a program does on one device.
+    """The cost of one run of a program on one device.
 
     Attributes:
-        flops: of dots and convolutions.
-        cycles: XLA's estimate; None where the backend has none.
-        bytes: to and from HBM, padding included.
-        padding: share of them that is padding.
-        unestimated_bytes: of operations without an estimate of cycles.
-        collectives: by kind, size and group.
-        parts: by part of the model, costliest first.
-        unknown: what could not be counted, as told to people.
+        flops: operations of dots and convolutions.
+        cycles: XLA's estimate; None if the backend has none.
+        bytes: bytes to and from HBM, padding included.
+        padding: share of these bytes that is padding.
+        unestimated_bytes: bytes of operations without an estimate of cycles.
+        collectives: collectives by kind, size and group.
+        parts: cost by part of the model, costliest first.
+        unknown: sentences about what could not be counted.
     """
 
     flops: float
@@ -107,22 +106,22 @@ class ProgramCost:
     @property
     def collective_bytes(self) -> dict[str, float]:
         """Bytes by kind of collective."""
-        found: dict[str, float] = collections.defaultdict(float)
-        for one in self.collectives:
-            found[one.kind] += one.bytes * one.times
-        return dict(found)
+        total: dict[str, float] = collections.defaultdict(float)
+        for collective in self.collectives:
+            total[collective.kind] += collective.bytes * collective.times
+        return dict(total)
 
     @property
     def collective_times(self) -> dict[str, float]:
         """How many collectives of each kind run."""
-        found: dict[str, float] = collections.defaultdict(float)
-        for one in self.collectives:
-            found[one.kind] += one.times
-        return dict(found)
+        total: dict[str, float] = collections.defaultdict(float)
+        for collective in self.collectives:
+            total[collective.kind] += collective.times
+        return dict(total)
 
 
 def analyse(text: str) -> ProgramCost:
-    """What a program does, from its HLO text."""
+    """The cost of a program, from its HLO text."""
     program = parse(text)
     walk = _Walk(program.computations)
     total = walk.run(Frame(program.entry))
@@ -158,9 +157,9 @@ def report(cost: ProgramCost, *, clock: float | None = None, rows: int = 40) -> 
     """A program's cost as text: totals, collectives, and where its cycles go.
 
     Args:
-        cost: of the program.
-        clock: cycles per second; None tells cycles alone.
-        rows: most parts to tell.
+        cost: cost of the program.
+        clock: cycles per second; None reports cycles only.
+        rows: most parts to report.
     """
     cycles = cost.cycles or 0.0
     time = "-" if not cycles else f"{cycles:.3g} cycles"
@@ -201,12 +200,12 @@ class _Total:
         self.unestimated += other.unestimated * times
 
     def weight(self) -> tuple[float, ...]:
-        """What makes one branch costlier than another."""
+        """Key by which branches are compared: cycles, bytes sent, bytes, flops."""
         return tuple(sum(v[i] for v in self.parts.values()) for i in (0, 3, 2, 1))
 
 
 class _Fused(NamedTuple):
-    """Of a fusion: flops, and bytes where not the whole of an operand or output is moved."""
+    """Flops of a fusion, and bytes of operands and outputs that are only partly moved."""
 
     flops: float
     read: dict[int, int]
@@ -221,7 +220,7 @@ class _Walk:
         self.fused: dict[str, _Fused] = {}
 
     def run(self, frame: Frame) -> _Total:
-        """What a computation does when it is called once."""
+        """The cost of one call of a computation."""
         total = _Total()
         inside = self.computations[frame.computation]
         for one in inside.values():
@@ -251,7 +250,7 @@ class _Walk:
         return 1 if times is None else times
 
     def count(self, one: Instruction, frame: Frame, total: _Total) -> None:
-        """Adds an instruction that is no control flow."""
+        """Adds an instruction other than control flow."""
         inside = self.computations[frame.computation]
         part = total.parts[part_of(self._op_name(one, frame))]
         fused = self._fused(one, inside)
@@ -270,9 +269,9 @@ class _Walk:
         total.real += real
 
     def _op_name(self, one: Instruction, frame: Frame) -> str:
-        """Its own, or that of what it fuses or, lacking that, of an operand or the loop around.
+        """The instruction's op_name, else that of what it fuses, of an operand or of the loop.
 
-        What the compiler adds, such as a change of layout, often has none.
+        Instructions that the compiler adds, such as changes of layout, often have none.
         """
         inside = self.computations[frame.computation]
         bodies = [self.computations.get(called, {}) for called in one.called]
@@ -380,8 +379,8 @@ class _Walk:
 def _uses(
     one: Instruction, users: Mapping[str, list[Instruction]]
 ) -> list[tuple[Instruction, str]]:
-    """What uses a value, and under which name, through bitcasts."""
-    found: list[tuple[Instruction, str]] = []
+    """The instructions that use a value, through bitcasts, and the name that each uses."""
+    uses: list[tuple[Instruction, str]] = []
     for user in users[one.name]:
-        found += _uses(user, users) if user.opcode == "bitcast" else [(user, one.name)]
-    return found
+        uses += _uses(user, users) if user.opcode == "bitcast" else [(user, one.name)]
+    return uses

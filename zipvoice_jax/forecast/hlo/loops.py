@@ -1,8 +1,8 @@
-"""How often the loops of a compiled program run.
+"""The trip counts of the loops of a compiled program.
 
-Some backends write the count beside the loop. A TPU's does not: there it is the number that the
-loop's test compares its counter with, which may have come through copies, fusions, tuples and the
-loops around.
+Some backends write the count beside the loop. The TPU backend does not: there it is the number that
+the loop's condition compares its counter with, which may come through copies, fusions, tuples and
+enclosing loops.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ _SAME = ("bitcast", "copy", "convert", "reshape", "copy-start", "copy-done", "tr
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """A computation as it is called: by which instruction of which frame."""
+    """A call of a computation: by which instruction of which frame."""
 
     computation: str
     caller: Instruction | None = None
@@ -32,11 +32,11 @@ class Loops:
         self.computations = computations
 
     def trips(self, loop: Instruction, frame: Frame) -> int | None:
-        """How often a loop of a frame runs; None where that cannot be read."""
+        """How often a loop of a frame runs; None if that cannot be read."""
         if (known := loop.number(r'"known_trip_count":\{"n":"(\d+)"')) is not None:
             return known
-        found = re.search(r"condition=%?([\w.\-]+)", loop.rest)
-        return self._counted(loop, Frame(found[1], loop, frame), frame) if found else None
+        condition = re.search(r"condition=%?([\w.\-]+)", loop.rest)
+        return self._counted(loop, Frame(condition[1], loop, frame), frame) if condition else None
 
     def _counted(self, loop: Instruction, test: Frame, frame: Frame) -> int | None:
         """The count of a loop from one number to another in equal steps."""
@@ -63,7 +63,7 @@ class Loops:
         return None
 
     def _step(self, body: Frame, index: int) -> int | None:
-        """What a turn of a loop adds to an element that it carries."""
+        """What one iteration of a loop adds to an element that it carries."""
         root = self._root(body)
         if root.opcode != "tuple":
             return None
@@ -87,14 +87,14 @@ class Loops:
         return list(self.computations[frame.computation].values())[-1]
 
     def _initial(self, loop: Instruction, index: int, frame: Frame) -> tuple[Instruction, Frame]:
-        """An element with which a loop begins; the loop itself where that cannot be read."""
-        given, at = self._follow(self.computations[frame.computation][loop.operands[0]], frame)
-        if given.opcode != "tuple":
+        """The initial value of an element of a loop; the loop itself if that cannot be read."""
+        initial, at = self._follow(self.computations[frame.computation][loop.operands[0]], frame)
+        if initial.opcode != "tuple":
             return loop, frame
-        return self.computations[at.computation][given.operands[index]], at
+        return self.computations[at.computation][initial.operands[index]], at
 
     def _keeps(self, loop: Instruction, index: int) -> bool:
-        """Whether a loop's turn hands an element on as it is."""
+        """Whether a loop's body passes an element on unchanged."""
         inside = self.computations[loop.called[0]]
         root = list(inside.values())[-1]
         kept = source_of(inside[root.operands[index]], inside) if root.opcode == "tuple" else root
@@ -112,9 +112,9 @@ class Loops:
         if one.opcode == "fusion":
             return self._follow(self._root(fused := Frame(one.called[0], one, frame)), fused)
         if one.opcode == "parameter" and caller and parent and caller.opcode != "while":
-            place = 1 + frame.branch if caller.opcode == "conditional" else int(one.literal)
-            given = self.computations[parent.computation][caller.operands[place]]
-            return self._follow(given, parent)
+            position = 1 + frame.branch if caller.opcode == "conditional" else int(one.literal)
+            argument = self.computations[parent.computation][caller.operands[position]]
+            return self._follow(argument, parent)
         if one.opcode == "get-tuple-element":
             index = one.number(r"index=(\d+)") or 0
             source, at = self._follow(inside[one.operands[0]], frame)
@@ -123,7 +123,7 @@ class Loops:
                 return self._follow(element, at)
             loop, outer = source, at
             if source.opcode == "parameter" and at.caller and at.parent:
-                # The test of a loop is asked about its elements, not about where they began.
+                # In a loop's condition its elements matter, not their initial values.
                 if at.computation != at.caller.called[0]:
                     return one, frame
                 loop, outer = at.caller, at.parent
@@ -133,7 +133,7 @@ class Loops:
 
 
 def source_of(one: Instruction, inside: Computation) -> Instruction:
-    """What an instruction only gives another form to."""
+    """The source of an instruction, through copies, bitcasts and the like."""
     while one.opcode in _SAME:
         one = inside[one.operands[0]]
     return one

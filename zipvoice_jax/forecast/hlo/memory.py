@@ -1,4 +1,4 @@
-"""Names what takes a program's memory: its largest arrays, by the module that makes them."""
+"""Names the largest arrays in a program's memory, by the module that makes them."""
 
 import collections
 import dataclasses
@@ -28,23 +28,23 @@ class Array:
 
 
 def amount(size: float) -> str:
-    """Bytes in words."""
+    """Bytes as text, in GiB or MiB."""
     return f"{size / 2**30:.2f} GiB" if size >= 2**28 else f"{size / 2**20:.1f} MiB"
 
 
 def largest(
     program: Program, count: int = 5, *, sizes: Collection[int] = (), parts: int = 1
 ) -> tuple[Array, ...]:
-    """The largest arrays of a program, as it was given to the compiler or came from it.
+    """The largest arrays of a program, before or after compilation.
 
-    What a loop stacks up (for the backward pass, say) stays, so that all stacks of one shape and
-    part count together; of others, which come and go, one counts.
+    Arrays that a loop stacks (for the backward pass, say) stay in memory, so that all stacks of
+    one shape and part are summed; of other arrays, which are freed again, one counts.
 
     Args:
-        program: of one device; before compilation, of all.
-        count: of arrays to tell.
-        sizes: an axis of such a size is split over the devices.
-        parts: how many devices.
+        program: the program of one device; before compilation, of all devices.
+        count: number of arrays to return.
+        sizes: an axis of one of these sizes is split over the devices.
+        parts: number of devices.
     """
     inner = {  # of fusions and reductions: these never lie in memory
         name
@@ -53,7 +53,7 @@ def largest(
         if one.opcode not in ("call", "while", "conditional")
         for name in one.called
     }
-    found: dict[tuple[str, str], tuple[int, float]] = {}
+    arrays_of: dict[tuple[str, str], tuple[int, float]] = {}
     for name, inside in program.computations.items():
         seen: collections.Counter[tuple[str, str]] = collections.Counter()
         for one in inside.values() if name not in inner else ():
@@ -66,11 +66,11 @@ def largest(
             key = (part_of(path), shape)
             seen[key] += stacks
             times = max(seen[key], 1)
-            found[key] = max(found.get(key, (0, 0.0)), (times, size * times))
+            arrays_of[key] = max(arrays_of.get(key, (0, 0.0)), (times, size * times))
     arrays = [
         Array(part, shape, *value)
-        for (part, shape), value in found.items()
-        if not any(s == shape and _is_inner(p, part) for p, s in found)
+        for (part, shape), value in arrays_of.items()
+        if not any(s == shape and _is_inner(p, part) for p, s in arrays_of)
     ]
     return tuple(sorted(arrays, key=lambda a: (-a.bytes, a.part, a.shape))[:count])
 
@@ -82,7 +82,7 @@ def _is_inner(part: str, whole: str) -> bool:
 
 
 def _split(shape: Shape, sizes: Collection[int], parts: int) -> tuple[str, float]:
-    """One device's part of an array in words, and its bytes."""
+    """One device's part of an array as text, and its bytes."""
     axis = next((i for i, size in enumerate(shape.dims) if size in sizes), -1)
     if axis < 0:
         return str(shape), float(shape.padded)
@@ -91,7 +91,7 @@ def _split(shape: Shape, sizes: Collection[int], parts: int) -> tuple[str, float
 
 
 def _origin(one: Instruction, inside: Computation) -> tuple[str, bool]:
-    """Where an array comes from; if it is stacked up in a loop, where its parts do."""
+    """The op_name of an array, or of its parts if a loop stacks them; and whether one does."""
     path = one.op_name
     stacks = "dynamic_update" in path or one.opcode == "dynamic-update-slice"
     if stacks and len(one.operands) > 1:
@@ -100,7 +100,7 @@ def _origin(one: Instruction, inside: Computation) -> tuple[str, bool]:
             if source.op_name and part_of(source.op_name) != part_of(path):
                 break
             source = inside[source.operands[0]]
-        # Its own path ends in the loop; what is stacked up comes from within.
+        # Its own path ends in the loop; the stacked parts come from within.
         path = source.op_name if "/" in source.op_name else path
     return path, stacks
 
@@ -109,8 +109,8 @@ def refused(message: str, count: int = 5) -> tuple[Array, ...]:
     """The largest arrays that the compiler names when a program does not fit; often none.
 
     Args:
-        message: of its error.
-        count: of arrays to tell.
+        message: the compiler's error message.
+        count: number of arrays to return.
     """
     arrays = []
     for entry in re.split(r"\n\s+\d+\. ", message)[1:]:

@@ -1,6 +1,6 @@
 """Reads the text of a program: computations, instructions, shapes with their layouts.
 
-It takes what XLA compiled (`compiled.as_text()`) and what it was given
+It takes compiled programs (`compiled.as_text()`) and lowered ones
 (`lowered.as_text(dialect="hlo", debug_info=True)`), where names have no `%`.
 """
 
@@ -34,7 +34,7 @@ class Shape:
 
     @property
     def in_hbm(self) -> bool:
-        """Whether it lies in the chip's main memory."""
+        """Whether it lies in HBM, the chip's main memory."""
         return self.space == 0
 
     def __str__(self) -> str:
@@ -54,20 +54,20 @@ class Instruction:
 
     @property
     def op_name(self) -> str:
-        """Where in the model it comes from, as JAX tells it."""
-        found = re.search(r'op_name="([^"]*)"', self.rest)
-        return found[1] if found else ""
+        """The path of the operation in the model, from JAX's metadata."""
+        match = re.search(r'op_name="([^"]*)"', self.rest)
+        return match[1] if match else ""
 
     @property
     def called(self) -> tuple[str, ...]:
-        """The computations that it runs, a loop's condition left out."""
-        found = [many or one for many, one in _CALLED.findall(self.rest)]
-        return tuple(name.strip().lstrip("%") for part in found for name in part.split(","))
+        """The computations that it runs, without a loop's condition."""
+        groups = [many or one for many, one in _CALLED.findall(self.rest)]
+        return tuple(name.strip().lstrip("%") for part in groups for name in part.split(","))
 
     def number(self, pattern: str) -> int | None:
         """The first number that a pattern finds among the attributes."""
-        found = re.search(pattern, self.rest)
-        return int(found[1]) if found else None
+        match = re.search(pattern, self.rest)
+        return int(match[1]) if match else None
 
 
 Computation = dict[str, Instruction]  # the root is last
@@ -85,19 +85,19 @@ class Program:
 
 
 def parse(text: str) -> Program:
-    """Reads the text of a module; lines that are no instructions are passed over."""
+    """Reads the text of a module; lines that are not instructions are skipped."""
     computations: dict[str, Computation] = {}
     current: Computation = {}
     entry = ""
     for line in text.splitlines():
-        if line[-1:] == "{" and (found := _COMPUTATION.match(line)):
-            current = computations[found[2]] = {}
-            entry = found[2] if found[1] else entry
-        elif found := _INSTRUCTION.match(line):
-            current[found[2]] = _instruction(found[2], line, found.end())
-            if found[1]:  # the root goes last
-                root = current.pop(found[2])
-                current[found[2]] = root
+        if line[-1:] == "{" and (match := _COMPUTATION.match(line)):
+            current = computations[match[2]] = {}
+            entry = match[2] if match[1] else entry
+        elif match := _INSTRUCTION.match(line):
+            current[match[2]] = _instruction(match[2], line, match.end())
+            if match[1]:  # the root goes last
+                root = current.pop(match[2])
+                current[match[2]] = root
     return Program(computations, entry)
 
 
@@ -123,16 +123,16 @@ def _instruction(name: str, line: str, start: int) -> Instruction:
 def _closing(line: str, start: int) -> int:
     """The position after the parenthesis that closes the one at `start`."""
     depth = 0
-    for found in re.compile(r"[()]").finditer(line, start):
-        depth += 1 if found[0] == "(" else -1
+    for bracket in re.compile(r"[()]").finditer(line, start):
+        depth += 1 if bracket[0] == "(" else -1
         if depth == 0:
-            return found.end()
+            return bracket.end()
     return len(line)
 
 
 @functools.cache
 def _shapes(text: str) -> tuple[Shape, ...]:
-    return tuple(_shape(*found.groups()) for found in _ARRAY.finditer(text))
+    return tuple(_shape(*match.groups()) for match in _ARRAY.finditer(text))
 
 
 def _shape(dtype: str, sizes: str, layout: str | None) -> Shape:
@@ -161,7 +161,7 @@ def _padded(dims: Sequence[int], order: str, marks: str) -> int:
 
 def flops_of(one: Instruction, inside: Computation) -> float:
     """Operations of a dot or convolution, 2 per multiply-add; 0 of anything else."""
-    # A GPU's products are calls of a library; it names the axes in its own words.
+    # Matrix products of a GPU are library calls, which name the axes in their own format.
     if one.opcode == "dot" or (one.opcode == "custom-call" and "lhs_contracting" in one.rest):
         left = inside[one.operands[0]].shapes[0].dims
         axes = re.search(r'lhs_contracting_dim\w*"?[=:][{\[]([\d,"]*)', one.rest)
@@ -182,13 +182,17 @@ def _convolution_flops(one: Instruction, inside: Computation) -> float:
     assert labels, one.rest
     source, kernel, out = labels[1], labels[2], labels[3]
     window = re.search(r"window=\{([^}]*)\}", one.rest)
-    given = dict(item.split("=") for item in window[1].split()) if window else {}
+    attributes = dict(item.split("=") for item in window[1].split()) if window else {}
     rank = len(source) - 2
 
     def numbers(name: str, default: int) -> list[int]:
-        return [int(n) for n in given[name].split("x")] if name in given else [default] * rank
+        return (
+            [int(n) for n in attributes[name].split("x")]
+            if name in attributes
+            else [default] * rank
+        )
 
-    pads = [int(low) for low in re.findall(r"(-?\d+)_", given.get("pad", ""))] or [0] * rank
+    pads = [int(low) for low in re.findall(r"(-?\d+)_", attributes.get("pad", ""))] or [0] * rank
     pairs = 1
     for axis in range(rank):
         pairs *= _valid_pairs(
@@ -218,17 +222,17 @@ def _valid_pairs(
         if stride == 1 and dilate == 1:
             count += max(0, min(out, size - shift) - max(0, -shift))
             continue
-        places = (o * stride + shift for o in range(out))
-        count += sum(0 <= p < size * dilate and p % dilate == 0 for p in places)
+        positions = (o * stride + shift for o in range(out))
+        count += sum(0 <= p < size * dilate and p % dilate == 0 for p in positions)
     return count
 
 
 def group_size(one: Instruction) -> int:
-    """How many devices take part together in a collective; 0 are all of the program's."""
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", one.rest):
-        sizes = dict(re.findall(r"'([^']*)'=(\d+)", found[1]))
-        return math.prod(int(sizes[axis]) for axis in re.findall(r"'([^']*)'", found[2]))
-    if found := re.search(r"replica_groups=\[([\d,]+)\]<=", one.rest):
-        return int(found[1].split(",")[-1])
-    found = re.search(r"replica_groups=\{\{([\d,]*)\}", one.rest)
-    return len(found[1].split(",")) if found else 0
+    """Number of devices that take part together in a collective; 0: all of the program's."""
+    if match := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", one.rest):
+        sizes = dict(re.findall(r"'([^']*)'=(\d+)", match[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'([^']*)'", match[2]))
+    if match := re.search(r"replica_groups=\[([\d,]+)\]<=", one.rest):
+        return int(match[1].split(",")[-1])
+    match = re.search(r"replica_groups=\{\{([\d,]*)\}", one.rest)
+    return len(match[1].split(",")) if match else 0
