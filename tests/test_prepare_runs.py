@@ -24,7 +24,7 @@ from zipvoice_jax.data.prepare import prepare
 from zipvoice_jax.data.prepare_plan import make_plan
 from zipvoice_jax.data.prepare_run import Beam
 from zipvoice_jax.data.records import decode_audio, open_split
-from zipvoice_jax.data.sources import Source
+from zipvoice_jax.data.sources import Source, formats
 
 OPTIONS = ("--split", "hash", "--dev-share", "0.2", "--name", "toy")
 

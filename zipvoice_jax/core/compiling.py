@@ -89,18 +89,29 @@ class Programs:
         self.compilations: list[Compilation] = []
         self._compiled: dict[Hashable, Any] = {}
 
-    def run(self, key: Hashable, name: str, function: Callable[[], Any], *args: Any) -> Any:
-        """Calls a program; compiles it first if none has this key.
+    def get(self, key: Hashable, name: str, lower: Callable[[], Any]) -> Any:
+        """A program, which is compiled if there is none of this key.
 
         Args:
-            key: identifies the computation and the shapes of its arguments.
-            name: its name in `compilations`.
-            function: returns the jitted function to compile.
-            *args: arguments of the program.
+            key: of the computation and of the shapes of its arguments.
+            name: for the record.
+            lower: makes what is compiled, the result of `jax.jit(...).lower(...)`.
         """
         if key not in self._compiled:
-            program, seconds = compile_lowered(lambda: function().lower(*args), self.platform)
+            program, seconds = compile_lowered(lower, self.platform)
             self.compilations.append(Compilation(name, seconds))
             self._compiled[key] = program
+        return self._compiled[key]
+
+    def run(self, key: Hashable, name: str, function: Callable[[], Any], *args: Any) -> Any:
+        """Calls a program with the arguments that it is compiled for.
+
+        Args:
+            key: as of `get`.
+            name: as of `get`.
+            function: makes what is compiled, the result of `jax.jit(...)`.
+            *args: of the program.
+        """
+        program = self.get(key, name, lambda: function().lower(*args))
         beat()
-        return self._compiled[key](*args)
+        return program(*args)

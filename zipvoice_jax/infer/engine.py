@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Key
 
 from zipvoice_jax.config import ModelConfig, SamplingConfig
-from zipvoice_jax.core.compiling import Compilation, compile_for
+from zipvoice_jax.core.compiling import Programs
 from zipvoice_jax.core.rng import named_key
 from zipvoice_jax.flow.sampling import (
     SampleInputs,
@@ -69,9 +69,8 @@ class Engine:
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         self._over_batch = NamedSharding(mesh, PartitionSpec("data"))
         self.load(params)
-        self.compilations: list[Compilation] = []
-        self._programs: dict[tuple[Bucket, int, bool], Any] = {}
-        self._predictors: dict[int, Any] = {}
+        self._programs = Programs(self.devices[0].platform)
+        self.compilations = self._programs.compilations
 
     def load(self, params: dict[str, Any]) -> None:
         """Loads other parameters of the same model; compiled programs are kept."""
@@ -128,32 +127,26 @@ class Engine:
         tokens = np.full((1, size), self.config.pad_id, np.int32)
         tokens[0, : len(token_ids)] = token_ids
         inputs = jax.device_put((tokens, np.array([len(token_ids)], np.int32)), self._everywhere)
-        if size not in self._predictors:
 
-            def predict(params: dict[str, Any], *tokens_and_lens: Array) -> Array:
-                return predicted_durations(params, self.config, *tokens_and_lens)
+        def predict(params: dict[str, Any], *tokens_and_lens: Array) -> Array:
+            return predicted_durations(params, self.config, *tokens_and_lens)
 
-            platform = self.devices[0].platform
-            compiled, seconds = compile_for(predict, platform, self.params, *inputs)
-            self.compilations.append(Compilation(f"durations, {size} tokens", seconds))
-            self._predictors[size] = compiled
-        return np.asarray(self._predictors[size](self.params, *inputs))[0, : len(token_ids)]
+        name = f"durations, {size} tokens"
+        frames = self._programs.run(name, name, lambda: jax.jit(predict), self.params, *inputs)
+        return np.asarray(frames)[0, : len(token_ids)]
 
     def compiled(self, bucket: Bucket, sampling: SamplingConfig) -> Any:
         """The program of a bucket, compiled on first use."""
         # A distilled model takes guidance as an input, so 0 is not special.
         guided = not self.config.is_distill and sampling.guidance_scale != 0.0
-        key = (bucket, sampling.num_step, guided)
-        if key not in self._programs:
-            function = functools.partial(program, config=self.config, guided=guided)
-            arguments = self._arguments(bucket, [], sampling)
-            compiled, seconds = compile_for(
-                function, self.devices[0].platform, *arguments, out_shardings=self._over_batch
-            )
-            name = f"batch {bucket.batch}, {bucket.frames} frames, {bucket.tokens} tokens"
-            self.compilations.append(Compilation(f"{name}, {sampling.num_step} steps", seconds))
-            self._programs[key] = compiled
-        return self._programs[key]
+        function = functools.partial(program, config=self.config, guided=guided)
+        name = f"batch {bucket.batch}, {bucket.frames} frames, {bucket.tokens} tokens"
+        jitted = jax.jit(function, out_shardings=self._over_batch)
+        return self._programs.get(
+            (bucket, sampling.num_step, guided),
+            f"{name}, {sampling.num_step} steps",
+            lambda: jitted.lower(*self._arguments(bucket, [], sampling)),
+        )
 
     def _arguments(
         self, bucket: Bucket, members: Sequence[Job], sampling: SamplingConfig

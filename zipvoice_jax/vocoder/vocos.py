@@ -9,7 +9,7 @@ import numpy as np
 
 from zipvoice_jax.checkpoint.official import read_state_dict
 from zipvoice_jax.config import FeatureConfig
-from zipvoice_jax.core.compiling import Compilation, compile_for
+from zipvoice_jax.core.compiling import Programs
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.models.vocos import VocosConfig, decode, load_vocos
 from zipvoice_jax.vocoder.base import Mels, Wave
@@ -26,8 +26,8 @@ class VocosVocoder:
 
     def __init__(self, config: VocosConfig, params: dict[str, Any]) -> None:
         self.config, self.params = config, jax.device_put(params, jax.local_devices()[0])
-        self.compilations: list[Compilation] = []
-        self._programs: dict[tuple[int, int], Any] = {}
+        self._programs = Programs(jax.local_devices()[0].platform)
+        self.compilations = self._programs.compilations
 
     def __call__(self, mels: Mels) -> list[Wave]:
         """Waves of (frames - 1) * hop samples, computed batch by batch."""
@@ -44,14 +44,12 @@ class VocosVocoder:
         lengths = np.zeros((size,), np.int32)
         for row, mel in enumerate(mels):
             padded[row, : len(mel)], lengths[row] = mel, len(mel)
-        if (size, frames) not in self._programs:
-            function = functools.partial(decode, self.config)
-            platform = jax.local_devices()[0].platform
-            compiled, seconds = compile_for(function, platform, self.params, padded, lengths)
-            name = f"vocoder, batch {size}, {frames} frames"
-            self.compilations.append(Compilation(name, seconds))
-            self._programs[size, frames] = compiled
-        out = np.asarray(self._programs[size, frames](self.params, padded, lengths))
+        name = f"vocoder, batch {size}, {frames} frames"
+        out = self._programs.run(
+            name, name, lambda: jax.jit(functools.partial(decode, self.config)),
+            self.params, padded, lengths,
+        )  # fmt: skip
+        out = np.asarray(out)
         hop = self.config.hop_length
         return [out[row, : (len(mel) - 1) * hop] for row, mel in enumerate(mels)]
 
