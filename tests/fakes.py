@@ -37,5 +37,8 @@ def mel_of(job: Job, channels: int) -> np.ndarray:
 def fake_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets models of any kind be loaded and none be run."""
     monkeypatch.setattr(Engine, "run", run)
-    for name in ("zipvoice_jax.vocoder.find.find", "zipvoice_jax.infer.synthesizer.find_vocoder"):
+    for name in (
+        "zipvoice_jax.vocoder.find.find_vocoder",
+        "zipvoice_jax.infer.synthesizer.find_vocoder",
+    ):
         monkeypatch.setattr(name, lambda *_: (Tone(), ""))

@@ -10,8 +10,9 @@ from generation import DIALOGUE, RELEASE, TEXT1, TEXT2, WAV1, WAV2, distance, is
 
 from zipvoice_jax.config import MODEL_KINDS, SamplingConfig
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.data.plan import Bucket
 from zipvoice_jax.infer import buckets, engine
-from zipvoice_jax.infer.buckets import MAX_BATCH, Bucket, batch_sizes, pack, shape_of
+from zipvoice_jax.infer.buckets import MAX_BATCH, batch_sizes, pack, shape_of
 from zipvoice_jax.infer.prepare import MAX_FRAMES, Job
 from zipvoice_jax.infer.requests import Request
 from zipvoice_jax.infer.synthesizer import Synthesizer, load

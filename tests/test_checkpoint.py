@@ -295,10 +295,10 @@ def test_find_without_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # loopback is not the network
     with user_error("model.pt, model.json, tokens.txt", "--model-dir"):
         hub.find_model("zipvoice")
-    path, reason = hub.find_vocoder()
+    path, reason = hub.find_vocos()
     assert path is None and "pytorch_model.bin" in reason and "--vocoder-path" in reason
     with user_error("config.yaml and pytorch_model.bin"):
-        hub.find_vocoder(tmp_path)
+        hub.find_vocos(tmp_path)
     for name, directory in ((None, None), ("tacotron", None), ("zipvoice", tmp_path / "no")):
         with user_error():
             hub.find_model(name, directory)

@@ -30,7 +30,7 @@ from zipvoice_jax.models.hifigan import (
 )
 from zipvoice_jax.vocoder import hifigan
 from zipvoice_jax.vocoder.base import GriffinLim, Vocoder
-from zipvoice_jax.vocoder.find import find
+from zipvoice_jax.vocoder.find import find_vocoder
 
 FEATURES = FeatureConfig()
 run = jax.jit(decode, static_argnums=0)
@@ -124,7 +124,7 @@ def test_pieces_cover_an_item_with_their_context(frames):
 
 
 def test_neither_pieces_nor_company_change_a_wave(release, monkeypatch):
-    whole = hifigan.load(release, FEATURES)
+    whole = hifigan.load_hifigan(release, FEATURES)
     mels = [mel_of(frames, seed) for seed, frames in enumerate((90, 1, 41, 2))]
     alone = [whole([mel])[0] for mel in mels]
     assert [len(wave) for wave in alone] == [89 * 256, 0, 40 * 256, 256]
@@ -134,7 +134,7 @@ def test_neither_pieces_nor_company_change_a_wave(release, monkeypatch):
     assert len(whole.compilations) == count > 0
     monkeypatch.setattr(hifigan, "WINDOWS", (44, 4 * context_frames(whole.config)))
     monkeypatch.setattr(hifigan, "_BATCH", 4)
-    cut = hifigan.load(release, FEATURES)
+    cut = hifigan.load_hifigan(release, FEATURES)
     cut.device = type("Device", (), {"platform": "gpu"})()  # several pieces at once
     for ours, theirs in zip(cut(mels), alone, strict=True):
         assert ours.shape == theirs.shape
@@ -182,7 +182,7 @@ def test_other_forms_of_the_weights_are_read(form, release, state, config, tmp_p
         safetensors.numpy.save_file(held, path)
     else:
         write_torch_file(path, held)
-    params = hifigan.load(path if form == "folded" else tmp_path, FEATURES).params
+    params = hifigan.load_hifigan(path if form == "folded" else tmp_path, FEATURES).params
     expected = params_from_official(state, config)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), params, expected
@@ -241,14 +241,14 @@ def test_files_that_do_not_fit_are_refused(release, state, config, tmp_path):
 
 def test_the_choice_without_a_name(release, tmp_path, monkeypatch):
     monkeypatch.setenv("ZIPVOICE_JAX_VOCODERS", str(tmp_path))
-    vocoder, told = find(None, FEATURES)
+    vocoder, told = find_vocoder(None, FEATURES)
     assert isinstance(vocoder, GriffinLim) and "--vocoder-path hifigan" in told
     part = Part("none==0", "none", {"config.json": "", "generator.pt": ""})
     monkeypatch.setattr(hifigan, "PACKAGE", Package((part,), "MIT"))
     (tmp_path / "hifigan").symlink_to(release)
-    vocoder, told = find(None, FEATURES)
+    vocoder, told = find_vocoder(None, FEATURES)
     assert vocoder.name == "hifigan" and "no Vocos weights, so HiFi-GAN" in told
-    vocoder, told = find("hifigan", FEATURES)
+    vocoder, told = find_vocoder("hifigan", FEATURES)
     assert vocoder.name == "hifigan" and told == ""
 
 
@@ -306,7 +306,7 @@ def test_the_universal_model_gives_recordings_back(data, monkeypatch):
     monkeypatch.setenv(
         "ZIPVOICE_JAX_VOCODERS", str(Path(__file__).parents[1] / ".pytest_cache" / "vocoders")
     )
-    vocoder, _ = find("hifigan", FEATURES)
+    vocoder, _ = find_vocoder("hifigan", FEATURES)
     mel = log_mel_host(read_audio(data / "prompt_s1.flac", 24_000), FEATURES)
     (wave,) = vocoder([mel])
     assert len(wave) == (len(mel) - 1) * 256

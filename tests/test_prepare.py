@@ -23,7 +23,7 @@ from zipvoice_jax.data.checks import Limits, Rejected
 from zipvoice_jax.data.prepare import prepare
 from zipvoice_jax.data.prepare_report import lines
 from zipvoice_jax.data.records import Index, decode_audio, open_split, write_dataset
-from zipvoice_jax.data.sources import Item, Source, hashed_split
+from zipvoice_jax.data.sources import CorpusItem, Source, hashed_split
 from zipvoice_jax.data.utterance import Utterance, features, make_record
 
 
@@ -486,7 +486,7 @@ def test_an_item_that_breaks_a_library_costs_itself_only(
 ):
     original = prepare_shards.make_utterance
 
-    def break_one(item: Item, *args: Any) -> Utterance:
+    def break_one(item: CorpusItem, *args: Any) -> Utterance:
         if item.id == "id001":
             raise ZeroDivisionError("deep inside")
         return original(item, *args)

@@ -15,7 +15,7 @@ from zipvoice_jax.judge.summary import (
     summarise,
     summary_table,
 )
-from zipvoice_jax.judge.timing import Region, Turn, changes, leakage, turns_of
+from zipvoice_jax.judge.timing import HeardTurn, Region, changes, leakage, turns_of
 
 
 def records(pairs: list[tuple[float, float]], name: str = "wer") -> list[dict[str, Any]]:
@@ -118,7 +118,11 @@ def test_turns_change_and_overlap() -> None:
         "S2": [Region(0.5, 0.7), Region(2.5, 4.2)],
     }
     turns = turns_of(speech)
-    assert turns == [Turn("S1", 0.0, 2.0), Turn("S2", 2.5, 4.2), Turn("S1", 4.0, 5.0)]
+    assert turns == [
+        HeardTurn("S1", 0.0, 2.0),
+        HeardTurn("S2", 2.5, 4.2),
+        HeardTurn("S1", 4.0, 5.0),
+    ]
     assert changes(turns) == pytest.approx([0.5, -0.2])
 
 

@@ -18,8 +18,7 @@ from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.checks import Limits, Rejected, count_words
 from zipvoice_jax.data.prepare_config import TokenizerSettings
 from zipvoice_jax.data.prepare_shards import make_utterance
-from zipvoice_jax.data.sources import Item as SourceItem
-from zipvoice_jax.data.sources import Source
+from zipvoice_jax.data.sources import CorpusItem, Source
 from zipvoice_jax.data.utterance import Utterance
 from zipvoice_jax.infer.prepare import Item
 from zipvoice_jax.infer.requests import Request
@@ -202,7 +201,7 @@ def test_texts_are_repaired_unless_told_not_to(single: Synthesizer) -> None:
 
 def utterance(root: Path, text: str, settings: TokenizerSettings) -> Utterance:
     (item, *_) = next(iter(Source("tsv", tsv(root, 1, text=text)).units()))
-    assert isinstance(item, SourceItem)
+    assert isinstance(item, CorpusItem)
     return make_utterance(item, settings, Limits())
 
 

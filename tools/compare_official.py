@@ -335,7 +335,8 @@ def our_velocity(config: Any, params: Any, state: dict[str, Any], t: float) -> S
 
 def our_speech(config: Any, params: Any, job: Any, sampling: Any, fps: float) -> tuple[Side, Any]:
     """The same item sampled by our engine, compiled, and that compilation."""
-    from zipvoice_jax.infer.buckets import Bucket, shape_of
+    from zipvoice_jax.data.plan import Bucket
+    from zipvoice_jax.infer.buckets import shape_of
     from zipvoice_jax.infer.engine import Engine
 
     engine = Engine(config, params)

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from zipvoice_jax.judge.config import ROLES, JudgeConfig
     from zipvoice_jax.judge.judge import Judge, is_dialogue
     from zipvoice_jax.train.load import load_config
-    from zipvoice_jax.vocoder.find import find as find_vocoder
+    from zipvoice_jax.vocoder.find import find_vocoder
 
     check_folder(args.to)
     ablations = read_ablations(args.config)

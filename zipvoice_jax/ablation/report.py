@@ -23,7 +23,7 @@ from zipvoice_jax.judge.summary import (
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class RowResult:
     """The outcome of a row with one seed.
 
     Attributes:
@@ -73,7 +73,7 @@ def write_report(
     question: str,
     seeds: Sequence[int],
     trained_on: Mapping[str, str],
-    outcomes: Mapping[str, Sequence[Outcome]],
+    outcomes: Mapping[str, Sequence[RowResult]],
     to: Path,
 ) -> str:
     """Writes table.txt, table.json and table.png; returns the table.

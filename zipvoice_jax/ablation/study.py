@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from zipvoice_jax.ablation.commands import Command, Place, find_places, identity, run_all
-from zipvoice_jax.ablation.report import Outcome, write_report
+from zipvoice_jax.ablation.report import RowResult, write_report
 from zipvoice_jax.config import SamplingConfig
 from zipvoice_jax.core.errors import UserError, require
 from zipvoice_jax.core.files import write_text
@@ -25,8 +25,8 @@ from zipvoice_jax.data.alignment import alignment_name
 from zipvoice_jax.data.records import index_name, open_split
 from zipvoice_jax.infer.prepare import Preparation
 from zipvoice_jax.infer.requests import BadLine, Request, read_requests, wave_path
-from zipvoice_jax.judge.packages import fingerprint
-from zipvoice_jax.judge.run import ITEMS, load
+from zipvoice_jax.judge.packages import sha256_of_files
+from zipvoice_jax.judge.run import ITEMS, read_report
 from zipvoice_jax.text.tokenizer import make_tokenizer
 from zipvoice_jax.train.config import TrainConfig
 from zipvoice_jax.train.log import LOG, read_log
@@ -224,8 +224,8 @@ def _identity_of_data(path: str, split: str) -> str:
     """An identity that changes with the dataset."""
     open_split(path, split)  # refuses one that cannot be used
     learned = Path(path) / alignment_name(split)
-    beside = fingerprint(learned) if learned.exists() else ""
-    return fingerprint(Path(path) / index_name(split)) + beside
+    beside = sha256_of_files(learned) if learned.exists() else ""
+    return sha256_of_files(Path(path) / index_name(split)) + beside
 
 
 def _identity_of_run(config: TrainConfig, identify: Callable[[str, str], str]) -> str:
@@ -240,7 +240,7 @@ def _identity_of_items(items: Sequence[Request]) -> str:
     """An identity that changes with the texts and the prompts."""
     prompts = dict.fromkeys(path for item in items for path in item.prompt_wavs)
     texts = [[item.item_id, item.text, item.prompt_texts, item.speed] for item in items]
-    wavs = [[str(path), fingerprint(path)] for path in prompts]
+    wavs = [[str(path), sha256_of_files(path)] for path in prompts]
     return identity(texts, [list(map(str, item.prompt_wavs)) for item in items], wavs)
 
 
@@ -299,9 +299,11 @@ def _run(runs: Sequence[_Run], ablation: Ablation, setup: Setup, places: Sequenc
             run_all(commands, setup.to / "logs", where, bar)
 
 
-def _outcome(run: _Run, stage: str, ids: set[str]) -> Outcome:
+def _outcome(run: _Run, stage: str, ids: set[str]) -> RowResult:
     records = [
-        record for record in load(run.report) if record["id"] in ids and "error" not in record
+        record
+        for record in read_report(run.report)
+        if record["id"] in ids and "error" not in record
     ]
     names = [trained.name for trained in run.config.stages]
     begin, end = run.config.boundaries[names.index(stage) :][:2]
@@ -310,7 +312,7 @@ def _outcome(run: _Run, stage: str, ids: set[str]) -> Outcome:
         for entry in read_log(run.model / LOG)
         if entry["kind"] == "valid" and begin < entry["step"] <= end
     ]
-    return Outcome(records, losses[-1] if losses else None)
+    return RowResult(records, losses[-1] if losses else None)
 
 
 def _trained_on(configs: Mapping[str, TrainConfig]) -> dict[str, str]:

@@ -155,7 +155,7 @@ def train(
     """
     state = fresh_state(config, table.vocab_size, bins)
     order = str(loader.iterate(0).get_state()["order"])
-    mark = fingerprint(config, table, order)
+    mark = training_digest(config, table, order)
     if path.exists():
         state = load_state(path, state, mark)
     done = int(state.step)
@@ -186,7 +186,7 @@ def train(
     return state.params
 
 
-def fingerprint(config: AlignConfig, table: TokenTable, order: str) -> str:
+def training_digest(config: AlignConfig, table: TokenTable, order: str) -> str:
     """A hash of everything on which the result of a training depends."""
     text = json.dumps([dataclasses.asdict(config), table.fingerprint, order])
     return hashlib.sha256(text.encode()).hexdigest()

@@ -205,7 +205,7 @@ def run(args: argparse.Namespace) -> int:
     from zipvoice_jax.bench.generate import bench_generate, machine, table
     from zipvoice_jax.checkpoint.hub import load_model
     from zipvoice_jax.config import SamplingConfig
-    from zipvoice_jax.vocoder.find import find as find_vocoder
+    from zipvoice_jax.vocoder.find import find_vocoder
 
     check_file(args.json)
     loaded = load_model(

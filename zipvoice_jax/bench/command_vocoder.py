@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from zipvoice_jax.bench.generate import machine, table
     from zipvoice_jax.bench.vocoder import COLUMNS, recordings, resynthesise, summary
     from zipvoice_jax.config import FeatureConfig
-    from zipvoice_jax.vocoder.find import find
+    from zipvoice_jax.vocoder.find import find_vocoder
 
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit is {args.limit}; give 1 or more.")
@@ -49,7 +49,9 @@ def run(args: argparse.Namespace) -> int:
     check_file(args.json)
     features = FeatureConfig()
     paths = recordings(args.wav_dir, args.limit)
-    vocoder, note = (None, "") if args.vocoder_path == "none" else find(args.vocoder_path, features)
+    vocoder, note = (
+        (None, "") if args.vocoder_path == "none" else find_vocoder(args.vocoder_path, features)
+    )
     if note:
         print(f"note: {note}", file=sys.stderr)
     description = machine()

@@ -15,7 +15,8 @@ from zipvoice_jax.checkpoint.loaded import Loaded
 from zipvoice_jax.config import SamplingConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.peak import matmul_flops_per_second
-from zipvoice_jax.infer.buckets import Bucket, shape_of
+from zipvoice_jax.data.plan import Bucket
+from zipvoice_jax.infer.buckets import shape_of
 from zipvoice_jax.infer.engine import Engine
 from zipvoice_jax.infer.prepare import MAX_FRAMES, Job
 from zipvoice_jax.models.flops import sampling_flops

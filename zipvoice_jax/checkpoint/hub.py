@@ -155,7 +155,7 @@ def _bundled(model_name: str, model_dir: str | Path | None) -> Path:
     return BUNDLED_DIR
 
 
-def find_vocoder(vocoder_path: str | Path | None = None) -> tuple[Path | None, str]:
+def find_vocos(vocoder_path: str | Path | None = None) -> tuple[Path | None, str]:
     """The directory of a Vocos vocoder with config.yaml and pytorch_model.bin.
 
     Args:
@@ -238,7 +238,7 @@ def load_model(
 __all__ = [
     "BUNDLED_DIR",
     "find_model",
-    "find_vocoder",
+    "find_vocos",
     "load_model",
     "may_be_dialog",
     "stored_table",

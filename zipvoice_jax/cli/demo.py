@@ -125,17 +125,17 @@ def _vocoder(vocoder_path: str | None, loaded: "Loaded") -> "Vocoder":
     """The named vocoder; without a name HiFi-GAN, fetched if needed, else Griffin-Lim."""
     from zipvoice_jax.vocoder import hifigan
     from zipvoice_jax.vocoder.base import GriffinLim
-    from zipvoice_jax.vocoder.find import find
+    from zipvoice_jax.vocoder.find import find_vocoder
 
     if vocoder_path is not None:
-        vocoder, note = find(vocoder_path, loaded.features)
+        vocoder, note = find_vocoder(vocoder_path, loaded.features)
         if note:
             print(f"note: {note}", file=sys.stderr)
         return vocoder
     if not hifigan.is_fetched():
         print("fetching a vocoder, once (104 MB) ...", file=sys.stderr)
     try:
-        return find(hifigan.NAME, loaded.features)[0]
+        return find_vocoder(hifigan.NAME, loaded.features)[0]
     except UserError as error:
         reason = str(error).partition(", or give")[0].rstrip(".")
         print(

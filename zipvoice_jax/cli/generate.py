@@ -134,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
     from zipvoice_jax.infer.requests import Request, read_requests
     from zipvoice_jax.infer.run import (
         RunOptions,
-        fingerprint,
+        request_digest,
         rescue,
         run_list,
         stamps_of,
@@ -145,7 +145,7 @@ def run(args: argparse.Namespace) -> int:
     from zipvoice_jax.infer.synthesizer import Synthesizer
     from zipvoice_jax.infer.tracks import speakers_of, track_paths
     from zipvoice_jax.infer.voice_requests import transcripts_for
-    from zipvoice_jax.vocoder.find import find as find_vocoder
+    from zipvoice_jax.vocoder.find import find_vocoder
 
     # What costs nothing to check comes before what takes time to load.
     if args.test_list is not None:
@@ -233,7 +233,7 @@ def run(args: argparse.Namespace) -> int:
         tracks=args.tracks,
         overwrite=args.overwrite,
     )
-    model_id = fingerprint(
+    model_id = request_digest(
         args.model_name, stamps_of(model_dir), args.checkpoint_name, args.tokenizer, args.lang
     )
     totals = run_list(

@@ -75,7 +75,7 @@ def fetch_into(package: Package, place: Path) -> Path:
     return place
 
 
-def fingerprint(*files: Path) -> str:
+def sha256_of_files(*files: Path) -> str:
     """The first 16 hex digits of the sha256 of files, for a report.
 
     Raises:
@@ -123,7 +123,7 @@ def unpack(part: Part, place: Path) -> None:
                     "file elsewhere."
                 ) from None
             (place / file).write_bytes(content)
-            actual = fingerprint(place / file)
+            actual = sha256_of_files(place / file)
             if actual != expected:
                 raise UserError(
                     f"{file} of {part.requirement} has the sha256 {actual}... where "

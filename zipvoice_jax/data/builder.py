@@ -15,7 +15,7 @@ from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
 from zipvoice_jax.data import prepare_report
 from zipvoice_jax.data.prepare_config import PrepareConfig
-from zipvoice_jax.data.prepare_plan import Plan, make_plan
+from zipvoice_jax.data.prepare_plan import PreparePlan, make_plan
 from zipvoice_jax.data.prepare_run import run_here, run_on_beam
 from zipvoice_jax.data.prepare_shards import ShardJob, note_index
 from zipvoice_jax.data.records import VERSION, index_name, shard_name
@@ -79,7 +79,7 @@ class SpeechBuilder(FileReaderBuilder):
             run_on_beam(jobs, download_config.beam_runner, download_config.beam_options)
         self._collect(config, plan, jobs)
 
-    def _collect(self, config: PrepareConfig, plan: Plan, jobs: Sequence[ShardJob]) -> None:
+    def _collect(self, config: PrepareConfig, plan: PreparePlan, jobs: Sequence[ShardJob]) -> None:
         """Puts shards, indices and report into the directory that TFDS will publish."""
         target = Path(os.fspath(self.data_path))
         notes: dict[str, list[dict[str, Any]]] = {split: [] for split in plan.sizes}
@@ -119,7 +119,7 @@ class SpeechBuilder(FileReaderBuilder):
         """The caller reports what was done."""
 
 
-def _shard_jobs(config: PrepareConfig, plan: Plan) -> list[ShardJob]:
+def _shard_jobs(config: PrepareConfig, plan: PreparePlan) -> list[ShardJob]:
     return [
         ShardJob(
             split=split,

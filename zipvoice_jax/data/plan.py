@@ -21,19 +21,20 @@ SLACK_FRAMES = 1
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Bucket:
-    """The static shape of a batch.
+    """The static shape of a batch, in training and in generation.
 
     Attributes:
         frames: padded length of features.
         tokens: padded length of tokens, at least one more than any item has.
         batch: number of rows of the global batch.
-        channels: 1 or 2; features have channels * n_mels bins.
+        channels: 1 or 2 in training, where features have channels * n_mels bins; a model that
+            generates has its own.
     """
 
     frames: int
     tokens: int
     batch: int
-    channels: int
+    channels: int = 1
 
     def __str__(self) -> str:
         return f"{self.batch}x{self.frames}x{self.tokens}x{self.channels}"

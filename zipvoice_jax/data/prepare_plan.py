@@ -18,16 +18,16 @@ from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.progress import progress_bar
 from zipvoice_jax.data.checks import Reject
 from zipvoice_jax.data.prepare_config import PrepareConfig
-from zipvoice_jax.data.sources import Item, Source, hashed_split, official_dev
+from zipvoice_jax.data.sources import CorpusItem, Source, hashed_split, official_dev
 from zipvoice_jax.data.timing import Timing
 
 _FORMAT = 2  # of a plan's files; another number makes old plans unusable
 _PLAN = "plan.json"
-_ITEM_FIELDS = tuple(field.name for field in dataclasses.fields(Item))
+_ITEM_FIELDS = tuple(field.name for field in dataclasses.fields(CorpusItem))
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class PreparePlan:
     """The shards to make.
 
     Attributes:
@@ -45,7 +45,7 @@ class Plan:
         return self.folder / f"{split}-{number:05d}.jsonl"
 
 
-def make_plan(config: PrepareConfig, folder: Path, *, discard_other: bool = False) -> Plan:
+def make_plan(config: PrepareConfig, folder: Path, *, discard_other: bool = False) -> PreparePlan:
     """Makes the plan, or reads that of an earlier run of the same preparation.
 
     Args:
@@ -60,7 +60,7 @@ def make_plan(config: PrepareConfig, folder: Path, *, discard_other: bool = Fals
     fingerprint = _fingerprint(config)
     earlier = _read_plan(folder)
     if earlier is not None and earlier["fingerprint"] == fingerprint:
-        return Plan(folder, earlier["sizes"], [Reject(*one) for one in earlier["rejects"]])
+        return PreparePlan(folder, earlier["sizes"], [Reject(*one) for one in earlier["rejects"]])
     if earlier is not None and not discard_other:
         raise UserError(
             f"{folder} holds the unfinished work of a run with other options or another state "
@@ -81,16 +81,16 @@ def make_plan(config: PrepareConfig, folder: Path, *, discard_other: bool = Fals
     return plan
 
 
-def read_items(path: Path) -> list[Item]:
+def read_items(path: Path) -> list[CorpusItem]:
     """The items of a shard, from the plan's file."""
     rows = map(json.loads, path.read_text(encoding="utf-8").rstrip("\n").split("\n"))
     return [_item(dict(zip(_ITEM_FIELDS, row, strict=True))) for row in rows]
 
 
-def _item(values: dict[str, Any]) -> Item:
+def _item(values: dict[str, Any]) -> CorpusItem:
     """An item from its fields in JSON."""
     timing = values.pop("timing")
-    return Item(
+    return CorpusItem(
         **{**values, "channels": tuple(values["channels"])},
         timing=None if timing is None else Timing(timing[0], *map(tuple, timing[1:])),
     )
@@ -115,14 +115,14 @@ def _read_plan(folder: Path) -> dict[str, Any] | None:
     return content if fits else {"fingerprint": ""}
 
 
-def _write_units(config: PrepareConfig, folder: Path) -> Plan:
+def _write_units(config: PrepareConfig, folder: Path) -> PreparePlan:
     """Sorts the items into splits and writes each shard's list.
 
     A unit of the corpus becomes a shard of "train". The other splits have few items, which are
     collected over several units.
     """
-    plan = Plan(folder, {}, [])
-    waiting: dict[str, list[Item]] = collections.defaultdict(list)
+    plan = PreparePlan(folder, {}, [])
+    waiting: dict[str, list[CorpusItem]] = collections.defaultdict(list)
     seen: set[bytes] = set()
 
     def close(split: str) -> None:
@@ -141,7 +141,7 @@ def _write_units(config: PrepareConfig, folder: Path) -> Plan:
                 fault = item if isinstance(item, Reject) else _fault(item, seen)
                 if fault is not None:
                     plan.rejects.append(fault)
-                elif isinstance(item, Item):
+                elif isinstance(item, CorpusItem):
                     waiting[split_of(item)].append(item)
             close("train")
             for split in [name for name in waiting if len(waiting[name]) >= source.unit_size]:
@@ -152,7 +152,7 @@ def _write_units(config: PrepareConfig, folder: Path) -> Plan:
     return plan
 
 
-def _sources(config: PrepareConfig) -> Iterator[tuple[Source, Callable[[Item], str]]]:
+def _sources(config: PrepareConfig) -> Iterator[tuple[Source, Callable[[CorpusItem], str]]]:
     """The corpora to read, each with its rule for splits."""
     if config.dev_source is not None:
         yield config.source, lambda _: "train"
@@ -169,7 +169,7 @@ def _sources(config: PrepareConfig) -> Iterator[tuple[Source, Callable[[Item], s
         )
 
 
-def _fault(item: Item, seen: set[bytes]) -> Reject | None:
+def _fault(item: CorpusItem, seen: set[bytes]) -> Reject | None:
     """What is wrong with an item's strings or id, if anything; adds the id to `seen`."""
     try:
         key = hashlib.blake2b(item.id.encode(), digest_size=8).digest()

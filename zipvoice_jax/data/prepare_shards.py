@@ -24,7 +24,7 @@ from zipvoice_jax.data.checks import Limits, Reject, Rejected
 from zipvoice_jax.data.prepare_config import TokenizerSettings
 from zipvoice_jax.data.prepare_plan import read_items, write_atomically
 from zipvoice_jax.data.records import Index, write_shard
-from zipvoice_jax.data.sources import Item
+from zipvoice_jax.data.sources import CorpusItem
 from zipvoice_jax.data.timing import token_starts
 from zipvoice_jax.data.utterance import Utterance
 
@@ -140,7 +140,7 @@ def _utterances(job: ShardJob, tally: _Tally) -> Iterator[Utterance]:
         yield utterance
 
 
-def make_utterance(item: Item, settings: TokenizerSettings, limits: Limits) -> Utterance:
+def make_utterance(item: CorpusItem, settings: TokenizerSettings, limits: Limits) -> Utterance:
     """Reads an item's audio, checks it, and tokenizes its text.
 
     Raises:
@@ -186,7 +186,7 @@ def _tokens(text: str, language: str, settings: TokenizerSettings) -> tuple[str,
     return tokens
 
 
-def _read_item(item: Item) -> tuple[bytes, float, int]:
+def _read_item(item: CorpusItem) -> tuple[bytes, float, int]:
     """An item's encoded audio, its duration in seconds and its number of channels."""
     if item.size is not None:
         return _read_member(item)
@@ -210,7 +210,7 @@ def _read_item(item: Item) -> tuple[bytes, float, int]:
     return audio, wave.shape[1] / rate, wave.shape[0]
 
 
-def _read_member(item: Item) -> tuple[bytes, float, int]:
+def _read_member(item: CorpusItem) -> tuple[bytes, float, int]:
     """Like `_read_item`, for an audio file that is a range of bytes of another file."""
     try:
         with open(item.path, "rb") as file:

@@ -14,7 +14,7 @@ from typing import Any
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.checks import Reject, Rejected
 from zipvoice_jax.data.source_webdataset import find_tars, tar_items
-from zipvoice_jax.data.sources import Format, Item, Source, Unit, sliced
+from zipvoice_jax.data.sources import CorpusItem, Format, Source, Unit, sliced
 from zipvoice_jax.data.timing import joined, timing_of_lhotse, timing_of_tokens
 
 _AUDIO_KEYS = ("wav", "path", "audio", "audio_path", "audio_filepath")
@@ -95,7 +95,7 @@ def jsonl_units(source: Source) -> Iterator[Unit]:
         yield from sliced(items, source.unit_size)
 
 
-def _jsonl_items(manifest: Path, language: str) -> Iterator[Item | Reject]:
+def _jsonl_items(manifest: Path, language: str) -> Iterator[CorpusItem | Reject]:
     for where, row in read_jsonl(manifest):
         if isinstance(row, Reject):
             yield row
@@ -109,7 +109,7 @@ def _jsonl_items(manifest: Path, language: str) -> Iterator[Item | Reject]:
 
 def _member_item(
     language: str, where: str, row: Mapping[str, Any], tar: Path, span: tuple[int, int]
-) -> Item | Reject:
+) -> CorpusItem | Reject:
     """The item of an object whose audio is a range of bytes of a tar file."""
     item = _row_item(where, row, str(tar), str(row["id"]), language)
     if isinstance(item, Reject):
@@ -119,7 +119,7 @@ def _member_item(
 
 def _row_item(
     where: str, row: Mapping[str, Any], path: str, recording: str, language: str
-) -> Item | Reject:
+) -> CorpusItem | Reject:
     """The item of an object with id and text, whose audio is known."""
     item_id, text = row.get("id"), row.get("text")
     if not (isinstance(item_id, str) and item_id and isinstance(text, str)):
@@ -129,7 +129,7 @@ def _row_item(
         timing = timing or timing_of_lhotse(row.get("alignment"))
     except Rejected as rejected:
         return Reject(rejected.reason, item_id, f"{where}: {rejected}")
-    return Item(
+    return CorpusItem(
         id=item_id,
         text=text,
         path=path,
@@ -159,7 +159,7 @@ def _libritts_transcripts(source: Source) -> list[Path]:
     return sorted(source.path.rglob("*.normalized.txt"))
 
 
-def _libritts_items(source: Source) -> Iterator[Item | Reject]:
+def _libritts_items(source: Source) -> Iterator[CorpusItem | Reject]:
     for transcript in _libritts_transcripts(source):
         name = transcript.name.removesuffix(".normalized.txt")
         subsets = ("train", "dev", "test")
@@ -176,7 +176,7 @@ def _libritts_items(source: Source) -> Iterator[Item | Reject]:
         except (OSError, UnicodeDecodeError):
             yield Reject("bad entry", name, f"{transcript} is not readable as text")
             continue
-        yield Item(
+        yield CorpusItem(
             id=name,
             text=text,
             path=str(transcript.with_name(f"{name}.wav")),
@@ -195,7 +195,7 @@ def tsv_units(source: Source) -> Iterator[Unit]:
     return sliced(_tsv_items(source), source.unit_size)
 
 
-def _tsv_items(source: Source) -> Iterator[Item | Reject]:
+def _tsv_items(source: Source) -> Iterator[CorpusItem | Reject]:
     for where, line in read_lines(source.path):
         columns = [column.strip() for column in line.split("\t")]
         while len(columns) > 3 and not columns[-1]:  # spreadsheets end lines with tabs
@@ -213,7 +213,7 @@ def _tsv_items(source: Source) -> Iterator[Item | Reject]:
             yield Reject("bad entry", item_id, f"{where}: start and end are not a span of seconds")
             continue
         beside = source.path.parent / audio
-        yield Item(
+        yield CorpusItem(
             id=item_id,
             text=text,
             path=str(beside if beside.exists() or not Path(audio).exists() else Path(audio)),
@@ -243,7 +243,7 @@ def lhotse_units(source: Source) -> Iterator[Unit]:
     return sliced(_lhotse_items(source), source.unit_size)
 
 
-def _lhotse_items(source: Source) -> Iterator[Item | Reject]:
+def _lhotse_items(source: Source) -> Iterator[CorpusItem | Reject]:
     for where, cut in read_jsonl(source.path):
         if isinstance(cut, Reject):
             yield cut
@@ -258,7 +258,7 @@ def _lhotse_items(source: Source) -> Iterator[Item | Reject]:
             yield Reject("bad entry", str(cut.get("id") or where), f"{where}: {detail}")
 
 
-def _cut_item(cut: Mapping[str, Any], source: Source) -> Item:
+def _cut_item(cut: Mapping[str, Any], source: Source) -> CorpusItem:
     """The item of a MonoCut or MultiCut; raises a ValueError for a cut that is not supported."""
     if cut.get("type", "MonoCut") not in ("MonoCut", "MultiCut"):
         raise ValueError(f"is a {cut['type']}; save it with its audio first")
@@ -276,7 +276,7 @@ def _cut_item(cut: Mapping[str, Any], source: Source) -> Item:
     start, end = (0.0, None) if whole else (cut["start"], cut["start"] + cut["duration"])
     supervisions = sorted(cut["supervisions"], key=lambda one: one["start"])
     languages = [one.get("language") for one in supervisions if one.get("language")]
-    return Item(
+    return CorpusItem(
         id=str(cut["id"]),
         text=" ".join(one.get("text") or "" for one in supervisions),
         path=str(path if path.exists() else source.path.parent / path),

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.checks import Reject
 from zipvoice_jax.data.source_lists import read_jsonl
-from zipvoice_jax.data.sources import AUDIO_SUFFIXES, Format, Item, Source, Unit, sliced
+from zipvoice_jax.data.sources import AUDIO_SUFFIXES, CorpusItem, Format, Source, Unit, sliced
 
 
 def inputs(source: Source) -> list[Path]:
@@ -26,7 +26,9 @@ def inputs(source: Source) -> list[Path]:
 def recordings(source: Source) -> dict[str, list[str]]:
     """The ids of the recordings that each language's manifest names."""
     return {
-        language: [one.recording for one in _read_manifest(path, language) if isinstance(one, Item)]
+        language: [
+            one.recording for one in _read_manifest(path, language) if isinstance(one, CorpusItem)
+        ]
         for language, path in _manifests(source.path).items()
     }
 
@@ -36,7 +38,7 @@ def units(source: Source) -> Iterator[Unit]:
     manifests = _manifests(source.path)
     tars = {tar: _languages(tar, source.path, set(manifests)) for tar in _tars(source.path)}
     for language, manifest in manifests.items():
-        entries: dict[str, list[Item]] = {}
+        entries: dict[str, list[CorpusItem]] = {}
         rejects: Unit = []
         for entry in _read_manifest(manifest, language):
             if isinstance(entry, Reject):
@@ -76,7 +78,7 @@ def _languages(tar: Path, root: Path, known: set[str]) -> set[str]:
     return (parts & known) or known
 
 
-def _read_manifest(path: Path, language: str) -> Iterator[Item | Reject]:
+def _read_manifest(path: Path, language: str) -> Iterator[CorpusItem | Reject]:
     for where, row in read_jsonl(path):
         if isinstance(row, Reject):
             yield row
@@ -86,7 +88,7 @@ def _read_manifest(path: Path, language: str) -> Iterator[Item | Reject]:
             yield Reject("bad entry", where, "needs the strings id, text and path")
             continue
         item_id, text, audio = map(str, values)
-        yield Item(
+        yield CorpusItem(
             id=item_id,
             text=text,
             path=str(path.parent / audio),
@@ -95,7 +97,7 @@ def _read_manifest(path: Path, language: str) -> Iterator[Item | Reject]:
         )
 
 
-def _tar_items(tar: Path, entries: dict[str, list[Item]]) -> Iterator[Item | Reject]:
+def _tar_items(tar: Path, entries: dict[str, list[CorpusItem]]) -> Iterator[CorpusItem | Reject]:
     """Items whose audio is in a tar, in its order; removes them from `entries`."""
     try:
         with tarfile.open(tar, "r:") as archive:
@@ -114,7 +116,7 @@ def _tar_items(tar: Path, entries: dict[str, list[Item]]) -> Iterator[Item | Rej
         yield Reject("unreadable", str(tar), f"the tar file is damaged ({error})")
 
 
-def _unpacked_items(entries: dict[str, list[Item]]) -> Iterator[Item | Reject]:
+def _unpacked_items(entries: dict[str, list[CorpusItem]]) -> Iterator[CorpusItem | Reject]:
     for items in entries.values():
         for item in items:
             if Path(item.path).is_file():

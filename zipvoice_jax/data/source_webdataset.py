@@ -11,13 +11,13 @@ from typing import Any
 
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.checks import Reject
-from zipvoice_jax.data.sources import AUDIO_SUFFIXES, Item
+from zipvoice_jax.data.sources import AUDIO_SUFFIXES, CorpusItem
 
 _MAX_JSON = 1 << 20  # bytes; the object of one utterance has a few hundred
 _PACKED = (".tar.gz", ".tgz")
 
 # Makes an item: position for messages, JSON object, tar, and offset and size of the audio in it.
-MakeItem = Callable[[str, Mapping[str, Any], Path, tuple[int, int]], Item | Reject]
+MakeItem = Callable[[str, Mapping[str, Any], Path, tuple[int, int]], CorpusItem | Reject]
 
 
 def find_tars(place: Path) -> list[Path]:
@@ -35,7 +35,7 @@ def find_tars(place: Path) -> list[Path]:
     return [path for path in paths if path.suffix.lower() == ".tar"]
 
 
-def tar_items(tar: Path, make: MakeItem) -> Iterator[Item | Reject]:
+def tar_items(tar: Path, make: MakeItem) -> Iterator[CorpusItem | Reject]:
     """The items of a tar, in its order; JSON without audio and audio without JSON come last."""
     objects: dict[str, Any] = {}
     audio: dict[str, tuple[int, int]] = {}

@@ -24,7 +24,7 @@ OFFICIAL_DEV_CUTS = 1000  # per language of OpenDialog (official: local/prepare_
 
 
 @dataclasses.dataclass(frozen=True)
-class Item:
+class CorpusItem:
     """An utterance that is still in its corpus.
 
     Attributes:
@@ -61,7 +61,7 @@ class Item:
         return self.start == 0 and self.end is None and not self.channels
 
 
-Unit = list[Item | Reject]  # what becomes one shard in each split
+Unit = list[CorpusItem | Reject]  # what becomes one shard in each split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Source:
             yield [_with_timing(one, grids) for one in unit]
 
 
-def _with_timing(item: "Item | Reject", grids: TextGrids) -> "Item | Reject":
+def _with_timing(item: "CorpusItem | Reject", grids: TextGrids) -> "CorpusItem | Reject":
     """Adds the timing of an item's TextGrid, if there is one and the item has no timing."""
     if isinstance(item, Reject) or item.timing is not None:
         return item
@@ -180,7 +180,7 @@ def hashed_split(item_id: str, dev_share: float) -> str:
     return "dev" if int.from_bytes(digest, "big") < dev_share * 2**64 else "train"
 
 
-def sliced(items: Iterator[Item | Reject], size: int) -> Iterator[Unit]:
+def sliced(items: Iterator[CorpusItem | Reject], size: int) -> Iterator[Unit]:
     """Cuts a stream of items into units."""
     unit: Unit = []
     for item in items:

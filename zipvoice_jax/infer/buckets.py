@@ -1,24 +1,15 @@
 """Packing jobs into a small, fixed set of shapes, so that few programs are compiled."""
 
-import dataclasses
 from collections.abc import Sequence
 
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.data.plan import Bucket
 from zipvoice_jax.infer.prepare import MAX_FRAMES, Job
 
 # Steps of a fifth to a third, so that no bucket above the first is more than a quarter padding.
 FRAMES = (384, 512, 640, 768, 1024, 1280, 1536, 2048, 2560, 3072, 4096, 5120, 6144, MAX_FRAMES)
 TOKENS = (256, 512, 1024, 2048, 4096, MAX_FRAMES)
 MAX_BATCH = 32
-
-
-@dataclasses.dataclass(frozen=True, order=True)
-class Bucket:
-    """The static shape of one program."""
-
-    frames: int
-    tokens: int
-    batch: int
 
 
 def _fit(size: int, steps: tuple[int, ...], what: str) -> int:

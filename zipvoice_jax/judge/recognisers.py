@@ -241,7 +241,7 @@ def open_recogniser(name: str) -> Recogniser:
     role = "recogniser"
 
     def packaged(kind: str) -> Callable[[Path | None], Recogniser]:
-        return lambda path: FasterWhisper(path or packages.find(kind), kind)
+        return lambda path: FasterWhisper(path or packages.find_package(kind), kind)
 
     def whisper(path: Path | None) -> Recogniser:
         return FasterWhisper(needs(role, "faster-whisper", path), f"faster-whisper:{path}")

@@ -72,7 +72,7 @@ def evaluate(
             another judge.
     """
     description = json.loads(json.dumps(judge.about()))
-    others = {name: load(folder) for name, folder in baselines.items()}
+    others = {name: read_report(folder) for name, folder in baselines.items()}
     for name, folder in baselines.items():
         _check_judge(name, _read_judge(folder) or {}, description, say)
     known = _begin(to, description, overwrite)
@@ -106,7 +106,7 @@ def evaluate(
     return totals, write_report(to, listed, others, description)
 
 
-def load(folder: Path) -> list[dict[str, Any]]:
+def read_report(folder: Path) -> list[dict[str, Any]]:
     """The records of a report.
 
     Raises:

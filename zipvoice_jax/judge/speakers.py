@@ -228,7 +228,7 @@ def open_speaker_encoder(name: str) -> SpeakerEncoder:
         name,
         {
             "resemblyzer": lambda path: Resemblyzer(
-                path or packages.find("resemblyzer") / "pretrained.pt"
+                path or packages.find_package("resemblyzer") / "pretrained.pt"
             ),
             "transformers": lambda path: XVector(needs(role, "transformers", path)),
             "wavlm-ecapa": lambda path: WavlmEcapa(placed("wavlm-ecapa", path)),

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from zipvoice_jax.judge.config import ALL_METRICS, Metric
-from zipvoice_jax.judge.timing import Turn, changes
+from zipvoice_jax.judge.timing import HeardTurn, changes
 
 _SEED = 20_250_709
 RESAMPLES = 2000
@@ -198,7 +198,7 @@ def offsets(records: Records) -> list[float]:
 
     Floor transfer offsets: gaps, or overlaps where negative.
     """
-    turns = ([Turn(*turn) for turn in record.get("turns", ())] for record in records)
+    turns = ([HeardTurn(*turn) for turn in record.get("turns", ())] for record in records)
     return [change for own_turns in turns for change in changes(own_turns)]
 
 

@@ -23,7 +23,7 @@ class Region:
 
 
 @dataclasses.dataclass(frozen=True)
-class Turn:
+class HeardTurn:
     """A stretch in which one speaker has the floor."""
 
     speaker: str
@@ -63,16 +63,16 @@ def pauses(regions: Sequence[Region]) -> list[float]:
     return [b.start - a.end for a, b in itertools.pairwise(regions)]
 
 
-def turns_of(regions: Mapping[str, Sequence[Region]]) -> list[Turn]:
+def turns_of(regions: Mapping[str, Sequence[Region]]) -> list[HeardTurn]:
     """Turns of speakers who each have their own regions.
 
     A turn lasts until another speaker begins to speak and continues beyond its end.
     """
     marked = sorted(
-        (Turn(name, r.start, r.end) for name, rs in regions.items() for r in rs),
+        (HeardTurn(name, r.start, r.end) for name, rs in regions.items() for r in rs),
         key=lambda turn: (turn.start, turn.end),
     )
-    turns: list[Turn] = []
+    turns: list[HeardTurn] = []
     for turn in marked:
         if turns and turns[-1].speaker == turn.speaker:
             end = max(turns[-1].end, turn.end)
@@ -84,7 +84,7 @@ def turns_of(regions: Mapping[str, Sequence[Region]]) -> list[Turn]:
     return turns
 
 
-def changes(turns: Sequence[Turn]) -> list[float]:
+def changes(turns: Sequence[HeardTurn]) -> list[float]:
     """Seconds from the end of each turn to the start of the next: gaps, or overlaps if negative."""
     return [b.start - a.end for a, b in itertools.pairwise(turns)]
 

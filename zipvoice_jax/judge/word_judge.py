@@ -18,7 +18,7 @@ from zipvoice_jax.judge.judge import is_dialogue
 from zipvoice_jax.judge.recognisers import open_recogniser
 from zipvoice_jax.judge.words import count_errors, normaliser, without_tags
 from zipvoice_jax.vocoder.base import GriffinLim, Wave
-from zipvoice_jax.vocoder.find import find as find_vocoder
+from zipvoice_jax.vocoder.find import find_vocoder
 
 
 class WordJudge:

