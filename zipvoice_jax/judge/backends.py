@@ -165,7 +165,7 @@ def fingerprint_of(folder: Path, *patterns: str) -> str:
     """
     for pattern in patterns:
         if files := sorted(folder.glob(pattern)):
-            return packages.fingerprint(*files)
+            return packages.sha256_of_files(*files)
     raise UserError(f"{folder} holds no {' or '.join(patterns)}; place the model's files there.")
 
 

@@ -98,12 +98,5 @@ def fetch(name: str) -> Path:
 
 
 __all__ = [
-    "PACKAGES",
-    "Package",
-    "Part",
-    "fetch",
-    "find_package",
-    "folder",
-    "sha256_of_files",
-    "unpack",
-]
+    "PACKAGES", "Package", "Part", "fetch", "find_package", "folder", "sha256_of_files", "unpack",
+]  # fmt: skip

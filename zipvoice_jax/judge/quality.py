@@ -40,7 +40,7 @@ class Dnsmos:
         self.about = {
             "name": "dnsmos",
             "library": versions("onnxruntime"),
-            "weights": packages.fingerprint(model),
+            "weights": packages.sha256_of_files(model),
             "options": "P.835 overall",
         }
         import onnxruntime
@@ -69,7 +69,7 @@ class Utmos:
         self.about = {
             "name": "utmos",
             "library": versions("jax"),
-            "weights": packages.fingerprint(path),
+            "weights": packages.sha256_of_files(path),
             "options": "in JAX, strong learner",
         }
         self._tree = jax.device_put(read_utmos(read_weights(path)))
@@ -90,7 +90,7 @@ class DistillMos:
         self.about = {
             "name": "distillmos",
             "library": libraries,
-            "weights": packages.fingerprint(Path(distillmos.sqa.DEFAULT_WEIGHTS_CHKPT)),
+            "weights": packages.sha256_of_files(Path(distillmos.sqa.DEFAULT_WEIGHTS_CHKPT)),
             "options": "",
         }
         with contextlib.redirect_stdout(sys.stderr):  # it prints the path of its weights

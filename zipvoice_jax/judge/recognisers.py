@@ -71,7 +71,7 @@ class FasterWhisper:
         self.about = {
             "name": name,
             "library": versions("faster-whisper", "ctranslate2"),
-            "weights": packages.fingerprint(path / "model.bin"),
+            "weights": packages.sha256_of_files(path / "model.bin"),
             "options": f"int8, beam 5, temperature 0, {_PIECES}",
         }
         from faster_whisper import WhisperModel

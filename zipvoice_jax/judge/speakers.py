@@ -62,7 +62,7 @@ class Resemblyzer:
         self.about = {
             "name": "resemblyzer",
             "library": versions("jax", "librosa", "faster-whisper"),
-            "weights": packages.fingerprint(path),
+            "weights": packages.sha256_of_files(path),
             "options": "in JAX, speech parts by Silero's detector",
         }
         weights = Weights(read_legacy(path)["model_state"], str(path))
@@ -109,7 +109,7 @@ class WavlmEcapa:
         self.about = {
             "name": "wavlm-ecapa",
             "library": versions("jax"),
-            "weights": packages.fingerprint(path),
+            "weights": packages.sha256_of_files(path),
             "options": f"in JAX, the first {_LONGEST} s, silence included, as officially",
         }
         self._tree = jax.device_put(read_ecapa(read_weights(path)))
@@ -162,7 +162,7 @@ class Scripted:
         self.about = {
             "name": f"torchscript:{path}",
             "library": versions("torch", "faster-whisper"),
-            "weights": packages.fingerprint(path),
+            "weights": packages.sha256_of_files(path),
             "options": "16 kHz",
         }
         self._path = path
