@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from datasets import write_dataset
 
-from zipvoice_jax.data.records import write_dataset
 from zipvoice_jax.data.utterance import Utterance
 from zipvoice_jax.text.tokens import TokenTable
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
+from datasets import write_dataset
 from loading import RATE, dataset, utterance
 
 from zipvoice_jax.align import train as training
@@ -26,7 +27,7 @@ from zipvoice_jax.cli.main import main
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.files import alone
 from zipvoice_jax.data.alignment import ALIGNER, alignment_name
-from zipvoice_jax.data.records import open_split, write_dataset
+from zipvoice_jax.data.records import open_split
 from zipvoice_jax.data.utterance import Utterance
 
 SMALL = AlignConfig(steps=6, width=8, buckets=1, batch_seconds=4.0, warmup=1)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from complaints import user_error
 from conftest import RunCli
+from datasets import write_dataset
 from flax.traverse_util import flatten_dict, unflatten_dict
 from generation import run_main
 from training import CONFIG, command, entries, make_data, weights
@@ -22,7 +23,7 @@ from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.schedule import PiecewiseLinear
 from zipvoice_jax.data.config import SourceConfig
 from zipvoice_jax.data.loader import Loader
-from zipvoice_jax.data.records import open_split, write_dataset
+from zipvoice_jax.data.records import open_split
 from zipvoice_jax.train.config import TrainConfig
 from zipvoice_jax.train.load import load_config
 from zipvoice_jax.train.loop import train

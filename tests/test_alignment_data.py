@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from datasets import write_dataset
 from loading import TABLE, utterance
 from preparing import TEXT, config, encoded, write_jsonl
 
@@ -24,7 +25,7 @@ from zipvoice_jax.data.loader import Loader, validation_batches
 from zipvoice_jax.data.plan import Bucket
 from zipvoice_jax.data.prepare import prepare
 from zipvoice_jax.data.prepare_report import lines
-from zipvoice_jax.data.records import Index, open_split, write_dataset
+from zipvoice_jax.data.records import Index, open_split
 from zipvoice_jax.data.sources import Source
 from zipvoice_jax.data.utterance import Utterance, make_record, parse_record
 

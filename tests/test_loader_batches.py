@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from datasets import write_dataset
 from loading import TABLE, dataset, utterance
 
 from zipvoice_jax.audio.mel import log_mel_host
@@ -19,7 +20,7 @@ from zipvoice_jax.data.batches import Batch, BatchIterator
 from zipvoice_jax.data.config import DataConfig, SourceConfig
 from zipvoice_jax.data.examples import ExampleReader
 from zipvoice_jax.data.loader import Loader, validation_batches
-from zipvoice_jax.data.records import Index, decode_audio, open_split, write_dataset
+from zipvoice_jax.data.records import Index, decode_audio, open_split
 from zipvoice_jax.text.tokens import TokenTable
 
 FEATURES = FeatureConfig()

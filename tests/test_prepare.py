@@ -14,6 +14,7 @@ import pytest
 import soundfile
 import tensorflow_datasets as tfds
 from complaints import user_error
+from datasets import write_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from preparing import TEXT, config, encoded
@@ -22,7 +23,7 @@ from zipvoice_jax.data import checks, prepare_shards, records
 from zipvoice_jax.data.checks import Limits, Rejected
 from zipvoice_jax.data.prepare import prepare
 from zipvoice_jax.data.prepare_report import lines
-from zipvoice_jax.data.records import Index, decode_audio, open_split, write_dataset
+from zipvoice_jax.data.records import Index, decode_audio, open_split
 from zipvoice_jax.data.sources import CorpusItem, Source, hashed_split
 from zipvoice_jax.data.utterance import Utterance, features, make_record
 

@@ -15,13 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from datasets import write_dataset
 from training import TOKENS, flac, make_data, speechlike, weights, write_config
 
 from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.core.compiling import Compilation
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.batches import Batch
-from zipvoice_jax.data.records import write_dataset
 from zipvoice_jax.data.utterance import Utterance
 from zipvoice_jax.models.zipvoice import init_params
 from zipvoice_jax.train.checkpoints import Checkpoints

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import soundfile
+from datasets import write_dataset
 from flax.traverse_util import flatten_dict
 
 from zipvoice_jax.checkpoint.native import read_native
-from zipvoice_jax.data.records import write_dataset
 from zipvoice_jax.data.utterance import Utterance
 
 RATE = 16_000

@@ -7,7 +7,6 @@ every record), `report.json` and, if alignments were learned, `alignment-SPLIT.n
 
 import dataclasses
 import io
-import itertools
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -218,46 +217,6 @@ def write_shard(path: str | Path, utterances: Iterable[Utterance]) -> Index:
     finally:
         writer.close()
     return Index.join(rows)
-
-
-def write_dataset(
-    directory: str | Path,
-    name: str,
-    splits: Mapping[str, Sequence[Utterance]],
-    *,
-    shards: int = 1,
-) -> None:
-    """Writes a small dataset from memory, in the same layout as `zipvoice-jax prepare`.
-
-    Args:
-        directory: output directory; created if missing.
-        name: name of the dataset, in lower-case letters, digits and underscores.
-        splits: utterances of each split, in the order of their records.
-        shards: number of files per split.
-
-    Raises:
-        UserError: an id is used twice.
-    """
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    ids = [one.id for utterances in splits.values() for one in utterances]
-    if len(set(ids)) != len(ids):
-        raise UserError(f"the utterances for {directory} share ids; give each its own.")
-    lengths: dict[str, list[int]] = {}
-    report: dict[str, Any] = {"name": name, "splits": {}}
-    for split, utterances in splits.items():
-        bounds = np.linspace(0, len(utterances), shards + 1).round().astype(int)
-        parts = [utterances[a:b] for a, b in itertools.pairwise(bounds)]
-        for i, part in enumerate(parts):
-            write_shard(directory / shard_name(name, split, i, shards), part)
-        lengths[split] = [len(part) for part in parts]
-        index = Index.of(utterances)
-        index.save(directory / index_name(split))
-        hours = round(float(index.seconds.sum()) / 3600, 6)
-        report["splits"][split] = {"utterances": len(index), "hours": hours}
-    write_info(directory, name, lengths)
-    text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
-    (directory / "report.json").write_text(text, encoding="utf-8")
 
 
 def write_info(directory: str | Path, name: str, lengths: Mapping[str, Sequence[int]]) -> None:
