@@ -57,8 +57,8 @@ def grow_vocabulary(
     """Gives a model a larger token table; rows follow their tokens by name.
 
     Args:
-        params: of the model.
-        config: of the model.
+        params: parameters of the model, as nested dicts.
+        config: sizes and options of the model.
         old_table: its token table.
         new_table: holds every token of the old one, in any order, and more.
         key: of the new rows, which are N(0, 1) as in torch.nn.Embedding; a token's row
@@ -273,7 +273,7 @@ def new_duration_head(config: ModelConfig, key: Key[Array, ""]) -> Params:
     """Random parameters of a duration head, for a model that has none yet.
 
     Args:
-        config: of the model.
+        config: sizes and options of the model.
         key: of the head.
     """
     head = DurationHead(DURATION_HEAD_DIM)

@@ -123,10 +123,10 @@ def find_model(model_name: str | None = None, model_dir: str | Path | None = Non
 
 
 def may_be_dialog(model_name: str | None, model_dir: Path | None) -> bool:
-    """Whether a model may have two speakers, as far as can be told without its weights.
+    """Whether a model may have two speakers, as far as is known without its weights.
 
     Args:
-        model_name: as of `find_model`; a kind of one speaker is told by it alone.
+        model_name: as of `find_model`; it alone can rule out a second speaker.
         model_dir: from `find_model`; None: not yet found. A token table without speaker tags
             belongs to a model of one speaker; one with them may do so.
 

@@ -70,9 +70,9 @@ def save_native(
 
     Args:
         model_dir: the directory to make.
-        config: of the model.
-        features: of the model.
-        table: token table of the model.
+        config: sizes and options of the model.
+        features: log-mel settings that the model was trained with.
+        table: the token table, whose ids the embedding has.
         params: our parameter tree; stored as float32, unless the format says otherwise.
         format: "native" keeps float32 by Orbax, "bfloat16" rounds to that in a single file.
         overwrite: whether to replace a model directory that is already there.
@@ -82,7 +82,7 @@ def save_native(
 
     Raises:
         UserError: parameters or table do not fit the config, bfloat16 cannot hold them, or the
-            place cannot be written.
+            directory cannot be written.
     """
     if format not in _VERSIONS:
         raise UserError(f"the format {format!r} is unknown; choose {' or '.join(_VERSIONS)}.")

@@ -209,9 +209,9 @@ def write_official(
 
     Args:
         model_dir: the directory to make.
-        config: of the model.
+        config: sizes and options of the model.
         features: of the model; the official format keeps type and sampling rate.
-        table: token table of the model.
+        table: the token table, whose ids the embedding has.
         params: our parameter tree; a head for the length of the speech is left out.
         format: "pt" (torch.save's) or "safetensors".
         overwrite: whether to replace a model directory that is already there.
@@ -220,7 +220,7 @@ def write_official(
         the weights' file.
 
     Raises:
-        UserError: parameters or table do not fit the config, or the place cannot be written.
+        UserError: parameters or table do not fit the config, or the directory cannot be written.
     """
     if format not in get_args(Format):
         raise UserError(f"the format {format!r} is unknown; choose pt or safetensors.")

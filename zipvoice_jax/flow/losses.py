@@ -1,4 +1,4 @@
-"""Training losses of the family, as pure functions of given noise, times and masks.
+"""Training losses of the family, as pure functions of noise, times and masks.
 
 Official: the `forward` methods in zipvoice/models. Every mean runs over an item's own
 frames, so that a loss does not depend on padding.
@@ -87,7 +87,7 @@ def counted_frames(
     """1.0 for the frames that a loss is the mean of: to be generated, and no padding.
 
     Args:
-        config: of the model.
+        config: sizes and options of the model.
         batch: of flow matching, where of each item `only_speaker` may count alone, or of
             distillation.
     """
@@ -153,8 +153,8 @@ def flow_matching_loss(
     """Conditional flow matching over the frames to be generated (paper, section 3.1).
 
     Args:
-        params: of the model.
-        config: of the model.
+        params: parameters of the model, as nested dicts.
+        config: sizes and options of the model.
         batch: data and random quantities of the step.
         weights: of the parts beside the flow's error, by the part's name and "_weight":
             "exclusive_weight" of the stereo model's speaker-exclusive term, which acts on
@@ -208,7 +208,7 @@ def duration_loss(
     The text encoder runs as it does in generation, without dropout or hooks.
 
     Args:
-        params: of the model.
+        params: parameters of the model, as nested dicts.
         config: of the model, which has a duration head.
         batch: only its tokens and their boundaries count.
 

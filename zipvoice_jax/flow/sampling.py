@@ -143,7 +143,7 @@ def frames_at_rate_of(
 ) -> int:
     """Frames of the speech, at the prompt's rate of frames per predicted frame.
 
-    In place of frames per token, which takes an `ah` and a pause for equally long.
+    In place of frames per token, which gives an `ah` and a pause the same length.
 
     Args:
         prompt_frames: of the recording.
@@ -260,8 +260,8 @@ def step(
     """One Euler step: the next state, by the velocity of all branches; see `sample`.
 
     Args:
-        params: of the model.
-        config: of the model.
+        params: parameters of the model, as nested dicts.
+        config: sizes and options of the model.
         prepared: what the steps share.
         x: the state.
         now: the step's part of `Prepared.steps`.
@@ -308,8 +308,8 @@ def sample(
     voice as well.
 
     Args:
-        params: of the model.
-        config: of the model.
+        params: parameters of the model, as nested dicts.
+        config: sizes and options of the model.
         inputs: the batch.
         times: see `time_steps`.
         guidance_scale: of each item.

@@ -29,7 +29,7 @@ def sampling_flops(
     """Operations to sample one item.
 
     Args:
-        config: of the model.
+        config: sizes and options of the model.
         frames: of prompt and speech.
         tokens: of prompt and text.
         num_step: Euler steps.

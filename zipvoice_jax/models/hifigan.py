@@ -226,7 +226,7 @@ def decode(
     """HiFi-GAN's own features to waveforms; jit-able with `config` static.
 
     Args:
-        config: sizes of the model.
+        config: sizes and options of the model.
         params: from `params_from_official` or `Generator(config).init(...)["params"]`.
         mel: of `hifigan_mel`.
         spans: first frame of each item, and the frame behind its last; None: all are its own.

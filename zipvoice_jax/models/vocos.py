@@ -194,7 +194,7 @@ def decode(
     """Log-mel features to waveforms; jit-able with `config` static.
 
     Args:
-        config: sizes of the model.
+        config: sizes and options of the model.
         params: from `vocos_params_from_official` or `Vocos(config).init(...)["params"]`.
         mel: natural-logarithm mel features, unscaled (features of the model / feat_scale).
         lengths: frames of each item; None: all. Padding has no effect on an item.

@@ -90,7 +90,7 @@ class _PositionKernel(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Values mixed by given attention weights."""
+    """Values mixed by attention weights."""
 
     num_heads: int
     value_head_dim: int

@@ -25,7 +25,7 @@ def relative_positions(frames: int, dim: int) -> Float[Array, "offsets dim"]:
     """Encodings of the offsets -(frames - 1) ... frames - 1.
 
     Offsets are compressed by a logarithm and an arc tangent before the Fourier transform, so
-    that near ones are told apart and far ones blur. Official: CompactRelPositionalEncoding,
+    that near ones stay distinct and far ones blur. Official: CompactRelPositionalEncoding,
     length_factor 1.
 
     Args:

@@ -31,7 +31,7 @@ _SCORE_LIMIT, _PENALTY = 25.0, 1e-4
 def slanted(
     positions: Float[Array, "heads pos offsets"], rows: int
 ) -> Float[Array, "heads pos rows places"]:
-    """Row j holds, at place v, the position at offset v + rows - 1 - j.
+    """Row j holds, at index v, the position at offset v + rows - 1 - j.
 
     Args:
         positions: by offset (source - target + frames - 1).

@@ -197,7 +197,7 @@ class Checkpoints:
             UserError: the checkpoint is damaged or holds something else.
         """
         plain = jax.tree.map(
-            lambda x, given: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=given.sharding),
+            lambda x, y: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=y.sharding),
             jax.eval_shape(_plain, like),
             {field.name: getattr(like, field.name) for field in dataclasses.fields(like)},
         )

@@ -117,8 +117,8 @@ class Stage:
             f"stage {self.name}: kind {self.kind!r} is unknown; choose one of "
             f"{', '.join(MODEL_KINDS)}.",
         )
-        about = f"stage {self.name}: "
-        check_number(f"{about}steps", self.steps, 0, MAX_STEPS, whole=True, above=True)
+        prefix = f"stage {self.name}: "
+        check_number(f"{prefix}steps", self.steps, 0, MAX_STEPS, whole=True, above=True)
         require(
             self.objective in OBJECTIVES and self.mask in get_args(MaskKind),
             f"stage {self.name}: objective {self.objective!r} or mask {self.mask!r} is unknown; "
@@ -133,17 +133,17 @@ class Stage:
         for name, (low, high) in scheduled_fields(type(self)).items():
             value = getattr(self, name)
             if value is not None:
-                check_rate(about + name, value, low, high)
+                check_rate(prefix + name, value, low, high)
         if not isinstance(self.learning_rate, Eden):  # which has looked at its numbers
-            check_rate(f"{about}learning_rate", self.learning_rate, 0.0, MAX_LEARNING_RATE)
+            check_rate(f"{prefix}learning_rate", self.learning_rate, 0.0, MAX_LEARNING_RATE)
             require(
                 max(points(self.learning_rate)) > 0.0,
-                f"{about}learning_rate is {self.learning_rate!r}, with which nothing is learnt; "
+                f"{prefix}learning_rate is {self.learning_rate!r}, with which nothing is learnt; "
                 "give a number above 0.",
             )
-        check_number(f"{about}channel_difference", self.channel_difference, 0.0, 10.0)
-        check_number(f"{about}speaker_std", self.speaker_std, 0.0, 100.0)
-        check_number(f"{about}batch_count_offset", self.batch_count_offset, 0.0, 1e9)
+        check_number(f"{prefix}channel_difference", self.channel_difference, 0.0, 10.0)
+        check_number(f"{prefix}speaker_std", self.speaker_std, 0.0, 100.0)
+        check_number(f"{prefix}batch_count_offset", self.batch_count_offset, 0.0, 1e9)
         require(
             self.alignment_rule in get_args(AlignmentRule),
             f"stage {self.name}: alignment_rule is {self.alignment_rule!r}; choose one of "

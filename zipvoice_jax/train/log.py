@@ -44,7 +44,7 @@ class Speedometer:
     """Frames, operations and padding per second, over the steps since it was last reset.
 
     Args:
-        config: of the model.
+        config: sizes and options of the model.
         head_alone: whether only the duration head is trained.
     """
 

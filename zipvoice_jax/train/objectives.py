@@ -197,7 +197,7 @@ class Objective:
             drawn: from `draw`.
             values: the scheduled numbers at the step.
             ctx: drives dropout and gradient hooks; None for neither.
-            config: of the model.
+            config: sizes and options of the model.
         """
         raise NotImplementedError
 
@@ -369,7 +369,7 @@ def only_trained(
         objective: of the stage.
         after: what is trained comes from here.
         before: the rest.
-        config: of the model.
+        config: sizes and options of the model.
     """
     return {
         name: part if objective.trains(name, config) else before[name]

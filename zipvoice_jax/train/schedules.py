@@ -94,7 +94,7 @@ Rate = float | PiecewiseLinear | Eden
 
 
 def points(rate: float | PiecewiseLinear) -> tuple[float, ...]:
-    """All values that a rate is given by."""
+    """All values in a rate."""
     return tuple(v for _, v in rate.points) if isinstance(rate, PiecewiseLinear) else (rate,)
 
 

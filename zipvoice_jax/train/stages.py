@@ -186,7 +186,7 @@ def grown(
         UserError: no way leads from one to the other, or their sizes differ.
     """
     params, config, table = before.params, before.config, before.table
-    if not config.is_dialog:  # whose speakers are told apart only from here on
+    if not config.is_dialog:  # which has no speakers yet
         config = dataclasses.replace(config, **{n: getattr(wanted.config, n) for n in _SPEAKERS})
     # No layer depends on the rule of upsampling, but for the head.
     rule = {name: getattr(wanted.config, name) for name in ("upsampling", "duration_head")}

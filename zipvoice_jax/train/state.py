@@ -33,7 +33,7 @@ class TrainState:
 
     Attributes:
         step: steps begun so far in the whole run, skipped ones included; int32 ().
-        params: of the model.
+        params: parameters of the model, as nested dicts.
         opt_state: of the optimiser.
         average: averaged parameters, see `TrainConfig.average`.
         teacher: parameters of a distillation's teacher; empty otherwise.
@@ -65,7 +65,7 @@ def new_state(
     """The state in which a stage begins.
 
     Args:
-        params: of the model.
+        params: parameters of the model, as nested dicts.
         optimizer: makes a fresh state unless `opt_state` is given.
         seed: of the run.
         step: at which the stage begins.
@@ -73,7 +73,7 @@ def new_state(
         opt_state: carried over from the stage before.
         skipped: carried over from the stage before.
     """
-    # Copies: the step donates its state, and what is given here stays the caller's.
+    # Copies: the step donates its state, and the arguments stay the caller's.
     params = jax.tree.map(jnp.array, params)
     return TrainState(
         step=jnp.asarray(step, jnp.int32),

@@ -34,7 +34,7 @@ class Recipe:
     schedules.
 
     Attributes:
-        config: of the model.
+        config: sizes and options of the model.
         objective: what is minimised.
         run: the config of the run.
         hooks: dropout and gradient hooks; False for comparisons with numbers made without.
