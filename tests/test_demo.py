@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 from complaints import user_error
@@ -110,6 +111,12 @@ def test_the_demo_speaks_in_one_and_two_channels(tmp_path: Path) -> None:
     assert -1 < out.find("--model-name zipvoice_dialog ") < out.find("--model-name demo ")
     for path in Script.read().prompt_wavs:
         assert path.name in out
+    # A model of one channel: the speakers' turns, parted.
+    status, out, err = demo("zipvoice_dialog", to)
+    assert status == 0 and "turns on a channel of their own" in out, err
+    mono, both = (read_audio(to / name, RATE) for name in ("dialogue.wav", "stereo.wav"))
+    np.testing.assert_allclose(both.sum(axis=0, keepdims=True), mono, atol=1e-3)
+    assert both.shape[0] == 2 and (np.abs(both).max(axis=1) > 0).all()
     status, _, err = demo("zipvoice", tmp_path / "no")
     one_line(status, err, "have one speaker")
     assert not (tmp_path / "no").exists()

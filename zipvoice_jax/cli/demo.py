@@ -67,6 +67,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: the model or the text cannot be used, or a file cannot be written.
     """
+    import numpy as np
+
+    from zipvoice_jax.audio.io import write_audio
     from zipvoice_jax.checkpoint.hub import BUNDLED_DIR, load_model
     from zipvoice_jax.core.outputs import check_folder
     from zipvoice_jax.infer.run import write_speech
@@ -97,6 +100,10 @@ def run(args: argparse.Namespace) -> int:
         if is_first:
             print(f"{path.with_suffix('.png')}: its mel, wave and turns")
             _tell_turns(speech, text)
+        if is_first and "stereo" not in views:
+            path = args.res_dir / "stereo.wav"
+            write_audio(path, np.concatenate(speech.tracks()), speech.sampling_rate)
+            print(f"{path}: the same, each speaker's turns on a channel of their own")
     _tell_next(script)
     return 0
 
@@ -115,7 +122,6 @@ def _views(loaded: "Loaded") -> "dict[str, Loaded]":
             "zipvoice_dialog or zipvoice_dialog_stereo model."
         )
     if not loaded.config.is_stereo:
-        print("note: a model of one channel; there will be no stereo.wav", file=sys.stderr)
         return {"dialogue": loaded}
     params, config = one_channel(loaded.params, loaded.config)
     return {"dialogue": dataclasses.replace(loaded, params=params, config=config), "stereo": loaded}
