@@ -216,7 +216,7 @@ def test_configurations_that_do_not_fit_are_refused(change, said, release, numbe
         content.pop("fmax")
     (tmp_path / "config.json").write_text(json.dumps(content | (change or {})))
     (tmp_path / "generator.pt").write_bytes((release / "generator.pt").read_bytes())
-    assert said in message(find, tmp_path, FEATURES)
+    assert said in message(find_vocoder, tmp_path, FEATURES)
 
 
 def test_files_that_do_not_fit_are_refused(release, state, config, tmp_path):
@@ -227,16 +227,16 @@ def test_files_that_do_not_fit_are_refused(release, state, config, tmp_path):
     for text in ("[", "[1]", "{}", "[" * 100_000):
         assert "no HiFi-GAN configuration" in message(config_from_json, text)
     (tmp_path / "config.json").write_bytes((release / "config.json").read_bytes())
-    assert "lacks one file" in message(find, tmp_path, FEATURES)
+    assert "lacks one file" in message(find_vocoder, tmp_path, FEATURES)
     for name in ("generator_a", "generator_b"):
         (tmp_path / name).write_bytes(b"noise")
-    assert "generator_a, generator_b found" in message(find, tmp_path, FEATURES)
-    assert "not a torch checkpoint" in message(find, tmp_path / "generator_a", FEATURES)
+    assert "generator_a, generator_b found" in message(find_vocoder, tmp_path, FEATURES)
+    assert "not a torch checkpoint" in message(find_vocoder, tmp_path / "generator_a", FEATURES)
     # The old format runs past the careful reader, so only a known file of it is read.
     (tmp_path / "generator_a").write_bytes(bytes.fromhex("80028a0a6cfc9c46f920") + b"." * 99)
-    assert "before version 1.6" in message(find, tmp_path / "generator_a", FEATURES)
+    assert "before version 1.6" in message(find_vocoder, tmp_path / "generator_a", FEATURES)
     (tmp_path / "config.json").unlink()
-    assert "lacks config.json" in message(find, tmp_path / "generator_a", FEATURES)
+    assert "lacks config.json" in message(find_vocoder, tmp_path / "generator_a", FEATURES)
 
 
 def test_the_choice_without_a_name(release, tmp_path, monkeypatch):

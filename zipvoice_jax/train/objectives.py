@@ -2,7 +2,7 @@
 
 A class says what a stage starts from, what is drawn at random in a step, the loss, which
 parameters it reaches, and what validation watches; nothing else in training asks which
-objective it is. docs/objectives.md adds one.
+objective it is. docs/extending.md adds one.
 
 Official: `compute_fbank_loss` in the zipvoice/bin/train_*.py scripts and `condition_time_mask`
 in zipvoice/utils/common.py.
