@@ -310,7 +310,7 @@ def our_velocity(config: Any, params: Any, state: dict[str, Any], t: float) -> S
     import jax
     import numpy as np
 
-    from zipvoice_jax.core.compiling import compile_for
+    from zipvoice_jax.core.compiling import compile_lowered
     from zipvoice_jax.models.zipvoice import ZipVoice, cast_params, inference_config
 
     def function(params: Any, t: Any, xt: Any, text: Any, speech: Any, mask: Any) -> Any:
@@ -323,7 +323,7 @@ def our_velocity(config: Any, params: Any, state: dict[str, Any], t: float) -> S
     mask = np.zeros(state["xt"].shape[:2], bool)
     inputs = (cast_params(params, config), times, *state.values(), mask)
     inputs = jax.device_put(inputs)
-    compiled, _ = compile_for(function, "cpu", *inputs)
+    compiled, _ = compile_lowered(lambda: jax.jit(function).lower(*inputs), "cpu")
 
     def call() -> tuple[float, Any]:
         start = time.perf_counter()

@@ -39,23 +39,6 @@ def _cpu_flags() -> frozenset[str]:
     return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
 
 
-def compile_for(
-    function: Callable[..., Any], platform: str, *args: Any, **jit_options: Any
-) -> tuple[Any, float]:
-    """Compiles a function for arguments of these shapes and types.
-
-    Args:
-        function: a traceable function.
-        platform: backend that it will run on ("cpu", "gpu", "tpu").
-        *args: arguments, or `jax.ShapeDtypeStruct`s in their place.
-        **jit_options: keyword arguments of `jax.jit`.
-
-    Returns:
-        The compiled program and the seconds it took.
-    """
-    return compile_lowered(lambda: jax.jit(function, **jit_options).lower(*args), platform)
-
-
 def compile_lowered(lower: Callable[[], Any], platform: str) -> tuple[Any, float]:
     """Lowers and compiles; returns the program and the seconds that both took."""
     start = time.perf_counter()
