@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from complaints import user_error
-from fakes import fake_models
+from fakes import Tone, fake_models
 from generation import (
     RELEASE,
     TEXT1,
@@ -37,6 +37,7 @@ from zipvoice_jax.infer.synthesizer import Synthesizer
 from zipvoice_jax.infer.tracks import speakers_of
 from zipvoice_jax.models.zipvoice import bound, init_params
 from zipvoice_jax.text.chunking import validate_dialog
+from zipvoice_jax.text.repair import repair
 from zipvoice_jax.text.tokenizer import make_tokenizer
 from zipvoice_jax.text.tokens import TokenTable
 from zipvoice_jax.train.load import load_config
@@ -81,6 +82,15 @@ def test_a_table_says_who_may_speak() -> None:
         check_text(PANEL, dialogue=True)
 
 
+def test_texts_of_a_third_speaker_are_repaired_like_those_of_the_second() -> None:
+    for text in (
+        "[S1] # News\n[S2] - Milk\n[S2](https://a.b/c) yes",
+        "[S1] Yes. [S2] > It is 5 °C.",
+    ):
+        third = repair(text.replace("[S2]", "[S3]"), ("en",))
+        assert third == repair(text, ("en",)).replace("[S2]", "[S3]")
+
+
 def test_a_grown_model_says_the_same_of_two_speakers() -> None:
     two, four = load_model(model_dir=RELEASE / "zipvoice_dialog"), panel()
     assert four.config.num_speakers == 4
@@ -115,8 +125,6 @@ def test_what_two_speakers_alone_can_have(given: dict[str, Any], words: str) -> 
 
 def test_four_speak_in_turn_and_get_a_track_each(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_models(monkeypatch)
-    from fakes import Tone
-
     speech = Synthesizer(panel(), vocoder=Tone()).generate(PANEL, **FOUR)
     assert [turn.speaker for turn in speech.turns] == ["S1", "S3", "S2", "S4", "S3"]
     tracks = speech.tracks()
@@ -126,8 +134,6 @@ def test_four_speak_in_turn_and_get_a_track_each(monkeypatch: pytest.MonkeyPatch
 
 def test_prompts_and_turns_have_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_models(monkeypatch)
-    from fakes import Tone
-
     four = Synthesizer(panel(), vocoder=Tone())
     pair = {name: value[:2] for name, value in FOUR.items()}
     with user_error("has the speaker [S3], but there are 2 prompts"):

@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import json
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from zipvoice_jax.core.assets import DEMO
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.text.tags import BARE_TAG, split_turns
 
 if TYPE_CHECKING:
     from zipvoice_jax.checkpoint.loaded import Loaded
@@ -153,7 +153,7 @@ def _vocoder(vocoder_path: str | None, loaded: "Loaded") -> "Vocoder":
 
 def _tell_turns(speech: "Speech", text: str) -> None:
     """Prints who says what, and when."""
-    passages = [part.strip() for part in re.split(r"\[S[12]\]", text) if part.strip()]
+    passages = [BARE_TAG.sub("", turn).strip() for turn in split_turns(text)[1:]]
     if len(passages) != len(speech.turns):
         return
     for turn, words in zip(speech.turns, passages, strict=True):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.text.tags import BARE_TAG
-from zipvoice_jax.text.tokens import quote
+from zipvoice_jax.text.tokens import SPEAKER_PATTERN, quote
 
 MAX_PAUSE = 30.0  # seconds
 # `_MEANT` matches what was meant as a pause, `_PAUSE` a well-formed one. A Markdown link,
@@ -17,7 +17,7 @@ _FORM = r"\[\s*pause\s+([0-9]+\.?[0-9]*|\.[0-9]+)\s*(m?s)\s*\]"
 _ANY = r"[\[［【]\s*pause(?![^\W\d_])[^\]］】\n]*[\]］】]?"
 _PAUSE = re.compile(_FORM, re.IGNORECASE)
 _MEANT = re.compile(f"{_FORM}|{_ANY}", re.IGNORECASE)
-_OPEN_TAG = re.compile(rf"{BARE_TAG.pattern}\s*$")
+_OPEN_TAG = re.compile(rf"{SPEAKER_PATTERN}\s*$")
 _LATE_MARKS = re.compile(r"\s*([.,;:!?…。，！？；：、]+)(?![0-9])")
 
 

@@ -13,15 +13,15 @@ from collections.abc import Callable, Sequence
 
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.text import chinese, english_rules, links, markup
-from zipvoice_jax.text.tokens import quote
+from zipvoice_jax.text.tokens import SPEAKER_PATTERN, quote
 
 _KEPT = re.compile(
-    r"\[S[12]\]|<([A-Za-zü]+[0-9]?)>|(?<!!)\[(?![ xX]?\]|\^)[^\[\]\n]*\](?!\(|\[\d*\])"
+    rf"{SPEAKER_PATTERN}|<([A-Za-zü]+[0-9]?)>|(?<!!)\[(?![ xX]?\]|\^)[^\[\]\n]*\](?!\(|\[\d*\])"
 )
 _TASK = re.compile(r"^(\s*[-*+]\s+)\[[ xX]\]\s+", re.MULTILINE)
 # A Markdown block may begin after a speaker's tag as well as on a line of its own.
 _BLOCK = re.compile(
-    r"(\[S[12]\])[^\S\n]*"
+    rf"({SPEAKER_PATTERN})[^\S\n]*"
     r"(?=(?:#{1,6}[^\S\n]+|>[^\S\n]*|[-*+•‣][^\S\n]+(?:\[[ xX]\][^\S\n]+)?)[^\s\d])"
 )
 _FOOTNOTE = re.compile(r"\[\^[^\]\s]*\](?::.*)?")

@@ -6,13 +6,19 @@ import re
 from collections.abc import Callable, Sequence
 
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.text.tokens import is_speaker_tag, quote, speaker_tag, tags_in_words
+from zipvoice_jax.text.tokens import (
+    SPEAKER_PATTERN,
+    is_speaker_tag,
+    quote,
+    speaker_tag,
+    tags_in_words,
+)
 
 _BRACKETED = re.compile(r"[<\[].*?[>\]]")
 _HAN = re.compile(r"[\u4e00-\u9fa5]")
 _LATIN_WORD = re.compile(r"[A-Za-z]+")
-SPEAKER_TAG = re.compile(r"\s*(\[S[1-9][0-9]?\])\s*")
-BARE_TAG = re.compile(r"(\[S[1-9][0-9]?\])")
+SPEAKER_TAG = re.compile(rf"\s*({SPEAKER_PATTERN})\s*")
+BARE_TAG = re.compile(f"({SPEAKER_PATTERN})")
 # What was probably meant to be a speaker's tag: any spelling of it, or one bracket missing.
 _ALMOST_SPEAKER_TAG = re.compile(
     r"[\[［【]\s*(?:s|spk|speaker)[\s_-]*\d*\s*[\]］】]|[\[［【]\s*s\s*\d+|\bs[1-9][0-9]?\s*\]",
@@ -38,7 +44,7 @@ def check_speaker_tags(text: str, speakers: int = 2) -> None:
 
 def split_turns(text: str) -> list[str]:
     """Splits a text before each speaker's tag; the first part, before any tag, may be empty."""
-    return re.split(rf"(?={BARE_TAG.pattern[1:-1]})", text)
+    return re.split(f"(?={SPEAKER_PATTERN})", text)
 
 
 def turns_without_words(tokens: Sequence[str], unknown: Sequence[str]) -> list[int]:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Self
+from typing import Any, Self
 
 from zipvoice_jax.core.errors import UserError
 
@@ -16,7 +16,7 @@ PAD = "_"
 SPEAKER_A = "[S1]"
 SPEAKER_B = "[S2]"
 SPEAKERS = range(1, 100)  # numbers that a tag can have
-_SPEAKER = re.compile(r"\[S[1-9][0-9]?\]")
+SPEAKER_PATTERN = r"\[S[1-9][0-9]?\]"  # a speaker's tag, as a regular expression
 
 
 def speaker_tag(number: int) -> str:
@@ -26,7 +26,7 @@ def speaker_tag(number: int) -> str:
 
 def is_speaker_tag(token: str) -> bool:
     """Whether a token is the tag of any speaker."""
-    return _SPEAKER.fullmatch(token) is not None
+    return re.fullmatch(SPEAKER_PATTERN, token) is not None
 
 
 def tags_in_words(speakers: int) -> str:
@@ -83,6 +83,15 @@ class TokenTable:
         """Ids of the tags [S1], [S2] and so on, up to the first that is not in the table."""
         tags = itertools.takewhile(self.token2id.__contains__, map(speaker_tag, SPEAKERS))
         return tuple(self.token2id[tag] for tag in tags)
+
+    @property
+    def speaker_fields(self) -> dict[str, Any]:
+        """The fields of a dialogue model's config that follow from the speakers' tags.
+
+        Only for tables that have [S1] and [S2].
+        """
+        first, second, *more = self.speaker_ids
+        return {"spk_a_id": first, "spk_b_id": second, "more_speaker_ids": tuple(more)}
 
     @property
     def spk_a_id(self) -> int | None:
