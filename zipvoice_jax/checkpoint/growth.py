@@ -95,18 +95,12 @@ def grow_vocabulary(
     new = {"embed": {"embedding": np.stack([np.asarray(row(t)) for t in new_table.tokens])}}
     changes: dict[str, Any] = {"vocab_size": new_table.vocab_size, "pad_id": new_table.pad_id}
     if config.is_dialog:
-        changes |= _speaker_fields(new_table)
+        changes |= new_table.speaker_fields
     config = dataclasses.replace(config, **changes)
     if config.speaker_embed_dim:
         known = params["spk_embed"]["embedding"]
         new["spk_embed"] = {"embedding": _more_speakers(known, config, key, SPEAKER_STD)}
     return _merged(params, new, config), config
-
-
-def _speaker_fields(table: TokenTable) -> dict[str, Any]:
-    """The fields of a dialogue model's config that follow from the tags in its token table."""
-    first, second, *more = table.speaker_ids
-    return {"spk_a_id": first, "spk_b_id": second, "more_speaker_ids": tuple(more)}
 
 
 def _more_speakers(
@@ -161,7 +155,7 @@ def grow_to_dialog(
     grown, config = grow_vocabulary(
         params, config, old_table=old_table, new_table=new_table, key=key
     )
-    config = dataclasses.replace(config, kind="zipvoice_dialog", **_speaker_fields(new_table))
+    config = dataclasses.replace(config, kind="zipvoice_dialog", **new_table.speaker_fields)
     new = {}
     if config.speaker_embed_dim:
         embedding = speaker_embedding(config, 1.0)

@@ -51,8 +51,7 @@ def run(args: argparse.Namespace) -> int:
     if args.kind.startswith("zipvoice_dialog"):
         if table.spk_a_id is None or table.spk_b_id is None:
             raise UserError(f"{args.tokens} lacks [S1] or [S2], which a {args.kind} model needs.")
-        first, second, *more = table.speaker_ids
-        ids |= {"spk_a_id": first, "spk_b_id": second, "more_speaker_ids": tuple(more)}
+        ids |= table.speaker_fields
     if args.model_json is None:
         config = ModelConfig(kind=args.kind, **ids)
     else:

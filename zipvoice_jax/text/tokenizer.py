@@ -157,11 +157,6 @@ class EspeakTokenizer(Tokenizer):
         phonemes.check_language(self.lang)
 
     @property
-    def speakers(self) -> int:
-        """Whose tags are tokens: those of the table, and at least [S1] and [S2]."""
-        return max(2, 0 if self.table is None else len(self.table.speaker_ids))
-
-    @property
     def _languages(self) -> tuple[str, ...]:
         spoken = {"en": "en", "cmn": "zh"}.get(self.lang.lower().split("-")[0])
         return () if spoken is None else (spoken,)
@@ -181,11 +176,6 @@ class EmiliaTokenizer(Tokenizer):
     """English as eSpeak symbols, Chinese as pinyin; `<chang2>` is pinyin, `[tag]` a token."""
 
     reads: ClassVar[str] = "English or Chinese"
-
-    @property
-    def speakers(self) -> int:
-        """Whose tags are tokens: those of the table, and at least [S1] and [S2]."""
-        return max(2, 0 if self.table is None else len(self.table.speaker_ids))
 
     @property
     def _languages(self) -> tuple[str, ...]:
@@ -261,11 +251,6 @@ class LibriTTSTokenizer(Tokenizer):
                     "the libritts tokenizer of type bpe needs bpe_model, a .model file."
                 )
             _sentencepiece(self.bpe_model)
-
-    @property
-    def speakers(self) -> int:
-        """Whose tags are tokens: those of the table, and at least [S1] and [S2]."""
-        return max(2, 0 if self.table is None else len(self.table.speaker_ids))
 
     @property
     def _languages(self) -> tuple[str, ...]:

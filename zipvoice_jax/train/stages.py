@@ -117,8 +117,7 @@ def plan_stage(run: TrainConfig, index: int) -> StagePlan:
     if kind.startswith("zipvoice_dialog"):
         if table.spk_a_id is None or table.spk_b_id is None:
             raise UserError(f"{path} lacks [S1] or [S2], which a {kind} model needs.")
-        first, second, *more = table.speaker_ids
-        ids |= {"spk_a_id": first, "spk_b_id": second, "more_speaker_ids": tuple(more)}
+        ids |= table.speaker_fields
     return StagePlan(run, index, dataclasses.replace(run.model, kind=kind, **ids), table)
 
 
