@@ -124,7 +124,7 @@ def get_config(
                 valid=of("stereo", "dev", 24.0, channels="alternate") if valid else None,
                 learning_rate=cosine(later, stereo),
                 exclusive_weight=1.0,
-                channel_difference=0.5,
+                channel_difference=0.3,
                 **dialogue,  # type: ignore[arg-type]
             ),
         ),

@@ -5,12 +5,15 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from conftest import RunCli, devices
 from processes import finish, start_several
 from training import command, entries, make_place, weights
+
+from zipvoice_jax.core.compiling import Programs
 
 STEPS = 10
 SETTINGS = (f"steps={STEPS}", "batch_multiple=8", "stages=one")
@@ -101,6 +104,16 @@ def test_one_process_that_is_asked_to_stop_stops_all_at_the_same_step(place: Pat
     assert len(steps) == 1
     kept = [int(one.name) for one in log.parent.glob("checkpoints/*") if one.name.isdigit()]
     assert steps == {str(max(kept))}
+
+
+def test_processes_meet_between_compiling_a_program_and_running_it() -> None:
+    events: list[str] = []
+    programs = Programs("cpu", events.append)
+    function = Mock()
+    function.lower().compile.return_value = lambda x: events.append(f"run on {x}")
+    for key, x in (("a", 1), ("a", 2), ("b", 3)):
+        programs.run(key, key, lambda: function, x)
+    assert events == ["compiled 1", "run on 1", "run on 2", "compiled 2", "run on 3"]
 
 
 def test_a_process_that_is_missing_is_named(place: Path) -> None:

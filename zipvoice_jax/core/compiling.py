@@ -62,14 +62,17 @@ class Programs:
 
     Args:
         platform: backend that they run on ("cpu", "gpu", "tpu").
+        meet: called with a name of its own after each compilation, before the program runs. Where
+            several processes run the same programs, it is to wait for all of them.
 
     Attributes:
         compilations: every program compiled, in order.
     """
 
-    def __init__(self, platform: str) -> None:
+    def __init__(self, platform: str, meet: Callable[[str], object] = lambda name: None) -> None:
         self.platform = platform
         self.compilations: list[Compilation] = []
+        self._meet = meet
         self._compiled: dict[Hashable, Any] = {}
 
     def get(self, key: Hashable, name: str, lower: Callable[[], Any]) -> Any:
@@ -84,6 +87,7 @@ class Programs:
             program, seconds = compile_lowered(lower, self.platform)
             self.compilations.append(Compilation(name, seconds))
             self._compiled[key] = program
+            self._meet(f"compiled {len(self.compilations)}")
         return self._compiled[key]
 
     def run(self, key: Hashable, name: str, function: Callable[[], Any], *args: Any) -> Any:

@@ -136,6 +136,18 @@ def stop_agreed(step: int, asked: Callable[[], bool]) -> bool:
     return multihost_utils.reached_preemption_sync_point(step)
 
 
+def meet(name: str) -> None:
+    """Waits until every process is here.
+
+    Programs that differ in the time that they take to compile call for it: a device waits only so
+    long for the others (Gloo, of CPUs, for 30 s).
+
+    Args:
+        name: name of the meeting, unique to each call within a run.
+    """
+    exchange(f"meeting {name}", None)
+
+
 def exchange(name: str, value: Any) -> list[Any]:
     """Gives every process the JSON values of all, by process number; waits for all of them.
 

@@ -13,7 +13,7 @@ from zipvoice_jax.checkpoint.mapping import count_parameters
 from zipvoice_jax.checkpoint.native import is_native, save_native
 from zipvoice_jax.core.compiling import Programs
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.core.processes import is_lead, on_lead, stop_agreed
+from zipvoice_jax.core.processes import is_lead, meet, on_lead, stop_agreed
 from zipvoice_jax.data.loader import Loader
 from zipvoice_jax.train.checkpoints import (
     Checkpoints,
@@ -88,7 +88,7 @@ def train(
         try:
             meta = {} if latest is None else _meta_of(run, kept, latest, allow_config_change)
             layout = Layout.of(jax.devices(), fsdp)
-            programs = Programs(jax.devices()[0].platform)
+            programs = Programs(jax.devices()[0].platform, meet)
             state, model = None, None
             first = int(meta.get("stage", 0))
             for plan in plan_stages(run, first):
