@@ -87,7 +87,8 @@ def run(args: argparse.Namespace) -> int:
     if args.export is not None:
         check_new_directory(args.export, overwrite=False)
     from zipvoice_jax.core.processes import sigterm_noted
-    from zipvoice_jax.train.loop import export_step, train
+    from zipvoice_jax.train.export import export_step
+    from zipvoice_jax.train.loop import train
 
     if args.export is not None:
         if args.step is None:

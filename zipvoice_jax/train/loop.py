@@ -1,7 +1,6 @@
 """The training loop: stage after stage, step after step, from wherever the last run stopped."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import jax
 
 from zipvoice_jax.checkpoint.mapping import count_parameters
-from zipvoice_jax.checkpoint.native import is_native, save_native
+from zipvoice_jax.checkpoint.native import is_native
 from zipvoice_jax.core.compiling import Programs
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.processes import is_lead, meet, on_lead, stop_agreed
@@ -23,9 +22,10 @@ from zipvoice_jax.train.checkpoints import (
     refuse_changes,
 )
 from zipvoice_jax.train.config import TrainConfig
+from zipvoice_jax.train.export import export_stage, state_at
 from zipvoice_jax.train.log import RunLog, Speedometer
 from zipvoice_jax.train.sharding import Layout
-from zipvoice_jax.train.stages import StagePlan, begin_state, handed_on, plan_stage, plan_stages
+from zipvoice_jax.train.stages import StagePlan, begin_state, plan_stage, plan_stages
 from zipvoice_jax.train.state import TrainState
 from zipvoice_jax.train.step import call_train_step
 from zipvoice_jax.train.validate import Listen, Review
@@ -94,7 +94,7 @@ def train(
             for plan in plan_stages(run, first):
                 data_state = None
                 if plan.index == first and latest is not None:
-                    state = _state_at(plan, layout, kept, latest)
+                    state = state_at(plan, layout, kept, latest)
                     data_state = meta.get("data")
                     log.say(f"goes on from step {latest} in stage {plan.name}")
                 else:
@@ -107,7 +107,7 @@ def train(
                 if int(state.step) < plan.end:
                     return TrainResult(False, int(state.step), model)
                 model = folder / plan.name
-                _export(plan, state, model, layout, kept, log)
+                export_stage(plan, state, model, layout, kept, log)
             assert state is not None
             return TrainResult(True, int(state.step), model)
         finally:
@@ -241,76 +241,3 @@ def _meta_of(
             "that it was trained with, or give --allow-config-change."
         )
     return meta
-
-
-def _export(
-    plan: StagePlan,
-    state: TrainState,
-    model: Path,
-    layout: Layout,
-    checkpoints: Checkpoints,
-    log: RunLog,
-) -> None:
-    """Writes the model of a finished stage, unless it is there."""
-    run = plan.run
-    checkpoints.wait()
-    if not on_lead(f"has {plan.name}", lambda: is_native(model)):
-        since: int | None = run.window_starts[plan.index]
-        if run.window_of(plan.stage) == 0:
-            since = None
-        elif run.average == "running" and since not in (plan.begin, *checkpoints.steps):
-            # Another window than the run was begun with.
-            log.say(f"there is no checkpoint of step {since}: averaging over the whole stage")
-            since = plan.begin
-        state_at = functools.partial(_state_at, plan, layout, checkpoints)
-        params = handed_on(plan, state, since, state_at, layout.fetch)
-        on_lead(f"export {plan.name}", lambda: _save(plan, model, params))
-    log.say(f"stage {plan.name} is done; its model is in {model}")
-
-
-def export_step(
-    run: TrainConfig,
-    folder: Path,
-    step: int,
-    target: Path,
-    *,
-    average_since: int | None = None,
-    checkpoints: str | None = None,
-) -> None:
-    """Writes the model of a checkpoint that a run has kept.
-
-    Args:
-        run: the config.
-        folder: of the run.
-        step: of the checkpoint.
-        target: model directory to make.
-        average_since: averages over the steps after this checkpoint, or after the beginning of
-            the stage; None takes the parameters as they are.
-        checkpoints: where they are, if not in the folder.
-
-    Raises:
-        UserError: there is no such checkpoint, or the target cannot be written.
-    """
-    with alone_in(folder):
-        kept = open_checkpoints(run, folder, checkpoints)
-        try:
-            for wanted in (step, average_since):
-                if wanted not in (None, *kept.steps, *run.boundaries):
-                    raise UserError(
-                        f"{folder} has no checkpoint of step {wanted}; choose one of "
-                        f"{', '.join(map(str, kept.steps)) or 'none'}."
-                    )
-            plan = plan_stage(run, int(kept.meta(step)["stage"]))
-            read = functools.partial(_state_at, plan, Layout.of(jax.devices()), kept)
-            _save(plan, target, handed_on(plan, read(step), average_since, read))
-        finally:
-            kept.close()
-
-
-def _state_at(plan: StagePlan, layout: Layout, checkpoints: Checkpoints, step: int) -> TrainState:
-    """The state of a checkpoint, on the devices of this run."""
-    return checkpoints.restore(step, plan.abstract_state(layout))
-
-
-def _save(plan: StagePlan, folder: Path, params: dict[str, Any]) -> None:
-    save_native(folder, plan.config, plan.run.features, plan.table, params)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,10 @@ from zipvoice_jax.data.records import open_split
 from zipvoice_jax.models.zipvoice import init_params
 from zipvoice_jax.text.tokens import TokenTable
 from zipvoice_jax.train.config import Stage, TrainConfig
-from zipvoice_jax.train.objectives import OBJECTIVES, Objective, only_trained
+from zipvoice_jax.train.objectives import OBJECTIVES, Objective
 from zipvoice_jax.train.optimizer import grow_state
 from zipvoice_jax.train.sharding import Layout
-from zipvoice_jax.train.state import TrainState, abstract_state, between, new_state
+from zipvoice_jax.train.state import TrainState, abstract_state, new_state
 from zipvoice_jax.train.step import Recipe
 
 # How a model becomes another, step by step.
@@ -278,38 +277,3 @@ def begin_state(
     rest = {"teacher": teacher, "opt_state": opt_state}
     shardings = layout.of_state(jax.eval_shape(make, params, **rest))
     return jax.jit(make, out_shardings=shardings)(params, **rest)
-
-
-def handed_on(
-    plan: StagePlan,
-    state: TrainState,
-    since: int | None,
-    state_at: Callable[[int], TrainState],
-    fetch: Callable[[Any], Any] = jax.device_get,
-) -> Params:
-    """The parameters that a stage hands on, averaged over the steps after `since`.
-
-    Officially the average of the last n checkpoints is that over the steps since the n-th before
-    the end, formed from the running means at both (generate_averaged_model.py). With `average`
-    "ema" it is that average; where nothing has been averaged yet, since the stage is shorter
-    than `average_period`, the parameters themselves. What the stage does not train stays as it is.
-
-    Args:
-        plan: the stage.
-        state: after its last step.
-        since: a step of the stage; None takes the parameters as they are.
-        state_at: reads the state of an earlier step.
-        fetch: brings arrays to the host.
-
-    Raises:
-        UserError: no mean was taken between the steps.
-    """
-    run, begin, end = plan.run, plan.begin, int(state.step)
-    if since is None or (end - begin < run.average_period and run.average == "running"):
-        return fetch(state.params)
-    average = fetch(state.average)
-    if run.average == "ema" or since <= begin:
-        return average
-    earlier = fetch(state_at(since).average)
-    mean = between(earlier, since - begin, average, end - begin, run.average_period)
-    return only_trained(plan.objective, mean, average, plan.config)
