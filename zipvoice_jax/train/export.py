@@ -48,8 +48,8 @@ def export_stage(
             # Another window than the run was begun with.
             log.say(f"there is no checkpoint of step {since}: averaging over the whole stage")
             since = plan.begin
-        earlier = functools.partial(state_at, plan, layout, checkpoints)
-        params = handed_on(plan, state, since, earlier, layout.fetch)
+        read = functools.partial(_state_at, plan, layout, checkpoints)
+        params = handed_on(plan, state, since, read, layout.fetch)
         on_lead(f"export {plan.name}", lambda: _save(plan, model, params))
     log.say(f"stage {plan.name} is done; its model is in {model}")
 
@@ -87,7 +87,7 @@ def export_step(
                         f"{', '.join(map(str, kept.steps)) or 'none'}."
                     )
             plan = plan_stage(run, int(kept.meta(step)["stage"]))
-            read = functools.partial(state_at, plan, Layout.of(jax.devices()), kept)
+            read = functools.partial(_state_at, plan, Layout.of(jax.devices()), kept)
             _save(plan, target, handed_on(plan, read(step), average_since, read))
         finally:
             kept.close()
@@ -97,7 +97,7 @@ def handed_on(
     plan: StagePlan,
     state: TrainState,
     since: int | None,
-    state_at: Callable[[int], TrainState],
+    read: Callable[[int], TrainState],
     fetch: Callable[[Any], Any] = jax.device_get,
 ) -> Params:
     """The parameters that a stage hands on, averaged over the steps after `since`.
@@ -111,7 +111,7 @@ def handed_on(
         plan: the stage.
         state: after its last step.
         since: a step of the stage; None takes the parameters as they are.
-        state_at: reads the state of an earlier step.
+        read: reads the state of an earlier step.
         fetch: brings arrays to the host.
 
     Raises:
@@ -123,12 +123,12 @@ def handed_on(
     average = fetch(state.average)
     if run.average == "ema" or since <= begin:
         return average
-    earlier = fetch(state_at(since).average)
+    earlier = fetch(read(since).average)
     mean = between(earlier, since - begin, average, end - begin, run.average_period)
     return only_trained(plan.objective, mean, average, plan.config)
 
 
-def state_at(plan: StagePlan, layout: Layout, checkpoints: Checkpoints, step: int) -> TrainState:
+def _state_at(plan: StagePlan, layout: Layout, checkpoints: Checkpoints, step: int) -> TrainState:
     """The state of a checkpoint of a stage, on the devices of this run."""
     return checkpoints.restore(step, plan.abstract_state(layout))
 

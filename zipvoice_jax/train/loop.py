@@ -22,7 +22,7 @@ from zipvoice_jax.train.checkpoints import (
     refuse_changes,
 )
 from zipvoice_jax.train.config import TrainConfig
-from zipvoice_jax.train.export import export_stage, state_at
+from zipvoice_jax.train.export import export_stage
 from zipvoice_jax.train.log import RunLog, Speedometer
 from zipvoice_jax.train.sharding import Layout
 from zipvoice_jax.train.stages import StagePlan, begin_state, plan_stage, plan_stages
@@ -94,7 +94,7 @@ def train(
             for plan in plan_stages(run, first):
                 data_state = None
                 if plan.index == first and latest is not None:
-                    state = state_at(plan, layout, kept, latest)
+                    state = kept.restore(latest, plan.abstract_state(layout))
                     data_state = meta.get("data")
                     log.say(f"goes on from step {latest} in stage {plan.name}")
                 else:

@@ -1,4 +1,4 @@
-"""What follows from a stage: its model, the state it begins with, the parameters it hands on."""
+"""What follows from a stage: its model, and the state that it begins with."""
 
 import dataclasses
 import functools
