@@ -338,11 +338,16 @@ class SamplingConfig:
     `schedule` says where the steps lie before `t_shift` moves them towards noise: equally spaced
     ("uniform", the official rule), or by the tables of EPSS ("epss"), which are for some numbers
     of steps only. With `t_shift=1` the times of either are taken as they stand.
+
+    `speaker_guidance` and `voice_matching` are not official, and 0 by default but for models that
+    sample by speaker; see `zipvoice_jax.flow.sampling.sample`.
     """
 
     num_step: int = 16
     schedule: Schedule = "uniform"
     guidance_scale: float = 1.5
+    speaker_guidance: float = 0.0  # away from the other speaker's voice
+    voice_matching: float = 0.0  # share of the way to the prompt's mean and deviation
     t_shift: float = 0.5
     speed: float = 1.0
     target_rms: float = 0.1
@@ -354,6 +359,8 @@ class SamplingConfig:
         check_number("num_step", self.num_step, 1, 1000, whole=True)
         for name, low, high in (
             ("guidance_scale", 0.0, 100.0),
+            ("speaker_guidance", 0.0, 100.0),
+            ("voice_matching", 0.0, 1.0),
             ("t_shift", 1e-3, 1.0),
             ("speed", 0.05, 20.0),
             ("target_rms", 0.0, 1.0),
@@ -389,6 +396,29 @@ class SamplingConfig:
             "zipvoice_distill": {"num_step": 8, "guidance_scale": 3.0},
         }.get(kind, {"num_step": 16, "guidance_scale": 1.5})
         return cls(**{**defaults, **{k: v for k, v in given.items() if v is not None}})
+
+    @classmethod
+    def for_model(cls, config: ModelConfig, **given: Any) -> "SamplingConfig":
+        """Defaults of a model: the official ones of its kind, and what only models of ours have.
+
+        Args:
+            config: of the model.
+            **given: values that replace a default; None leaves the default.
+
+        Raises:
+            UserError: a value that this model can't use.
+        """
+        steered = {}
+        if config.samples_by_speaker:
+            steered = {"speaker_guidance": 1.0, "voice_matching": 1.0}
+        named = {k: v for k, v in given.items() if v is not None}
+        sampling = cls.for_kind(config.kind, **{**steered, **named})
+        require(
+            config.samples_by_speaker or not sampling.speaker_guidance,
+            f"speaker_guidance is {sampling.speaker_guidance:g}, which needs a model that samples "
+            "each speaker from their own part of the prompt (speaker_prompts own); leave it out.",
+        )
+        return sampling
 
 
 def read_json(path: Path) -> Any:

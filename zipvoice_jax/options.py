@@ -53,6 +53,16 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
         f"and has tables for {', '.join(map(str, EPSS_TIMES))} steps (default: uniform)",
     )  # fmt: skip
     add("--guidance-scale", type=float, help="default: zipvoice 1.0, distill 3.0, dialog 1.5")
+    add(
+        "--speaker-guidance", type=float,
+        help="away from the other speaker's voice (default: 1 for demo and others that sample by "
+        "speaker, else 0, as officially)",
+    )  # fmt: skip
+    add(
+        "--voice-matching", type=float,
+        help="share of the way to the prompt's mean and deviation of each mel bin (default: 1 for "
+        "demo and others that sample by speaker, else 0, as officially)",
+    )  # fmt: skip
     add("--t-shift", type=float, help="below 1 moves times towards noise (default: 0.5)")
     add("--speed", type=float, help="above 1 is faster (default: 1.0)")
     add("--target-rms", type=float, help="level of prompts, 0 for none (default: 0.1)")
@@ -65,6 +75,8 @@ SAMPLING = (
     "num_step",
     "schedule",
     "guidance_scale",
+    "speaker_guidance",
+    "voice_matching",
     "t_shift",
     "speed",
     "target_rms",
@@ -75,7 +87,7 @@ SAMPLING = (
 
 
 def sampling_values(args: argparse.Namespace) -> dict[str, object]:
-    """What `add_sampling` read, for `SamplingConfig.for_kind`."""
+    """What `add_sampling` read, for `SamplingConfig.for_model`."""
     return {name: getattr(args, name) for name in SAMPLING}
 
 

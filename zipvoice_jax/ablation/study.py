@@ -215,7 +215,7 @@ def _preparation(ablation: Ablation, config: TrainConfig) -> Preparation:
     return Preparation(
         model=model.config,
         features=config.features,
-        sampling=SamplingConfig.for_kind(model.config.kind),
+        sampling=SamplingConfig.for_model(model.config),
         tokenizer=make_tokenizer("dialog" if model.config.is_dialog else "emilia", model.table),
     )
 

@@ -211,7 +211,7 @@ def run(args: argparse.Namespace) -> int:
     loaded = load_model(
         args.model_name, args.model_dir, checkpoint_name=args.checkpoint_name, dtype=args.dtype
     )
-    sampling = SamplingConfig.for_kind(loaded.config.kind, **sampling_values(args))
+    sampling = SamplingConfig.for_model(loaded.config, **sampling_values(args))
     vocoder, note = find_vocoder(args.vocoder_path, loaded.features)
     description = machine()
     print(f"{description}; {loaded.config.kind}, {args.dtype}, {sampling.steps_told}")

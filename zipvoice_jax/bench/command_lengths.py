@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     synthesizer = Synthesizer(
         loaded, vocoder=GriffinLim(loaded.features), tokenizer=args.tokenizer, lang=args.lang
     )
-    sampling = SamplingConfig.for_kind(loaded.config.kind)
+    sampling = SamplingConfig.for_model(loaded.config)
     prepare = synthesizer.preparation(sampling, raw_evaluation=True)
     prepare = dataclasses.replace(prepare, tokenizer=synthesizer.tokenizer)
     description = machine()

@@ -60,8 +60,8 @@ def run(args: argparse.Namespace) -> int:
     loaded = load_model(
         args.model_name, args.model_dir, checkpoint_name=args.checkpoint_name, dtype=args.dtype
     )
-    sampling = SamplingConfig.for_kind(
-        loaded.config.kind,
+    sampling = SamplingConfig.for_model(
+        loaded.config,
         num_step=args.reference_steps,
         guidance_scale=args.guidance_scale,
         t_shift=args.t_shifts[0] if args.t_shifts else None,

@@ -174,7 +174,7 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.tracks:
         _check_dialog(loaded.config.is_dialog)
-    sampling = SamplingConfig.for_kind(loaded.config.kind, **sampling_values(args))
+    sampling = SamplingConfig.for_model(loaded.config, **sampling_values(args))
     vocoder, notice = find_vocoder(args.vocoder_path, loaded.features)
     if notice:
         print(f"note: {notice}", file=sys.stderr)

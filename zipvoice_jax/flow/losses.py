@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.core.masks import padding_mask
 from zipvoice_jax.core.upsampling import durations_of
-from zipvoice_jax.models.zipvoice import ZipVoice, bound, first_speaker_frames, upsampled
+from zipvoice_jax.models.zipvoice import ZipVoice, bound, speaker_frames, upsampled
 from zipvoice_jax.nn.training import StepContext
 
 
@@ -111,7 +111,7 @@ def _frames_of_only_speaker(
     if batch.only_speaker is None or not config.is_dialog:
         return None
     lens, frames = (batch.tokens_lens, batch.features_lens), batch.features.shape[1]
-    first = first_speaker_frames(config, batch.tokens, *lens, frames, batch.token_starts)
+    first = speaker_frames(config, batch.tokens, *lens, frames, batch.token_starts) == 1
     only = batch.only_speaker[:, None]
     return (only < 0) | (first == (only == 1))
 

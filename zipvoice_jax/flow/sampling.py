@@ -13,15 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from zipvoice_jax.config import EPSS_TIMES, ModelConfig
+from zipvoice_jax.config import EPSS_TIMES, ModelConfig, SamplingConfig
 from zipvoice_jax.core.masks import padding_mask
 from zipvoice_jax.core.rng import named_key
 from zipvoice_jax.core.upsampling import shared_starts
+from zipvoice_jax.flow.matching import PromptVoices, match_voices, prompt_voices
 from zipvoice_jax.models.zipvoice import (
     ZipVoice,
     bound,
-    first_speaker_frames,
     fm_decoder_config,
+    speaker_frames,
     upsampled,
 )
 from zipvoice_jax.nn.zipformer import precompute_positions
@@ -75,6 +76,18 @@ def time_steps(
         t = np.asarray(EPSS_TIMES[num_step], np.float32) / np.float32(32)
     shift, less = np.float32(t_shift), np.float32(t_shift - 1.0)
     return (shift * t / (np.float32(1.0) + less * t)).astype(np.float32)
+
+
+def steering(sampling: SamplingConfig, batch: int) -> dict[str, Float[np.ndarray, " batch"]]:
+    """The arguments of `sample` by a config's name that each item has its own number of.
+
+    What is 0 and not official is left out of them, and so of the program.
+    """
+    given = {"guidance_scale": sampling.guidance_scale}
+    for name in ("speaker_guidance", "voice_matching"):
+        if value := getattr(sampling, name):
+            given[name] = value
+    return {name: np.full((batch,), value, np.float32) for name, value in given.items()}
 
 
 def item_noise(key: Key[Array, ""], frames: int, dim: int) -> Float[Array, "frames dim"]:
@@ -170,6 +183,8 @@ class Prepared:
         steps: of each step its time, the next one's, and the embedding of its time, in which a
             distilled model has the guidance scales as well.
         guidance_scale: of each item.
+        speaker_guidance: of each item; None for none.
+        voices: what `match_voices` moves towards; None where nothing is moved.
         guided: whether there is an unconditional branch.
         stream: which of the decoder's projections.
     """
@@ -185,6 +200,8 @@ class Prepared:
         Float[Array, " steps"], Float[Array, " steps"], Float[Array, "steps #batch time_dim"]
     ]
     guidance_scale: Float[Array, " batch"]
+    speaker_guidance: Float[Array, " batch"] | None
+    voices: PromptVoices | None
     guided: bool = flax.struct.field(pytree_node=False)
     stream: int = flax.struct.field(pytree_node=False)
 
@@ -205,7 +222,10 @@ def prepare(
     times: Float[Array, " steps_and_end"],
     guidance_scale: Float[Array, " batch"],
     *,
-    guided: bool,
+    guided: bool = True,
+    speaker_guidance: Float[Array, " batch"] | None = None,
+    voice_matching: Float[Array, " batch"] | None = None,
+    feat_scale: float = 0.1,
 ) -> Prepared:
     """Computes all that the steps share; see `sample` for the arguments.
 
@@ -228,13 +248,24 @@ def prepare(
 
     from_prompt = from_speech(prompt)
     seen, first = (from_prompt,), None
+    speaker = speaker_frames(config, inputs.tokens, *lens, frames, starts)[:, :, None]
     if config.samples_by_speaker:
-        first = first_speaker_frames(config, inputs.tokens, *lens, frames, starts)[:, :, None]
+        first = speaker == 1
         seen = tuple(from_speech(jnp.where(mine, prompt, 0.0)) for mine in (first, ~first))
     guided = guided and not config.is_distill
     mask = padding_mask(inputs.features_lens, frames)
     scale = guidance_scale[None] if config.is_distill else None
     time_embs = model.fm_decoder.embed_time(times[:-1, None], scale)
+    voices = None
+    if voice_matching is not None:
+        # With two channels each is one speaker's throughout.
+        several = dim == config.feat_dim
+        mine = speaker == (jnp.arange(config.num_speakers) if several else speaker)
+        mine &= ~mask[:, :, None]
+        by_channel = _by_channel(prompt, config)
+        voices = prompt_voices(
+            by_channel, mine & in_prompt, mine & ~in_prompt, voice_matching, feat_scale
+        )
     return Prepared(
         from_text=projection.part(text, dim) + projection.offset(),
         bias=projection.offset(),
@@ -245,9 +276,17 @@ def prepare(
         positions=precompute_positions(params["fm_decoder"], decoder_config, frames),
         steps=(times[:-1], times[1:], time_embs),
         guidance_scale=guidance_scale,
+        speaker_guidance=None if first is None else speaker_guidance,
+        voices=voices,
         guided=guided,
         stream=stream,
     )
+
+
+def _by_channel(
+    features: Float[Array, "batch frames channels_feat"], config: ModelConfig
+) -> Float[Array, "batch frames channels feat"]:
+    return features.reshape(*features.shape[:2], -1, config.feat_dim)
 
 
 def step(
@@ -280,11 +319,21 @@ def step(
     )  # fmt: skip
     v = v.reshape(-1, len(parts), *x.shape[1:])
     first = prepared.first
-    velocity = v[:, 0] if first is None else jnp.where(first, v[:, 0], v[:, 1])
+    own = v[:, 0] if first is None else jnp.where(first, v[:, 0], v[:, 1])
+    velocity = own
     if prepared.guided:
         scale = (prepared.guidance_scale * jnp.where(late, 1.0, 2.0))[:, None, None]
-        velocity = (1.0 + scale) * velocity - scale * v[:, -1]
-    return x + velocity * (t_next - t)
+        velocity = (1.0 + scale) * own - scale * v[:, -1]
+    if prepared.speaker_guidance is not None:
+        # Behind the guidance, which would multiply it and spoil the voices.
+        other = jnp.where(first, v[:, 1], v[:, 0])
+        velocity = velocity + prepared.speaker_guidance[:, None, None] * (own - other)
+    if prepared.voices is None:
+        return x + velocity * (t_next - t)
+    # The speech that a straight path from here leads to is what has a mean and a deviation.
+    speech = _by_channel(x + velocity * (1.0 - t), config)
+    speech = match_voices(speech, prepared.voices).reshape(x.shape)
+    return x + (speech - x) * ((t_next - t) / (1.0 - t))
 
 
 def sample(
@@ -295,6 +344,9 @@ def sample(
     guidance_scale: Float[Array, " batch"],
     *,
     guided: bool = True,
+    speaker_guidance: Float[Array, " batch"] | None = None,
+    voice_matching: Float[Array, " batch"] | None = None,
+    feat_scale: float = 0.1,
 ) -> Float[Array, "batch frames channels_feat"]:
     """Solves the ODE from noise to scaled log-mel.
 
@@ -305,7 +357,11 @@ def sample(
     With `speaker_prompts="own"` a dialogue has a conditional branch for each speaker, which sees
     of the prompt what that speaker says; a frame takes the velocity of its own speaker's branch,
     and the unconditional one lacks text and speech at all times, so that guidance is towards the
-    voice as well.
+    voice as well. `speaker_guidance` adds this many times the difference between the speaker's own
+    branch and the other's: away from the other's voice.
+
+    `voice_matching` moves the speech that each step leads to by `match_voices`, so that the next
+    step goes on from a state that fits.
 
     Args:
         params: parameters of the model, as nested dicts.
@@ -314,11 +370,17 @@ def sample(
         times: see `time_steps`.
         guidance_scale: of each item.
         guided: False leaves out the unconditional branch; right where every scale is 0.
+        speaker_guidance: of each item; None leaves it out of the program, as officially.
+        voice_matching: of each item, from 0 to 1; None leaves it out of the program, as officially.
+        feat_scale: of the features, by which `match_voices` knows how loud they are.
 
     Returns:
         Features of prompt and speech, float32; undefined in padding.
     """
-    prepared = prepare(params, config, inputs, times, guidance_scale, guided=guided)
+    prepared = prepare(
+        params, config, inputs, times, guidance_scale, guided=guided,
+        speaker_guidance=speaker_guidance, voice_matching=voice_matching, feat_scale=feat_scale,
+    )  # fmt: skip
 
     def body(x: Array, now: tuple[Array, Array, Array]) -> tuple[Array, None]:
         return step(params, config, prepared, x, now), None

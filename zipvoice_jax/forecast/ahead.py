@@ -235,7 +235,7 @@ def _compiled(run: TrainConfig, case: Case, fsdp: int) -> dict[str, Any]:
     config, note = model_of(run, case.stage)
     stage = run.stages[case.stage]
     recipe = Recipe.of_stage(config, run, stage)
-    num_step = SamplingConfig.for_kind(config.kind).num_step
+    num_step = SamplingConfig.for_model(config).num_step
     start = time.perf_counter()
     if case.program == "train":
         lowered = lower_train_step(recipe, layout, case.bucket)

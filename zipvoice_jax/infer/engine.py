@@ -20,6 +20,7 @@ from zipvoice_jax.flow.sampling import (
     item_noise,
     predicted_durations,
     sample,
+    steering,
     time_steps,
 )
 from zipvoice_jax.infer.buckets import pack, padded_tokens
@@ -34,16 +35,20 @@ def program(
     batch: dict[str, Array],
     keys: Array,
     times: Array,
-    guidance_scale: Array,
+    steered: dict[str, Array],
     *,
     config: ModelConfig,
     guided: bool,
+    feat_scale: float,
 ) -> Array:
-    """Noise and sampling of one bucket; `batch` has all fields of `SampleInputs` except noise."""
+    """Noise and sampling of one bucket.
+
+    `batch` has all fields of `SampleInputs` except noise, and `steered` is from `steering`.
+    """
     frames, dim = batch["prompt_features"].shape[1:]
     noise = jax.vmap(lambda key: item_noise(key, frames, dim))(jax.random.wrap_key_data(keys))
     inputs = SampleInputs(noise=noise, **batch)
-    return sample(params, config, inputs, times, guidance_scale, guided=guided)
+    return sample(params, config, inputs, times, guided=guided, feat_scale=feat_scale, **steered)
 
 
 def noise_key(seed: int, job: Job) -> Key[Array, ""]:
@@ -140,11 +145,13 @@ class Engine:
         """The program of a bucket, compiled on first use."""
         # A distilled model takes guidance as an input, so 0 is not special.
         guided = not self.config.is_distill and sampling.guidance_scale != 0.0
-        function = functools.partial(program, config=self.config, guided=guided)
+        function = functools.partial(
+            program, config=self.config, guided=guided, feat_scale=sampling.feat_scale
+        )
         name = f"batch {bucket.batch}, {bucket.frames} frames, {bucket.tokens} tokens"
         jitted = jax.jit(function, out_shardings=self._over_batch)
         return self._programs.get(
-            (bucket, sampling.num_step, guided),
+            (bucket, sampling.num_step, guided, *steering(sampling, 1), sampling.feat_scale),
             f"{name}, {sampling.num_step} steps",
             lambda: jitted.lower(*self._arguments(bucket, [], sampling)),
         )
@@ -176,8 +183,8 @@ class Engine:
         if self.config.looks_up_durations:
             inputs |= {"prompt_tokens_lens": lens[3], "first_prompt": first}
         key_data = np.stack([np.asarray(jax.random.key_data(key)) for key in keys])
-        scale = np.full((bucket.batch,), sampling.guidance_scale, np.float32)
-        batched = jax.device_put((inputs, key_data, scale), self._over_batch)
+        steered = steering(sampling, bucket.batch)
+        over_batch = jax.device_put((inputs, key_data, steered), self._over_batch)
         times = time_steps(sampling.num_step, sampling.t_shift, sampling.schedule)
         times = jax.device_put(times, self._everywhere)
-        return self.params, batched[0], batched[1], times, batched[2]
+        return self.params, over_batch[0], over_batch[1], times, over_batch[2]

@@ -159,6 +159,8 @@ def record_of(speech: Speech, path: Path, sampling: SamplingConfig, vocoder: str
         "num_step": sampling.num_step,
         "schedule": sampling.schedule,
         "guidance_scale": sampling.guidance_scale,
+        "speaker_guidance": sampling.speaker_guidance,
+        "voice_matching": sampling.voice_matching,
         "turns": [dataclasses.asdict(turn) for turn in speech.turns],
         "notes": list(speech.notes),
     }

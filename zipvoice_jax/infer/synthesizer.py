@@ -185,7 +185,7 @@ class Synthesizer:
         unknown = set(sampling) - {field.name for field in dataclasses.fields(SamplingConfig)}
         if unknown:
             raise UserError(f"generate has no option {', '.join(sorted(unknown))}.")
-        config = SamplingConfig.for_kind(self.config.kind, **sampling)
+        config = SamplingConfig.for_model(self.config, **sampling)
         prepare = self.preparation(
             config,
             min_duration=min_duration,

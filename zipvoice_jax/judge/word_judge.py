@@ -69,7 +69,7 @@ class WordJudge:
             return {}
         begin = time.perf_counter()
         synthesizer = self._opened(loaded)
-        sampling = SamplingConfig.for_kind(loaded.config.kind, guidance_scale=self._guidance_scale)
+        sampling = SamplingConfig.for_model(loaded.config, guidance_scale=self._guidance_scale)
         prepare = synthesizer.preparation(sampling)
         texts = {
             request.item_id: self._normalise(without_tags(request.text)) for request in requests

@@ -248,17 +248,27 @@ def upsampled(
     return jnp.take_along_axis(text_embed, index[:, :, None], axis=1)
 
 
-def first_speaker_frames(
+def speaker_frames(
     config: ModelConfig,
     tokens: Int[Array, "batch tokens"],
     tokens_lens: Int[Array, " batch"],
     features_lens: Int[Array, " batch"],
     num_frames: int,
     token_starts: Int[Array, "batch tokens"] | None = None,
-) -> Bool[Array, "batch frames"]:
-    """True for the frames of a dialogue that are in a turn of [S1]; see `text_condition`."""
-    is_first = (speaker_turn_rows(config, tokens)[:, :, None] == 1).astype(jnp.float32)
-    return upsampled(is_first, tokens_lens, features_lens, num_frames, token_starts)[:, :, 0] > 0
+) -> Int[Array, "batch frames"]:
+    """Whose turn each frame is in; see `text_condition`.
+
+    Returns:
+        The row of the speaker-turn embedding (1 for [S1], 0 for [S2]), 0 everywhere for models of
+        one speaker, and -1 where a frame looks the padding token up.
+    """
+    if config.is_dialog:
+        rows = speaker_turn_rows(config, tokens)
+    else:
+        rows = jnp.where(tokens == config.pad_id, -1, 0)
+    as_floats = rows[:, :, None].astype(jnp.float32)
+    frames = upsampled(as_floats, tokens_lens, features_lens, num_frames, token_starts)
+    return frames[:, :, 0].astype(jnp.int32)
 
 
 def _run_all(model: ZipVoice) -> None:

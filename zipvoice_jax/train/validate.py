@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from zipvoice_jax.audio.io import write_audio
 from zipvoice_jax.checkpoint.loaded import Loaded
@@ -26,7 +26,7 @@ from zipvoice_jax.core.processes import is_lead, on_lead
 from zipvoice_jax.core.rng import named_key
 from zipvoice_jax.data.batches import Batch
 from zipvoice_jax.data.loader import Loader, Validation, validation_batches
-from zipvoice_jax.flow.sampling import SampleInputs, item_noise, sample, time_steps
+from zipvoice_jax.flow.sampling import SampleInputs, item_noise, sample, steering, time_steps
 from zipvoice_jax.train.checkpoints import Checkpoints
 from zipvoice_jax.train.log import RunLog, read_log
 from zipvoice_jax.train.pictures import draw_losses, draw_sample
@@ -201,7 +201,7 @@ class Review:
     ) -> tuple[Float[np.ndarray, "frames channels_feat"], int]:
         """An item's unscaled features, sampled after a prompt of its own first frames."""
         run, recipe, layout = self.plan.run, self.plan.recipe, self.layout
-        sampling = SamplingConfig.for_kind(recipe.config.kind)
+        sampling = SamplingConfig.for_model(recipe.config)
         one = {name: array[row : row + 1] for name, array in batch.arrays.items()}
         frames = int(one["features_lens"][0])
         prompt = int(PROMPT_SHARE * frames)
@@ -216,17 +216,17 @@ class Review:
             noise=item_noise(key, size[1], size[2])[None],
         )
         times = jnp.asarray(time_steps(sampling.num_step, sampling.t_shift, sampling.schedule))
-        scale = jnp.full((1,), sampling.guidance_scale)
 
-        def sampler(params: Any, *rest: Any) -> Any:
-            return sample(layout.whole(params), recipe.config, *rest)
+        def sampler(params: Any, inputs: SampleInputs, times: Array, steered: Any) -> Any:
+            whole = layout.whole(params)
+            return sample(whole, recipe.config, inputs, times, feat_scale=run.feat_scale, **steered)
 
         out = self.programs.run(
             ("sample", recipe, batch.bucket),
             f"sample {recipe}, {batch.bucket}",
             lambda: jax.jit(sampler, out_shardings=layout.everywhere),
             state.average,
-            *layout.replicate((inputs, times, scale)),
+            *layout.replicate((inputs, times, steering(sampling, 1))),
         )
         # What sampling makes of the prompt itself is of no use.
         mel = np.asarray(out)[0, :frames] / np.float32(run.feat_scale)
