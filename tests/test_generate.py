@@ -49,6 +49,8 @@ FIELDS = {
     "num_step": int,
     "schedule": str,
     "guidance_scale": float,
+    "speaker_guidance": float,
+    "voice_matching": float,
     "turns": list,
     "notes": list,
     "key": str,

@@ -260,7 +260,8 @@ def prepare(
     if voice_matching is not None:
         # With two channels each is one speaker's throughout.
         several = dim == config.feat_dim
-        mine = speaker == (jnp.arange(config.num_speakers) if several else speaker)
+        rows = jnp.arange(config.num_speakers)[None, None]
+        mine = (speaker == rows) if several else jnp.ones_like(speaker, bool)
         mine &= ~mask[:, :, None]
         by_channel = _by_channel(prompt, config)
         voices = prompt_voices(
