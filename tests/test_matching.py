@@ -164,7 +164,7 @@ def test_channels_of_a_stereo_model_are_matched_each_on_its_own() -> None:
         one = dataclasses.replace(given, prompt_features=prompt)
         times, scale = jnp.linspace(0.0, 1.0, 2), jnp.ones((1,))
         voices = prepare(params, config, one, times, scale, voice_matching=scale).voices
-        assert voices is not None and voices.statistics.mean.shape == (1, 2, 1, 10)
+        assert voices is not None and voices.statistics.mean.shape == (1, 2, 2, 10)
         found.append(np.asarray(match_voices(state, voices)))
     moved = np.abs(found[1] - found[0])[0]
     assert moved[:, 0].max() == moved[:PROMPT].max() == 0.0 < moved[PROMPT:, 1].max()
