@@ -178,8 +178,8 @@ def test_official_sampling_has_none_of_it() -> None:
         return set(steering(SamplingConfig.for_model(config, **given), 3)) - {"guidance_scale"}
 
     assert names(official) == names(make("zipvoice")[0]) == set()
-    assert names(official, voice_matching=0.5) == {"voice_matching"}
-    assert names(own) == {"speaker_guidance", "voice_matching"}
+    assert names(official, voice_matching=0.5) == {"voice_matching", "feat_scale"}
+    assert names(own) == {"speaker_guidance", "voice_matching", "feat_scale"}
     assert names(own, voice_matching=0.0) == {"speaker_guidance"}
     with user_error("speaker_guidance is 1", "speaker_prompts own"):
         SamplingConfig.for_model(official, speaker_guidance=1.0)

@@ -24,7 +24,7 @@ from zipvoice_jax.core.progress import progress_bar
 from zipvoice_jax.data.alignment import alignment_name
 from zipvoice_jax.data.records import index_name, open_split
 from zipvoice_jax.infer.prepare import Preparation
-from zipvoice_jax.infer.requests import BadLine, Request, read_requests, wave_path
+from zipvoice_jax.infer.requests import Request, read_usable, wave_path
 from zipvoice_jax.judge.packages import sha256_of_files
 from zipvoice_jax.judge.run import ITEMS, read_report
 from zipvoice_jax.text.tokenizer import make_tokenizer
@@ -196,15 +196,12 @@ def read_items(path: Path, prepare: Callable[[Request], Any]) -> list[Request]:
     Raises:
         UserError: one cannot; `generate` would fail on it after every training.
     """
-    items = []
-    for item in progress_bar(read_requests(path), desc="check", unit="item", leave=False):
-        if isinstance(item, BadLine):
-            raise UserError(f"the list {path}: {item.item_id}: {item.error}")
+    items = read_usable(path)
+    for item in progress_bar(items, desc="check", unit="item", leave=False):
         try:
             prepare(item)
         except UserError as error:
-            raise UserError(f"the list {path}: {item.item_id}: {error}") from None
-        items.append(item)
+            raise UserError(f"{item.item_id} of the list {path}: {error}") from None
     return items
 
 

@@ -44,18 +44,14 @@ def run(args: argparse.Namespace) -> int:
     from zipvoice_jax.bench.lengths import COLUMNS, lengths, summary
     from zipvoice_jax.checkpoint.hub import load_model
     from zipvoice_jax.config import SamplingConfig
-    from zipvoice_jax.infer.requests import BadLine, Request, read_requests
+    from zipvoice_jax.infer.requests import read_usable
     from zipvoice_jax.infer.synthesizer import Synthesizer
     from zipvoice_jax.vocoder.base import GriffinLim
 
     check_file(args.json)
     if not args.wav_dir.is_dir():
         raise UserError(f"--wav-dir {args.wav_dir} is not a folder; give one with recordings.")
-    entries = read_requests(args.test_list)
-    for item in entries:
-        if isinstance(item, BadLine):
-            raise UserError(f"{args.test_list}, {item.item_id}: {item.error}")
-    requests = [item for item in entries if isinstance(item, Request)]
+    requests = read_usable(args.test_list)
     loaded = load_model(args.model_name, args.model_dir)
     synthesizer = Synthesizer(
         loaded, vocoder=GriffinLim(loaded.features), tokenizer=args.tokenizer, lang=args.lang

@@ -48,13 +48,13 @@ def run(args: argparse.Namespace) -> int:
     from zipvoice_jax.bench.schedules import COLUMNS, STEPS, bench_schedules
     from zipvoice_jax.checkpoint.hub import load_model
     from zipvoice_jax.config import SamplingConfig
-    from zipvoice_jax.infer.requests import read_requests
+    from zipvoice_jax.infer.requests import read_usable
 
     check_number("--limit", args.limit, 1, 1_000_000, whole=True)
     for count in (args.reference_steps, *(args.steps or ())):
         check_number("a number of steps", count, 1, 1000, whole=True)
     check_file(args.json)
-    requests = read_requests(args.test_list)[: args.limit]
+    requests = read_usable(args.test_list, args.limit)
     if args.model_dir is None and args.model_name is None:
         raise UserError("give --model-dir, or --model-name to take a model from the hub.")
     loaded = load_model(

@@ -13,10 +13,9 @@ from jaxtyping import Float
 
 from zipvoice_jax.checkpoint.loaded import Loaded
 from zipvoice_jax.config import EPSS_TIMES, SamplingConfig
-from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.infer.engine import Engine
 from zipvoice_jax.infer.prepare import Job
-from zipvoice_jax.infer.requests import BadLine, Request
+from zipvoice_jax.infer.requests import Request
 from zipvoice_jax.infer.synthesizer import Synthesizer
 from zipvoice_jax.vocoder.base import GriffinLim
 
@@ -38,7 +37,7 @@ Mel = Float[np.ndarray, "frames channels_feat"]
 
 def bench_schedules(
     loaded: Loaded,
-    requests: Sequence[Request | BadLine],
+    requests: Sequence[Request],
     sampling: SamplingConfig,
     *,
     steps: Sequence[int] = STEPS,
@@ -64,7 +63,7 @@ def bench_schedules(
         uniform steps of the same number and shift; `seconds` of the model, without compilation.
 
     Raises:
-        UserError: a line of the list, a number of steps or a shift cannot be used.
+        UserError: an item, a number of steps or a shift cannot be used.
     """
     settings = [
         dataclasses.replace(sampling, schedule=name, num_step=count, t_shift=shift)
@@ -78,8 +77,6 @@ def bench_schedules(
     )
     prepare, jobs = synthesizer.preparation(sampling), []
     for request in requests:
-        if isinstance(request, BadLine):
-            raise UserError(f"{request.item_id} of the list: {request.error}")
         jobs += prepare(request).jobs
     fps = loaded.features.sampling_rate / loaded.features.hop_length
     truth, _ = _sampled(synthesizer.engine, jobs, sampling, fps)

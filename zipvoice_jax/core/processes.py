@@ -28,7 +28,8 @@ def join(
             Open MPI).
         num_processes: number of processes in the run; None to ask the cluster.
         process_id: number of this process, from 0; None to ask the cluster.
-        timeout: seconds to wait for the others, and after which a silent one is given up.
+        timeout: seconds to wait for the others, and after which one without progress is given
+            up. One that is gone is missed after a ninth of that, 10 to 100 s.
 
     Raises:
         UserError: the coordinator cannot be used, or no cluster is found.
@@ -44,7 +45,8 @@ def join(
             num_processes,
             process_id,
             initialization_timeout=seconds,
-            heartbeat_timeout_seconds=min(seconds, 100),
+            # Sent by a thread of the runtime, whatever a process computes or compiles.
+            heartbeat_timeout_seconds=min(seconds, max(10, min(seconds // 9, 100))),
             shutdown_timeout_seconds=seconds,
         )
     except (ValueError, RuntimeError, OSError) as error:

@@ -40,7 +40,7 @@ class VoiceStatistics:
 def speech_weights(
     features: Float[Array, "batch frames channels feat"],
     member: Float[Array, "batch frames speakers"],
-    feat_scale: float,
+    feat_scale: float | Float[Array, " batch"],
 ) -> Float[Array, "batch frames channels speakers"]:
     """From 0 to 1 how much a frame is speech of a speaker: loud, beside that speaker's loudest.
 
@@ -54,7 +54,8 @@ def speech_weights(
     loudest = jnp.max(
         jnp.where(members, loudest_bin, -jnp.inf), axis=1, keepdims=True, initial=-1e9
     )
-    nats = (loudest_bin - loudest) / feat_scale + _SPEECH_NATS
+    scale = jnp.reshape(jnp.asarray(feat_scale, jnp.float32), (-1, 1, 1, 1))
+    nats = (loudest_bin - loudest) / scale + _SPEECH_NATS
     return jnp.where(members, jax.nn.sigmoid(nats / _NATS_WIDTH), 0.0)
 
 
@@ -115,7 +116,7 @@ class PromptVoices:
     statistics: VoiceStatistics
     member: Float[Array, "batch frames speakers"]
     share: Float[Array, " batch"]
-    feat_scale: float = flax.struct.field(pytree_node=False)
+    feat_scale: float | Float[Array, " batch"]
 
 
 def prompt_voices(
@@ -123,7 +124,7 @@ def prompt_voices(
     in_prompt: Bool[Array, "batch frames speakers"],
     generated: Bool[Array, "batch frames speakers"],
     share: Float[Array, " batch"],
-    feat_scale: float,
+    feat_scale: float | Float[Array, " batch"],
 ) -> PromptVoices:
     """The voices of a prompt, and which frames are to take them.
 

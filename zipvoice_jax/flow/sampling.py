@@ -83,10 +83,10 @@ def steering(sampling: SamplingConfig, batch: int) -> dict[str, Float[np.ndarray
 
     What is 0 and not official is left out of them, and so of the program.
     """
-    given = {"guidance_scale": sampling.guidance_scale}
-    for name in ("speaker_guidance", "voice_matching"):
-        if value := getattr(sampling, name):
-            given[name] = value
+    names = ["guidance_scale"]
+    names += ["speaker_guidance"] if sampling.speaker_guidance else []
+    names += ["voice_matching", "feat_scale"] if sampling.voice_matching else []
+    given = {name: getattr(sampling, name) for name in names}
     return {name: np.full((batch,), value, np.float32) for name, value in given.items()}
 
 
@@ -225,7 +225,7 @@ def prepare(
     guided: bool = True,
     speaker_guidance: Float[Array, " batch"] | None = None,
     voice_matching: Float[Array, " batch"] | None = None,
-    feat_scale: float = 0.1,
+    feat_scale: float | Float[Array, " batch"] = 0.1,
 ) -> Prepared:
     """Computes all that the steps share; see `sample` for the arguments.
 
@@ -347,7 +347,7 @@ def sample(
     guided: bool = True,
     speaker_guidance: Float[Array, " batch"] | None = None,
     voice_matching: Float[Array, " batch"] | None = None,
-    feat_scale: float = 0.1,
+    feat_scale: float | Float[Array, " batch"] = 0.1,
 ) -> Float[Array, "batch frames channels_feat"]:
     """Solves the ODE from noise to scaled log-mel.
 
@@ -373,7 +373,7 @@ def sample(
         guided: False leaves out the unconditional branch; right where every scale is 0.
         speaker_guidance: of each item; None leaves it out of the program, as officially.
         voice_matching: of each item, from 0 to 1; None leaves it out of the program, as officially.
-        feat_scale: of the features, by which `match_voices` knows how loud they are.
+        feat_scale: of the features, for all or each; by it `match_voices` knows how loud they are.
 
     Returns:
         Features of prompt and speech, float32; undefined in padding.

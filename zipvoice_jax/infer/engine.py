@@ -39,7 +39,6 @@ def program(
     *,
     config: ModelConfig,
     guided: bool,
-    feat_scale: float,
 ) -> Array:
     """Noise and sampling of one bucket.
 
@@ -48,7 +47,7 @@ def program(
     frames, dim = batch["prompt_features"].shape[1:]
     noise = jax.vmap(lambda key: item_noise(key, frames, dim))(jax.random.wrap_key_data(keys))
     inputs = SampleInputs(noise=noise, **batch)
-    return sample(params, config, inputs, times, guided=guided, feat_scale=feat_scale, **steered)
+    return sample(params, config, inputs, times, guided=guided, **steered)
 
 
 def noise_key(seed: int, job: Job) -> Key[Array, ""]:
@@ -145,13 +144,11 @@ class Engine:
         """The program of a bucket, compiled on first use."""
         # A distilled model takes guidance as an input, so 0 is not special.
         guided = not self.config.is_distill and sampling.guidance_scale != 0.0
-        function = functools.partial(
-            program, config=self.config, guided=guided, feat_scale=sampling.feat_scale
-        )
+        function = functools.partial(program, config=self.config, guided=guided)
         name = f"batch {bucket.batch}, {bucket.frames} frames, {bucket.tokens} tokens"
         jitted = jax.jit(function, out_shardings=self._over_batch)
         return self._programs.get(
-            (bucket, sampling.num_step, guided, *steering(sampling, 1), sampling.feat_scale),
+            (bucket, sampling.num_step, guided, *steering(sampling, 1)),
             f"{name}, {sampling.num_step} steps",
             lambda: jitted.lower(*self._arguments(bucket, [], sampling)),
         )

@@ -135,6 +135,24 @@ def read_requests(path: Path) -> list[Request | BadLine]:
     return requests
 
 
+def read_usable(path: Path, limit: int | None = None) -> list[Request]:
+    """The items of a list of which every line can be used; see `read_requests`.
+
+    Args:
+        path: of the list.
+        limit: lines to take, from the first on; None for all.
+
+    Raises:
+        UserError: the list cannot be read, or one of these lines cannot be used.
+    """
+    requests = []
+    for item in read_requests(path)[:limit]:
+        if isinstance(item, BadLine):
+            raise UserError(f"{item.item_id} of the list {path}: {item.error}")
+        requests.append(item)
+    return requests
+
+
 def _parse_lines(text: str, is_json: bool, folder: Path) -> Iterator[Request | BadLine]:
     seen: dict[Path, str] = {}  # item names by the path of their wave
     # Only newlines end a line; other Unicode separators may occur in a text.

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from zipvoice_jax.checkpoint.loaded import Loaded
 from zipvoice_jax.config import SamplingConfig
-from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.infer.requests import BadLine, Request, read_requests
+from zipvoice_jax.infer.requests import read_usable
 from zipvoice_jax.infer.synthesizer import Synthesizer
 from zipvoice_jax.judge.backends import RATE, joined
 from zipvoice_jax.judge.judge import is_dialogue
@@ -45,11 +44,7 @@ class WordJudge:
         vocoder_path: str | Path | None = GriffinLim.name,
         guidance_scale: float | None = None,
     ) -> None:
-        entries = [item for path in lists for item in read_requests(path)]
-        for item in entries:
-            if isinstance(item, BadLine):
-                raise UserError(f"{item.item_id} of the list to listen to: {item.error}")
-        requests = [item for item in entries if isinstance(item, Request)]
+        requests = [item for path in lists for item in read_usable(path)]
         self._requests = {
             kind: [request for request in requests if is_dialogue(request) == kind][:items]
             for kind in (False, True)

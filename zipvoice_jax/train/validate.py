@@ -201,7 +201,7 @@ class Review:
     ) -> tuple[Float[np.ndarray, "frames channels_feat"], int]:
         """An item's unscaled features, sampled after a prompt of its own first frames."""
         run, recipe, layout = self.plan.run, self.plan.recipe, self.layout
-        sampling = SamplingConfig.for_model(recipe.config)
+        sampling = SamplingConfig.for_model(recipe.config, feat_scale=run.feat_scale)
         one = {name: array[row : row + 1] for name, array in batch.arrays.items()}
         frames = int(one["features_lens"][0])
         prompt = int(PROMPT_SHARE * frames)
@@ -218,8 +218,7 @@ class Review:
         times = jnp.asarray(time_steps(sampling.num_step, sampling.t_shift, sampling.schedule))
 
         def sampler(params: Any, inputs: SampleInputs, times: Array, steered: Any) -> Any:
-            whole = layout.whole(params)
-            return sample(whole, recipe.config, inputs, times, feat_scale=run.feat_scale, **steered)
+            return sample(layout.whole(params), recipe.config, inputs, times, **steered)
 
         out = self.programs.run(
             ("sample", recipe, batch.bucket),
