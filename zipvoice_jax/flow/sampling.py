@@ -183,7 +183,7 @@ class Prepared:
         steps: of each step its time, the next one's, and the embedding of its time, in which a
             distilled model has the guidance scales as well.
         guidance_scale: of each item.
-        speaker_guidance: of each item; None for none.
+        speaker_guidance: of each item, if there is a branch for each speaker; None for none.
         voices: what `match_voices` moves towards; None where nothing is moved.
         guided: whether there is an unconditional branch.
         stream: which of the decoder's projections.
@@ -277,7 +277,7 @@ def prepare(
         positions=precompute_positions(params["fm_decoder"], decoder_config, frames),
         steps=(times[:-1], times[1:], time_embs),
         guidance_scale=guidance_scale,
-        speaker_guidance=None if first is None else speaker_guidance,
+        speaker_guidance=speaker_guidance,
         voices=voices,
         guided=guided,
         stream=stream,
@@ -325,7 +325,7 @@ def step(
     if prepared.guided:
         scale = (prepared.guidance_scale * jnp.where(late, 1.0, 2.0))[:, None, None]
         velocity = (1.0 + scale) * own - scale * v[:, -1]
-    if prepared.speaker_guidance is not None:
+    if first is not None and prepared.speaker_guidance is not None:
         # Behind the guidance, which would multiply it and spoil the voices.
         other = jnp.where(first, v[:, 1], v[:, 0])
         velocity = velocity + prepared.speaker_guidance[:, None, None] * (own - other)
