@@ -68,4 +68,4 @@ def test_bench_schedules_tells_errors_by_steps(tmp_path: Path) -> None:
     one_line(status, err, "--limit is 0")
     listed.write_text("a\tb\n")
     status, _, err = run_main(*bench)
-    one_line(status, err, "line 1 of the list", "it has 2 tab-separated fields")
+    one_line(status, err, f"the list {listed}: line 1: it has 2 tab-separated fields")

@@ -201,7 +201,7 @@ def read_items(path: Path, prepare: Callable[[Request], Any]) -> list[Request]:
         try:
             prepare(item)
         except UserError as error:
-            raise UserError(f"{item.item_id} of the list {path}: {error}") from None
+            raise UserError(f"the list {path}: {item.item_id}: {error}") from None
     return items
 
 

@@ -148,7 +148,7 @@ def read_usable(path: Path, limit: int | None = None) -> list[Request]:
     requests = []
     for item in read_requests(path)[:limit]:
         if isinstance(item, BadLine):
-            raise UserError(f"{item.item_id} of the list {path}: {item.error}")
+            raise UserError(f"the list {path}: {item.item_id}: {item.error}")
         requests.append(item)
     return requests
 
