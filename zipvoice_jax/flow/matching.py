@@ -87,9 +87,17 @@ def sound_weights(
 
 def voice_statistics(
     features: Float[Array, "batch frames channels feat"],
-    weights: Float[Array, "batch frames channels sounds"],
-) -> VoiceStatistics:
-    """Weighted mean and deviation over frames."""
+    member: Float[Array, "batch frames speakers"],
+    feat_scale: float | Float[Array, " batch"],
+) -> tuple[VoiceStatistics, Float[Array, "batch frames channels sounds"]]:
+    """Mean and deviation over the frames of each sound, and the weights of frames in them.
+
+    Args:
+        features: log-mel times `feat_scale`.
+        member: 1 for the frames that are a speaker's.
+        feat_scale: of the features.
+    """
+    weights = sound_weights(features, speech_weights(features, member, feat_scale))
 
     def total(x: Array) -> Array:
         sums = "btcf,btcs->bcsf"
@@ -99,7 +107,7 @@ def voice_statistics(
     count = jnp.maximum(frames, 1e-6)[..., None]
     mean = total(features) / count
     variance = total(features**2) / count - mean**2
-    return VoiceStatistics(mean, jnp.sqrt(jnp.maximum(variance, 1e-8)), frames)
+    return VoiceStatistics(mean, jnp.sqrt(jnp.maximum(variance, 1e-8)), frames), weights
 
 
 @flax.struct.dataclass
@@ -135,9 +143,7 @@ def prompt_voices(
         share: how far to move them, from 0 to 1.
         feat_scale: of the features.
     """
-    speech = speech_weights(prompt, in_prompt.astype(jnp.float32), feat_scale)
-    weights = sound_weights(prompt, speech)
-    statistics = voice_statistics(prompt, weights)
+    statistics, _ = voice_statistics(prompt, in_prompt.astype(jnp.float32), feat_scale)
     return PromptVoices(statistics, generated.astype(jnp.float32), share, feat_scale)
 
 
@@ -153,9 +159,8 @@ def match_voices(
         features: log-mel times `feat_scale`.
         voices: see `prompt_voices`.
     """
-    speech = speech_weights(features, voices.member, voices.feat_scale)
-    weights = sound_weights(features, speech)
-    own, prompt = voice_statistics(features, weights), voices.statistics
+    own, weights = voice_statistics(features, voices.member, voices.feat_scale)
+    prompt = voices.statistics
     known = jnp.minimum(own.frames, prompt.frames)
     share = (voices.share[:, None, None] * known / (known + _HALF_FRAMES))[..., None]
     spread = jnp.clip(prompt.std / own.std, 1.0 / _MOST_SPREAD, _MOST_SPREAD)
