@@ -1,13 +1,17 @@
 """What a device can do: the peak that a model's operations per second are compared with."""
 
+import functools
 import time
 
 import jax
 import jax.numpy as jnp
 
 
+@functools.lru_cache(maxsize=4)
 def matmul_flops_per_second(dtype: str, size: int = 2048, repeats: int = 5) -> float:
     """Operations per second of a square matrix product on one device, the best of a few.
+
+    Measured once in a process.
 
     Args:
         dtype: type of the matrices, such as "bfloat16".

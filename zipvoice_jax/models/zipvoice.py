@@ -6,6 +6,7 @@ upsampling look up the position after an item's last token.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -290,7 +291,15 @@ def init_params(config: ModelConfig, key: Array) -> dict[str, Any]:
 
 def abstract_params(config: ModelConfig) -> dict[str, Any]:
     """The parameters' shapes and dtypes, without computing any: the one description of them."""
-    return jax.eval_shape(nn.init(_run_all, ZipVoice(config)), jax.random.key(0))["params"]
+    leaves, tree = _abstract_leaves(config)
+    return jax.tree.unflatten(tree, leaves)
+
+
+@functools.lru_cache(maxsize=16)
+def _abstract_leaves(config: ModelConfig) -> tuple[list[jax.ShapeDtypeStruct], Any]:
+    """Traced once for each config: a run asks for its shapes eight times."""
+    params = jax.eval_shape(nn.init(_run_all, ZipVoice(config)), jax.random.key(0))["params"]
+    return jax.tree.flatten(params)
 
 
 def bound(params: dict[str, Any], config: ModelConfig) -> ZipVoice:

@@ -305,6 +305,7 @@ class Stack(nn.Module):
             in_axes=(0, 0, 0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
             length=num_layers,
             unroll=num_layers if c.unroll_layers else 1,
+            check_constancy_invariants=False,  # which would trace every layer once more
         )(c, c.kernel_size[i], skip, name="layers")
         draws = None
         if ctx is not None:
