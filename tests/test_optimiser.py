@@ -19,7 +19,7 @@ from zipvoice_jax.data.config import DataConfig, SourceConfig
 from zipvoice_jax.train import schedules
 from zipvoice_jax.train import state as averaging
 from zipvoice_jax.train.config import Stage, TrainConfig
-from zipvoice_jax.train.optimizer import adamw, grow_state, scaled_adam
+from zipvoice_jax.train.optimizer import ScaledAdamState, adamw, grow_state, scaled_adam
 
 Tree = dict[str, Any]
 
@@ -114,8 +114,9 @@ def test_a_gradient_that_is_not_finite_counts_as_zero() -> None:
             wanted, _ = optimizer.update(grad, state, params)
             changes, after = optimizer.update(broken, state, params)
             close(changes, wanted)
-            assert after.clip_factor == 0.0
-            assert not np.isfinite(after.total_norm)
+            if isinstance(after, ScaledAdamState):  # which says what it clipped by
+                assert after.clip_factor == 0.0
+                assert not np.isfinite(after.total_norm)
     with pytest.raises(UserError, match="periods"):
         scaled_adam(0.1, size_update_period=0)
 

@@ -1,4 +1,4 @@
-"""ScaledAdam, the official optimiser, AdamW behind the same interface, and the choice of one.
+"""ScaledAdam, the official optimiser, AdamW as a chain of optax's, and the choice of one.
 
 ScaledAdam (zipvoice/utils/optim.py) is Adam whose step is proportional to each tensor's root
 mean square, which also learns that size, and which clips by the median of recent norms. Its
@@ -356,16 +356,6 @@ def _with_rows(old: _LeafState, new: _LeafState, rows: np.ndarray) -> _LeafState
     )
 
 
-class AdamWState(NamedTuple):
-    """The state of `adamw`; all but `inner` is named as in `ScaledAdamState`."""
-
-    updates: Int[Array, ""]
-    threshold: Float[Array, ""]
-    total_norm: Float[Array, ""]
-    clip_factor: Float[Array, ""]
-    inner: optax.OptState
-
-
 def adamw(
     learning_rate: LearningRate = None,
     *,
@@ -374,7 +364,7 @@ def adamw(
     weight_decay: float = 0.01,
     clip_norm: float = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
-    """optax.adamw with clipping by global norm; a gradient that is not finite counts as zero.
+    """optax.adamw behind clipping by global norm; a gradient that is not finite counts as zero.
 
     Args:
         learning_rate: as for `scaled_adam`.
@@ -383,34 +373,44 @@ def adamw(
         weight_decay: times the learning rate, what every parameter loses.
         clip_norm: global norm to which larger gradients are scaled.
     """
-    inner = optax.adamw(1.0, b1=betas[0], b2=betas[1], eps=eps, weight_decay=weight_decay)
+    chain = optax.chain(
+        optax.stateless(lambda grads, _: _finite_or_zero(grads)),
+        optax.clip_by_global_norm(clip_norm),
+        optax.adamw(1.0, b1=betas[0], b2=betas[1], eps=eps, weight_decay=weight_decay),
+        _scale_by_rate(learning_rate),
+    )
 
-    def init(params: optax.Params) -> AdamWState:
-        return AdamWState(
-            updates=jnp.zeros((), jnp.int32),
-            threshold=jnp.full((), clip_norm, jnp.float32),
-            total_norm=jnp.zeros((), jnp.float32),
-            clip_factor=jnp.ones((), jnp.float32),
-            inner=inner.init(params),
-        )
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
+            return chain.update(updates, state, params, **extra)
+
+    return optax.GradientTransformationExtraArgs(chain.init, update)
+
+
+def _finite_or_zero(grads: Any) -> Any:
+    finite = jnp.isfinite(optax.tree.norm(grads))
+    return jax.tree.map(lambda g: jnp.where(finite, g, 0.0), grads)
+
+
+def _scale_by_rate(learning_rate: LearningRate) -> optax.GradientTransformationExtraArgs:
+    """optax.scale_by_schedule whose rate an update may bring with it."""
+
+    def init(params: optax.Params) -> optax.ScaleByScheduleState:
+        del params
+        return optax.ScaleByScheduleState(count=jnp.zeros((), jnp.int32))
 
     def update(
         updates: optax.Updates,
-        state: optax.OptState,
-        params: optax.Params | None = None,
+        state: Any,
+        params: Any = None,
         *,
         learning_rate: LearningRate = learning_rate,
         **_: Any,
-    ) -> tuple[optax.Updates, AdamWState]:
-        state = cast(AdamWState, state)
-        lr = rate_at(learning_rate, state.updates)
-        grads = jax.tree.map(lambda g: g.astype(jnp.float32), updates)
-        norm = cast(Array, optax.tree.norm(grads))
-        factor = clip_factor(norm, state.threshold)
-        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
-            changes, after = inner.update(clipped(grads, factor), state.inner, params)
-        changes = jax.tree.map(lambda change: lr * change, changes)
-        return changes, AdamWState(state.updates + 1, state.threshold, norm, factor, after)
+    ) -> tuple[optax.Updates, optax.ScaleByScheduleState]:
+        del params
+        rate = rate_at(learning_rate, state.count)
+        changes = jax.tree.map(lambda change: rate * change, updates)
+        return changes, optax.ScaleByScheduleState(count=state.count + 1)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
