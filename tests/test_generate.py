@@ -50,6 +50,7 @@ FIELDS = {
     "schedule": str,
     "guidance_scale": float,
     "speaker_guidance": float,
+    "voice_contrast": float,
     "voice_matching": float,
     "turns": list,
     "notes": list,

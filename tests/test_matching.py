@@ -12,7 +12,13 @@ from test_model import error, make
 from test_speaker_prompts import DIALOGUE, FRAMES, OF_SECOND, PROMPT, inputs_of
 
 from zipvoice_jax.config import ModelConfig, SamplingConfig
-from zipvoice_jax.flow.matching import match_voices, prompt_voices, speech_weights
+from zipvoice_jax.flow.matching import (
+    VoiceStatistics,
+    match_voices,
+    prompt_voices,
+    speech_weights,
+    told_apart,
+)
 from zipvoice_jax.flow.sampling import SampleInputs, prepare, sample, steering
 
 SCALE, BINS = 0.1, 6
@@ -82,6 +88,51 @@ def test_weights_do_not_depend_on_the_scale_of_features() -> None:
     assert np.allclose(one, ten, atol=1e-4) and one.min() < 0.9 < one.max()
 
 
+def voices_of(*levels: float, frames: int = 4000) -> VoiceStatistics:
+    """Speakers whose spectra rise more and more steeply from bin to bin, and get louder."""
+    rise = jnp.asarray(levels)[:, None] * (jnp.arange(BINS, dtype=jnp.float32) + 1.0)[None, :]
+    both = jnp.concatenate([rise, rise + 1.0])[None, None]  # dark, then bright sounds
+    spread = jnp.broadcast_to(1.0 + jnp.tile(jnp.asarray(levels), 2)[:, None], both.shape)
+    return VoiceStatistics(both, spread, jnp.full(both.shape[:3], float(frames)))
+
+
+def apart(voices: VoiceStatistics, contrast: float) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation, (sounds, BINS)."""
+    found = told_apart(voices, jnp.full((1,), contrast), voices.mean.shape[2] // 2)
+    return np.asarray(found.mean[0, 0]), np.asarray(found.std[0, 0])
+
+
+@pytest.mark.parametrize("levels", [(0.1, 0.3), (0.1, 0.3, 0.7)])
+def test_voices_are_told_apart_by_the_form_of_their_spectrum(levels: tuple[float, ...]) -> None:
+    voices, count = voices_of(*levels), len(levels)
+    mean, spread = np.asarray(voices.mean[0, 0]), np.asarray(voices.std[0, 0])
+    same_mean, same_spread = apart(voices, 0.0)
+    assert np.array_equal(same_mean, mean) and np.array_equal(same_spread, spread)
+    found, spreads = apart(voices, 0.5)
+    assert np.allclose(found.mean(axis=1), mean.mean(axis=1), atol=1e-5)
+    for sound in (slice(0, count), slice(count, None)):
+        steps = np.diff(mean[sound], axis=1)
+        others = (steps.sum(axis=0) - steps) / (count - 1)
+        wanted = steps + 0.5 * (steps - others)
+        assert np.allclose(np.diff(found[sound], axis=1), wanted, atol=2e-3)
+        logs = np.log(spread[sound])
+        beyond = 0.25 * (logs - (logs.sum(axis=0) - logs) / (count - 1))
+        assert np.allclose(np.log(spreads[sound]), logs + beyond, atol=2e-3)
+    # Whatever their number, what is said of one does not depend on its place.
+    turned, _ = apart(voices_of(*levels[::-1]), 0.5)
+    assert np.allclose(turned[:count], found[:count][::-1], atol=1e-6)
+
+
+def test_whose_voice_is_unknown_moves_nobody() -> None:
+    voices = voices_of(0.1, 0.3)
+    silent = voices.replace(frames=voices.frames.at[:, :, 1::2].set(0.0))  # type: ignore[attr-defined]
+    mean, spread = apart(silent, 1.0)
+    assert np.allclose(mean, voices.mean[0, 0], atol=1e-5)
+    assert np.allclose(spread, voices.std[0, 0], atol=1e-5)
+    alone, _ = apart(voices_of(0.3), 1.0)
+    assert np.allclose(alone, voices_of(0.3).mean[0, 0], atol=1e-5)
+
+
 # --- in sampling -----------------------------------------------------------------------------
 
 
@@ -126,7 +177,36 @@ def test_each_speaker_takes_their_own_part_of_the_prompt(rule: str) -> None:
         assert moved[0][~mine].max() < 1e-4 < moved[0][mine].min()
 
 
-@pytest.mark.parametrize("how", [{"voice_matching": 1.0}, {"speaker_guidance": 1.0}])
+@pytest.mark.parametrize("rule", ["own", "joint"])
+def test_contrast_moves_what_is_aimed_at_apart(rule: str) -> None:
+    given, one = inputs_of(DIALOGUE), jnp.ones((1,))
+    config, params = make(pad_id=0, speaker_prompts=rule)
+
+    def distances(contrast: float) -> np.ndarray:
+        how = {"voice_matching": one, "voice_contrast": contrast * one, "feat_scale": 1.0}
+        voices = prepare(params, config, given, jnp.linspace(0.0, 1.0, 2), one, **how).voices
+        assert voices is not None
+        mean = np.asarray(voices.statistics.mean[0, 0])
+        form = mean - mean.mean(axis=1, keepdims=True)
+        return np.abs(form[0::2] - form[1::2]).mean(axis=1)  # of dark and of bright sounds
+
+    none, some, more = (distances(contrast) for contrast in (0.0, 0.5, 1.0))
+    assert (none < some).all() and np.allclose(more - none, 2.0 * (some - none), rtol=1e-3)
+    without, least, most = (
+        sampled(given, rule=rule, voice_matching=1.0, **how)
+        for how in ({}, {"voice_contrast": 0.0}, {"voice_contrast": 1.0})
+    )
+    assert error(least, without) < 1e-4 < 1e-3 < error(most, without)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"voice_matching": 1.0},
+        {"voice_matching": 1.0, "voice_contrast": 1.0},
+        {"speaker_guidance": 1.0},
+    ],
+)
 def test_neither_company_nor_padding_matters(how: dict[str, float]) -> None:
     given = inputs_of(DIALOGUE)
     longer = {
@@ -163,8 +243,14 @@ def test_channels_of_a_stereo_model_are_matched_each_on_its_own() -> None:
     for prompt in (given.prompt_features, louder):
         one = dataclasses.replace(given, prompt_features=prompt)
         times, scale = jnp.linspace(0.0, 1.0, 2), jnp.ones((1,))
-        voices = prepare(params, config, one, times, scale, voice_matching=scale).voices
+        voices, apart = (
+            prepare(params, config, one, times, scale, voice_matching=scale, **how).voices
+            for how in ({}, {"voice_contrast": scale})
+        )
         assert voices is not None and voices.statistics.mean.shape == (1, 2, 2, 10)
+        # A channel of one's own is contrast enough.
+        assert apart is not None
+        assert np.array_equal(apart.statistics.mean, voices.statistics.mean)
         found.append(np.asarray(match_voices(state, voices)))
     moved = np.abs(found[1] - found[0])[0]
     assert moved[:, 0].max() == moved[:PROMPT].max() == 0.0 < moved[PROMPT:, 1].max()
@@ -178,10 +264,14 @@ def test_official_sampling_has_none_of_it() -> None:
         return set(steering(SamplingConfig.for_model(config, **given), 3)) - {"guidance_scale"}
 
     assert names(official) == names(make("zipvoice")[0]) == set()
-    assert names(official, voice_matching=0.5) == {"voice_matching", "feat_scale"}
-    assert names(own) == {"speaker_guidance", "voice_matching", "feat_scale"}
+    matching = {"voice_matching", "voice_contrast", "feat_scale"}
+    assert names(official, voice_matching=0.5) == matching
+    assert SamplingConfig.for_model(official, voice_matching=0.5).voice_contrast == 0.0
+    assert names(own) == {"speaker_guidance", *matching}
     assert names(own, voice_matching=0.0) == {"speaker_guidance"}
     with user_error("speaker_guidance is 1", "speaker_prompts own"):
         SamplingConfig.for_model(official, speaker_guidance=1.0)
+    with user_error("voice_contrast is 0.3", "voice_matching"):
+        SamplingConfig.for_model(own, voice_matching=0.0, voice_contrast=0.3)
     with user_error("voice_matching is 1.5"):
         SamplingConfig.for_model(own, voice_matching=1.5)

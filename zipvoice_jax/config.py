@@ -339,8 +339,8 @@ class SamplingConfig:
     ("uniform", the official rule), or by the tables of EPSS ("epss"), which are for some numbers
     of steps only. With `t_shift=1` the times of either are taken as they stand.
 
-    `speaker_guidance` and `voice_matching` are not official, and 0 by default but for models that
-    sample by speaker; see `zipvoice_jax.flow.sampling.sample`.
+    `speaker_guidance`, `voice_matching` and `voice_contrast` are not official, and 0 by default but
+    for models that sample by speaker; see `zipvoice_jax.flow.sampling.sample`.
     """
 
     num_step: int = 16
@@ -348,6 +348,7 @@ class SamplingConfig:
     guidance_scale: float = 1.5
     speaker_guidance: float = 0.0  # away from the other speaker's voice
     voice_matching: float = 0.0  # share of the way to the prompt's mean and deviation
+    voice_contrast: float = 0.0  # and beyond them, away from the other speaker's
     t_shift: float = 0.5
     speed: float = 1.0
     target_rms: float = 0.1
@@ -361,6 +362,7 @@ class SamplingConfig:
             ("guidance_scale", 0.0, 100.0),
             ("speaker_guidance", 0.0, 100.0),
             ("voice_matching", 0.0, 1.0),
+            ("voice_contrast", 0.0, 10.0),
             ("t_shift", 1e-3, 1.0),
             ("speed", 0.05, 20.0),
             ("target_rms", 0.0, 1.0),
@@ -409,14 +411,21 @@ class SamplingConfig:
             UserError: a value that this model can't use.
         """
         steered = {}
+        named = {k: v for k, v in given.items() if v is not None}
         if config.samples_by_speaker:
             steered = {"speaker_guidance": 1.0, "voice_matching": 1.0}
-        named = {k: v for k, v in given.items() if v is not None}
+            if named.get("voice_matching") != 0.0:
+                steered["voice_contrast"] = 0.5
         sampling = cls.for_kind(config.kind, **{**steered, **named})
         require(
             config.samples_by_speaker or not sampling.speaker_guidance,
             f"speaker_guidance is {sampling.speaker_guidance:g}, which needs a model that samples "
             "each speaker from their own part of the prompt (speaker_prompts own); leave it out.",
+        )
+        require(
+            sampling.voice_matching > 0.0 or not sampling.voice_contrast,
+            f"voice_contrast is {sampling.voice_contrast:g}, which moves what voice_matching aims "
+            "at; give voice_matching too, such as 1, or leave it out.",
         )
         return sampling
 

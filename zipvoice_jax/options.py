@@ -63,6 +63,11 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
         help="share of the way to the prompt's mean and deviation of each mel bin (default: 1 for "
         "demo and others that sample by speaker, else 0, as officially)",
     )  # fmt: skip
+    add(
+        "--voice-contrast", type=float,
+        help="how far beyond them, away from the other speaker's, which --voice-matching needs "
+        "(default: 0.5 for demo and others that sample by speaker, else 0, as officially)",
+    )  # fmt: skip
     add("--t-shift", type=float, help="below 1 moves times towards noise (default: 0.5)")
     add("--speed", type=float, help="above 1 is faster (default: 1.0)")
     add("--target-rms", type=float, help="level of prompts, 0 for none (default: 0.1)")
@@ -77,6 +82,7 @@ SAMPLING = (
     "guidance_scale",
     "speaker_guidance",
     "voice_matching",
+    "voice_contrast",
     "t_shift",
     "speed",
     "target_rms",

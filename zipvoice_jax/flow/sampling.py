@@ -85,7 +85,7 @@ def steering(sampling: SamplingConfig, batch: int) -> dict[str, Float[np.ndarray
     """
     names = ["guidance_scale"]
     names += ["speaker_guidance"] if sampling.speaker_guidance else []
-    names += ["voice_matching", "feat_scale"] if sampling.voice_matching else []
+    names += ["voice_matching", "voice_contrast", "feat_scale"] if sampling.voice_matching else []
     given = {name: getattr(sampling, name) for name in names}
     return {name: np.full((batch,), value, np.float32) for name, value in given.items()}
 
@@ -225,6 +225,7 @@ def prepare(
     guided: bool = True,
     speaker_guidance: Float[Array, " batch"] | None = None,
     voice_matching: Float[Array, " batch"] | None = None,
+    voice_contrast: Float[Array, " batch"] | None = None,
     feat_scale: float | Float[Array, " batch"] = 0.1,
 ) -> Prepared:
     """Computes all that the steps share; see `sample` for the arguments.
@@ -264,8 +265,10 @@ def prepare(
         mine = (speaker == rows) if several else jnp.ones_like(speaker, bool)
         mine &= ~mask[:, :, None]
         by_channel = _by_channel(prompt, config)
+        # Speakers with a channel each are apart already.
+        contrast = voice_contrast if several and config.is_dialog else None
         voices = prompt_voices(
-            by_channel, mine & in_prompt, mine & ~in_prompt, voice_matching, feat_scale
+            by_channel, mine & in_prompt, mine & ~in_prompt, voice_matching, feat_scale, contrast
         )
     return Prepared(
         from_text=projection.part(text, dim) + projection.offset(),
@@ -347,6 +350,7 @@ def sample(
     guided: bool = True,
     speaker_guidance: Float[Array, " batch"] | None = None,
     voice_matching: Float[Array, " batch"] | None = None,
+    voice_contrast: Float[Array, " batch"] | None = None,
     feat_scale: float | Float[Array, " batch"] = 0.1,
 ) -> Float[Array, "batch frames channels_feat"]:
     """Solves the ODE from noise to scaled log-mel.
@@ -362,7 +366,8 @@ def sample(
     branch and the other's: away from the other's voice.
 
     `voice_matching` moves the speech that each step leads to by `match_voices`, so that the next
-    step goes on from a state that fits.
+    step goes on from a state that fits; `voice_contrast` moves it beyond, away from the other
+    speaker's (`told_apart`), where two speak in one channel.
 
     Args:
         params: parameters of the model, as nested dicts.
@@ -373,6 +378,7 @@ def sample(
         guided: False leaves out the unconditional branch; right where every scale is 0.
         speaker_guidance: of each item; None leaves it out of the program, as officially.
         voice_matching: of each item, from 0 to 1; None leaves it out of the program, as officially.
+        voice_contrast: of each item; None for none.
         feat_scale: of the features, for all or each; by it `match_voices` knows how loud they are.
 
     Returns:
@@ -380,7 +386,8 @@ def sample(
     """
     prepared = prepare(
         params, config, inputs, times, guidance_scale, guided=guided,
-        speaker_guidance=speaker_guidance, voice_matching=voice_matching, feat_scale=feat_scale,
+        speaker_guidance=speaker_guidance, voice_matching=voice_matching,
+        voice_contrast=voice_contrast, feat_scale=feat_scale,
     )  # fmt: skip
 
     def body(x: Array, now: tuple[Array, Array, Array]) -> tuple[Array, None]:

@@ -161,6 +161,7 @@ def record_of(speech: Speech, path: Path, sampling: SamplingConfig, vocoder: str
         "guidance_scale": sampling.guidance_scale,
         "speaker_guidance": sampling.speaker_guidance,
         "voice_matching": sampling.voice_matching,
+        "voice_contrast": sampling.voice_contrast,
         "turns": [dataclasses.asdict(turn) for turn in speech.turns],
         "notes": list(speech.notes),
     }
