@@ -128,6 +128,11 @@ class PromptVoices:
     feat_scale: float | Float[Array, " batch"]
 
 
+def _belief(frames: Float[Array, "..."]) -> Float[Array, "..."]:
+    """From 0 to 1 how far a statistic of so many frames is believed."""
+    return frames / (frames + _HALF_FRAMES)
+
+
 def told_apart(
     voices: VoiceStatistics, contrast: Float[Array, " batch"], speakers: int
 ) -> VoiceStatistics:
@@ -147,7 +152,7 @@ def told_apart(
         x.reshape(*x.shape[:2], 2, speakers, *x.shape[3:])
         for x in (voices.mean, voices.std, voices.frames)
     )
-    known = (frames / (frames + _HALF_FRAMES))[..., None]
+    known = _belief(frames)[..., None]
     others = jnp.maximum(known.sum(axis=3, keepdims=True) - known, 1e-6)
 
     def difference(x: Array) -> Array:
@@ -201,8 +206,8 @@ def match_voices(
     """
     own, weights = voice_statistics(features, voices.member, voices.feat_scale)
     prompt = voices.statistics
-    known = jnp.minimum(own.frames, prompt.frames)
-    share = (voices.share[:, None, None] * known / (known + _HALF_FRAMES))[..., None]
+    known = _belief(jnp.minimum(own.frames, prompt.frames))
+    share = (voices.share[:, None, None] * known)[..., None]
     spread = jnp.clip(prompt.std / own.std, 1.0 / _MOST_SPREAD, _MOST_SPREAD)
     # What is added is linear in the features: share * ((spread - 1) * (x - mean) + difference).
     slope = share * (spread - 1.0)
