@@ -115,7 +115,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
     stub = Stub()
     monkeypatch.setattr(commands, "_process", stub)
     places = [Place({"PLACE": str(i)}) for i in range(2)]
-    monkeypatch.setattr(module, "find_places", lambda jobs: places[:jobs])
+    monkeypatch.setattr(module, "find_places", lambda jobs, per_gpu: places[:jobs])
     return stub
 
 

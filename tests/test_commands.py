@@ -28,6 +28,13 @@ def test_each_job_has_an_accelerator_of_its_own(monkeypatch: pytest.MonkeyPatch)
     )  # fmt: skip
     with user_error("--jobs 3 is more than the 2 accelerators (gpu)", "--jobs 2 or less"):
         shared(3, "gpu", 2)
+    with user_error("take with --per-gpu 2", "--jobs 2 or less, or a larger --per-gpu"):
+        share_out(3, "gpu", 1, {}, range(4), per_gpu=2)
+    both = share_out(4, "gpu", 2, {}, range(4), per_gpu=2)
+    assert [one.env["CUDA_VISIBLE_DEVICES"] for one in both] == ["0", "1", "0", "1"]
+    assert {one.env["XLA_PYTHON_CLIENT_PREALLOCATE"] for one in both} == {"false"}
+    with user_error("--jobs 3 is more than the 2 accelerators (tpu)"):
+        share_out(3, "tpu", 2, {}, range(4), per_gpu=2)
     cores = shared(2, "cpu", 1, 5)
     assert [one.cpus for one in cores] == [{0, 2, 4}, {1, 3}]
     assert [one.env["OMP_NUM_THREADS"] for one in cores] == ["3", "2"]

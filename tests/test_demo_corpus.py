@@ -75,9 +75,9 @@ def make(demo: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[[argpars
     styles = {name: np.full((510, 256), i, np.float32) for i, name in enumerate(VOICES)}
     made: list[float] = []
 
-    def here(jobs: list[Any], workers: int) -> list[float]:
-        done = [demo.make_clip(job) for job in jobs]
-        made.extend(done)
+    def here(jobs: list[Callable[[], Any]], workers: int) -> list[Any]:
+        done = [job() for job in jobs]
+        made.extend(result for result in done if isinstance(result, float))  # clips alone
         return done
 
     monkeypatch.setattr(demo, "_worker", lambda folder: (network, styles))

@@ -36,9 +36,9 @@ import multiprocessing
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -72,6 +72,8 @@ from zipvoice_jax.text.tokenizer import make_tokenizer
 PROMPT = (2.0, 4.0)  # seconds
 PROMPTS = 14  # to choose from, of each held-out voice
 
+T = TypeVar("T")
+
 
 @functools.cache
 def _worker(folder: Path) -> tuple[TimedKokoro, dict[str, np.ndarray]]:
@@ -79,9 +81,8 @@ def _worker(folder: Path) -> tuple[TimedKokoro, dict[str, np.ndarray]]:
     return open_timed(folder), styles
 
 
-def make_clip(job: tuple[Path, Path, Speech, Voice]) -> float:
+def make_clip(folder: Path, to: Path, speech: Speech, voice: Voice) -> float:
     """Makes a clip, in a process of its own; gives its seconds."""
-    folder, to, speech, voice = job
     kokoro, styles = _worker(folder)
     tokens = make_tokenizer("emilia").tokens(speech.text)
     # What is played faster afterwards is spoken more slowly.
@@ -108,7 +109,10 @@ def make_clips(
     missing = [speech for speech in wanted if facts_of(args.to, speech) is None]
     for folder in {clip_paths(args.to, speech.id)[0].parent for speech in missing}:
         folder.mkdir(parents=True, exist_ok=True)
-    jobs = [(args.kokoro, args.to, speech, cast[speech.voice]) for speech in missing]
+    jobs = [
+        functools.partial(make_clip, args.kokoro, args.to, speech, cast[speech.voice])
+        for speech in missing
+    ]
     with tqdm(total=len(wanted), initial=len(wanted) - len(jobs), desc=title, unit="clip",
               mininterval=5.0) as bar:  # fmt: skip
         seconds = 0.0
@@ -122,11 +126,16 @@ def make_clips(
             )
 
 
-def _in_processes(jobs: Sequence[Any], workers: int) -> Iterable[float]:
+def _in_processes(jobs: Sequence[Callable[[], T]], workers: int) -> Iterator[T]:
+    """What jobs give, in their order."""
     if not jobs:
         return
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        yield from pool.imap_unordered(make_clip, jobs, chunksize=2)
+        yield from pool.imap(_done, jobs, chunksize=2)
+
+
+def _done(job: Callable[[], T]) -> T:
+    return job()
 
 
 def row_of(to: Path, speech: Speech) -> dict[str, Any]:
@@ -181,36 +190,46 @@ def make_conversations(
         names: of the manifests in one and in two channels; folders of the waves besides.
     """
     make_clips(args, [turn for one in wanted for turn in one.turns], cast, title)
-    rows: tuple[list[dict[str, Any]], ...] = ([], [])
     for name in names:
         (args.to / name).mkdir(exist_ok=True)
-    for one in tqdm(wanted, desc=f"mix {title}", unit="dialogue", mininterval=5.0):
-        waves: list[np.ndarray] = []
-        clips = clips_of(args.to, one.turns)
-        for channels, name in enumerate(names):
-            path = args.to / name / f"{one.id}.wav"
-            begins = places(one, clips, overlap=channels == 1)
-            ends = [b + clip.samples for b, clip in zip(begins, clips, strict=True)]
-            if not is_made(path, max(ends)):
-                waves = waves or waves_of(args.to, one.turns)
-                mixture = mix(waves, begins, one.floor, one.id)
-                write_wave(path, mixture if channels else mixture.sum(axis=1))
-            rows[channels].append(
-                {
-                    "id": one.id,
-                    "text": one.text,
-                    "wav": str(path.relative_to(args.to)),
-                    "language": "en",
-                    "duration": round(max(ends) / RATE, 4),
-                    "voices": [turn.voice for turn in one.turns[:2]],
-                    "gaps": [
-                        round((b - e) / RATE, 3) for b, e in zip(begins[1:], ends, strict=False)
-                    ],
-                    "token_starts": starts_of(clips, begins),
-                }
-            )
-    for name, found in zip(names, rows, strict=True):
-        write_rows(args.to / f"{name}.jsonl", found)
+    jobs = [functools.partial(mixed_rows_of, args.to, one, names) for one in wanted]
+    bar = tqdm(total=len(jobs), desc=f"mix {title}", unit="dialogue", mininterval=5.0)
+    rows = []
+    with bar:
+        for pair in _in_processes(jobs, args.workers):
+            rows.append(pair)
+            bar.update()
+    for channels, name in enumerate(names):
+        write_rows(args.to / f"{name}.jsonl", [pair[channels] for pair in rows])
+
+
+def mixed_rows_of(to: Path, one: Conversation, names: tuple[str, str]) -> list[dict[str, Any]]:
+    """A conversation's lines, in one and in two channels, whose waves are made if missing."""
+    rows = []
+    waves: list[np.ndarray] = []
+    clips = clips_of(to, one.turns)
+    for channels, name in enumerate(names):
+        path = to / name / f"{one.id}.wav"
+        begins = places(one, clips, overlap=channels == 1)
+        ends = [b + clip.samples for b, clip in zip(begins, clips, strict=True)]
+        if not is_made(path, max(ends)):
+            waves = waves or waves_of(to, one.turns)
+            mixture = mix(waves, begins, one.floor, one.id)
+            write_wave(path, mixture if channels else mixture.sum(axis=1))
+        gaps = [round((b - e) / RATE, 3) for b, e in zip(begins[1:], ends, strict=False)]
+        rows.append(
+            {
+                "id": one.id,
+                "text": one.text,
+                "wav": str(path.relative_to(to)),
+                "language": "en",
+                "duration": round(max(ends) / RATE, 4),
+                "voices": [turn.voice for turn in one.turns[:2]],
+                "gaps": gaps,
+                "token_starts": starts_of(clips, begins),
+            }
+        )
+    return rows
 
 
 def make_tests(
@@ -334,7 +353,9 @@ def make(args: argparse.Namespace) -> None:
         make_clips(args, wanted, everyone, name)
         rows = [row_of(args.to, speech) for speech in wanted]
         if name == "single":
-            rows += [joined_row_of(args.to, one) for one in tqdm(plan.joined, desc="join")]
+            jobs = [functools.partial(joined_row_of, args.to, one) for one in plan.joined]
+            made = _in_processes(jobs, args.workers)
+            rows += tqdm(made, total=len(jobs), desc="join", mininterval=5.0)
         write_rows(args.to / f"{name}.jsonl", rows)
     for name, wanted in plan.dialogue.items():
         names = (name, name.replace("dialogue", "stereo"))

@@ -29,6 +29,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add("--jobs", type=int, default=1, metavar="N",
         help="commands at a time, each on an accelerator of its own, or with its share of the "
         "cores (default: 1, with all of them)")  # fmt: skip
+    add("--per-gpu", type=int, default=1, metavar="N",
+        help="commands of --jobs that may share a GPU (default: 1)")  # fmt: skip
     add("--vocoder-path", metavar="DIR", help="as for `generate`")
     add("--language", choices=LANGUAGES, default="en", help="of the speech (default: en)")
     add("--judges", choices=JUDGES, default="offline", help="as for `evaluate` (default: offline)")
@@ -60,8 +62,8 @@ def run(args: argparse.Namespace) -> int:
             f"{args.config} has no ablation {args.name}; it has {', '.join(ablations)}."
         )
     ablation = ablations[args.name]
-    if len(set(args.seeds)) != len(args.seeds) or args.jobs < 1:
-        raise UserError("--seeds must differ, and --jobs be 1 or more.")
+    if len(set(args.seeds)) != len(args.seeds) or args.jobs < 1 or args.per_gpu < 1:
+        raise UserError("--seeds must differ, and --jobs and --per-gpu be 1 or more.")
     # The commands need the accelerators, so this process must not hold any.
     jax.config.update("jax_platforms", "cpu")
     items = [request for request in read_requests(args.test_list) if isinstance(request, Request)]
@@ -91,6 +93,6 @@ def run(args: argparse.Namespace) -> int:
         judge=judge,
         to=args.to,
     )
-    print(run_ablation(ablation, setup, load, jobs=args.jobs))
+    print(run_ablation(ablation, setup, load, jobs=args.jobs, per_gpu=args.per_gpu))
     print(f"{args.to}: table.txt, table.json, table.png, commands.sh")
     return 0

@@ -67,11 +67,11 @@ def identity(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def find_places(jobs: int) -> list[Place]:
-    """Places for a number of commands that run at a time.
+def find_places(jobs: int, per_gpu: int = 1) -> list[Place]:
+    """Places for a number of commands that run at a time; `per_gpu` of them may share a GPU.
 
     Raises:
-        UserError: there are fewer accelerators than jobs, or JAX finds no device.
+        UserError: there are fewer accelerators than jobs need, or JAX finds no device.
     """
     if jobs == 1:
         return [Place()]
@@ -84,16 +84,22 @@ def find_places(jobs: int) -> list[Place]:
         reason = "".join(done.stderr.strip().splitlines()[-1:])
         raise UserError(f"JAX finds no device to run --jobs on ({reason}).")
     platform, count = done.stdout.split()[-2:]
-    return share_out(jobs, platform, int(count), os.environ, sorted(os.sched_getaffinity(0)))
+    cores = sorted(os.sched_getaffinity(0))
+    return share_out(jobs, platform, int(count), os.environ, cores, per_gpu)
 
 
 def share_out(
-    jobs: int, platform: str, count: int, env: Mapping[str, str], cores: Sequence[int]
+    jobs: int,
+    platform: str,
+    count: int,
+    env: Mapping[str, str],
+    cores: Sequence[int],
+    per_gpu: int = 1,
 ) -> list[Place]:
-    """One accelerator per job, or on CPUs a share of the cores.
+    """One accelerator per job, a share of a GPU, or on CPUs a share of the cores.
 
     The variables are those of CUDA and of libtpu (as in jax/_src/test_multiprocess.py) that give a
-    process one chip.
+    process one chip. Processes that share a GPU must not take its memory beforehand.
 
     Args:
         jobs: number of commands at a time, 2 or more.
@@ -101,26 +107,33 @@ def share_out(
         count: number of accelerators of this machine.
         env: environment, which may already limit the visible GPUs.
         cores: cores that this process may use.
+        per_gpu: number of jobs at a time on each GPU; other platforms ignore it.
 
     Raises:
-        UserError: there are fewer accelerators than jobs.
+        UserError: there are fewer accelerators than jobs need.
     """
     if platform == "cpu":
         if jobs > len(cores):
             return [Place()] * jobs
         parts = [frozenset(cores[i::jobs]) for i in range(jobs)]
         return [Place({"OMP_NUM_THREADS": str(len(part))}, part) for part in parts]
-    if jobs > count:
+    most = count if platform == "tpu" else count * per_gpu
+    if jobs > most:
         raise UserError(
-            f"--jobs {jobs} is more than the {count} accelerators ({platform}) of this machine; "
-            f"give --jobs {count} or less."
+            f"--jobs {jobs} is more than the {count} accelerators ({platform}) of this machine"
+            + (f" take with --per-gpu {per_gpu}" if most > count else "")
+            + f"; give --jobs {most} or less"
+            + (", or a larger --per-gpu." if platform != "tpu" else ".")
         )
     if platform == "tpu":
         alone = {"TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_BOUNDS": "1,1,1"}
         return [Place({**alone, "TPU_VISIBLE_CHIPS": str(i)}) for i in range(jobs)]
     seen = [name for name in env.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     names = seen or [str(i) for i in range(count)]
-    return [Place({"CUDA_VISIBLE_DEVICES": names[i].strip()}) for i in range(jobs)]
+    shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if per_gpu > 1 else {}
+    return [
+        Place({"CUDA_VISIBLE_DEVICES": names[i % count].strip(), **shared}) for i in range(jobs)
+    ]
 
 
 def run_all(

@@ -144,7 +144,9 @@ def read_ablations(path: Path) -> dict[str, Ablation]:
     return ablations
 
 
-def run_ablation(ablation: Ablation, setup: Setup, load_config: LoadConfig, *, jobs: int) -> str:
+def run_ablation(
+    ablation: Ablation, setup: Setup, load_config: LoadConfig, *, jobs: int, per_gpu: int = 1
+) -> str:
     """Trains, speaks and judges every row with every seed; returns the table.
 
     Writes commands.sh, table.txt, table.json and table.png.
@@ -154,6 +156,7 @@ def run_ablation(ablation: Ablation, setup: Setup, load_config: LoadConfig, *, j
         setup: the settings that all rows share.
         load_config: makes a training config from settings.
         jobs: number of commands at a time, each on an accelerator of its own if there are any.
+        per_gpu: number of commands that may share a GPU.
 
     Raises:
         UserError: an input cannot be used, a command failed, or a file cannot be written.
@@ -172,7 +175,7 @@ def run_ablation(ablation: Ablation, setup: Setup, load_config: LoadConfig, *, j
     identify = functools.cache(_identity_of_data)  # once for each dataset
     trainings = {key: _identity_of_run(config, identify) for key, config in configs.items()}
     items = read_items(setup.test_list, _preparation(ablation, next(iter(configs.values()))))
-    places = find_places(jobs)
+    places = find_places(jobs, per_gpu)
     list_id = _identity_of_items(items)
     runs = {
         (row.name, seed): _plan(ablation, setup, row, seed, configs[row.name, seed],
