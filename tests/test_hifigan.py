@@ -123,7 +123,8 @@ def test_pieces_cover_an_item_with_their_context(frames):
     assert end == frames
 
 
-def test_neither_pieces_nor_company_change_a_wave(release, monkeypatch):
+@pytest.mark.parametrize("batch", [3, 4])
+def test_neither_pieces_nor_company_change_a_wave(batch, release, monkeypatch):
     whole = hifigan.load_hifigan(release, FEATURES)
     mels = [mel_of(frames, seed) for seed, frames in enumerate((90, 1, 41, 2))]
     alone = [whole([mel])[0] for mel in mels]
@@ -133,7 +134,7 @@ def test_neither_pieces_nor_company_change_a_wave(release, monkeypatch):
     assert [len(wave) for wave in whole(mels)] == [len(wave) for wave in alone]
     assert len(whole.compilations) == count > 0
     monkeypatch.setattr(hifigan, "WINDOWS", (44, 4 * context_frames(whole.config)))
-    monkeypatch.setattr(hifigan, "_BATCH", 4)
+    monkeypatch.setattr(hifigan, "_BATCH", batch)
     cut = hifigan.load_hifigan(release, FEATURES)
     cut.device = type("Device", (), {"platform": "gpu"})()  # several pieces at once
     for ours, theirs in zip(cut(mels), alone, strict=True):

@@ -133,7 +133,7 @@ class HifiganVocoder:
             name, name, lambda: jax.jit(functools.partial(decode, self.config)),
             self.params, mel, spans,
         )  # fmt: skip
-        return np.asarray(out)
+        return np.asarray(out)[: len(batch)]
 
 
 def folder() -> Path:
