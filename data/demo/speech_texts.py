@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from zipvoice_jax.core.files import cache_folder
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.judge.packages import sha256_of_files
 
-WORDNET = Path.home() / ".cache" / "zipvoice_jax" / "wordnet"
+WORDNET = cache_folder("wordnet")
 WORDNET_LICENCE = "WordNet 3.0 licence, Princeton University (free; keep the notice)"
 _PACKAGE = "wordnet-base"
 _PLACES = (WORDNET, Path("/usr/share/wordnet"))

