@@ -118,7 +118,7 @@ def _hooks(d: Any) -> Iterator[Case]:
         yield Case(f"{name} gradient", relative_error(dx, d[f"{name}_dx"]), GRADIENT_LIMIT)
     for name in _numbered(d, r"(whiten\d+)_x"):
         x, groups = jnp.asarray(d[f"{name}_x"]), int(d[f"{name}_groups"])
-        metric = hooks.whitening_metric(x, jnp.ones((x.shape[0], 1)), groups)
+        metric = hooks.whitening_metric(x, jnp.ones((x.shape[0], 1), bool), groups)
         yield Case(f"{name} metric", relative_error(metric, d[f"{name}_metric"]))
         limit, scale = jnp.float32(d[f"{name}_limit"]), jnp.float32(WHITEN_GRAD_SCALE)
         y, dx = _vjp(

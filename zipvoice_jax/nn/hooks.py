@@ -17,12 +17,12 @@ from jaxtyping import Array, Bool, Float
 Scalar = Float[Array, ""]
 
 
-def _frames(x: Array, mask: Bool[Array, "..."] | None) -> tuple[Array, Array]:
-    """Flattens to (frames, channels) float32 with a weight per frame (0.0 for padding)."""
+def _frames(x: Array, mask: Bool[Array, "..."] | None) -> tuple[Array, Bool[Array, "frames 1"]]:
+    """Flattens to (frames, channels) float32, and tells which frames are no padding."""
     flat = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
     if mask is None:
-        return flat, jnp.ones((flat.shape[0], 1), jnp.float32)
-    return flat, 1.0 - mask.reshape(-1, 1).astype(jnp.float32)
+        return flat, jnp.ones((flat.shape[0], 1), bool)
+    return flat, ~mask.reshape(-1, 1)
 
 
 def mean_limit(proportion_positive: Scalar) -> Scalar:
@@ -65,7 +65,7 @@ def balancer(
 
 def _balancer_push(
     x: Float[Array, "frames channels"],
-    weight: Float[Array, "frames 1"],
+    real: Bool[Array, "frames 1"],
     limits: tuple[Scalar, Scalar, Scalar, Scalar],
 ) -> Float[Array, "frames channels"]:
     """The gradient, of root mean square 1 per channel, of what the limits are exceeded by.
@@ -74,25 +74,25 @@ def _balancer_push(
     on the channel's mean and mean square alone, so its gradient is a + b * (x - mean).
     """
     min_mean, max_mean, min_rms, max_rms = limits
-    count = jnp.maximum(weight.sum(), 1.0)
-    square = (x**2 * weight).sum(0) / count
-    mean = (x * weight).sum(0) / count
-    variance = jnp.maximum(square - mean * mean, 1e-20)
-    stddev, rms = jnp.sqrt(variance), jnp.sqrt(jnp.maximum(square, 1e-20))
-    m = mean / stddev
-    side = jnp.where(m > max_mean, 1.0, 0.0) - jnp.where(m < min_mean, 1.0, 0.0)
-    # d m / d x = (1 - m (x - mean) / stddev) / (n stddev); it is flat where stddev is clipped.
-    curve = jnp.where(square - mean * mean > 1e-20, m / variance, 0.0)
-    # d log(rms) / d x = x / (n rms^2)
-    size = jnp.where(rms > max_rms, 1.0, 0.0) - jnp.where(rms < min_rms, 1.0, 0.0)
-    size = jnp.where(square > 1e-20, size / jnp.maximum(square, 1e-20), 0.0)
-    a, b = side / stddev + size * mean, size - side * curve
+    share = 1.0 / jnp.maximum(real.sum(dtype=jnp.float32), 1.0)
+    square = share * jnp.where(real, x**2, 0.0).sum(0)
+    mean = share * jnp.where(real, x, 0.0).sum(0)
     # Centred, since channels of small variance would lose their digits otherwise.
-    centred = x - mean[None, :]
-    spread = (centred**2 * weight).sum(0) / count
-    push_rms = jnp.sqrt(a * a + b * b * spread) / count
-    unit = 1.0 / (count * jnp.maximum(push_rms, 1e-20))
-    return ((a * unit)[None, :] + (b * unit)[None, :] * centred) * weight
+    centred = jnp.where(real, x - mean[None, :], 0.0)
+    spread = share * (centred**2).sum(0)
+    variance = square - mean * mean
+    inverse = jax.lax.rsqrt(jnp.maximum(variance, 1e-20))
+    m = mean * inverse
+    side = (m > max_mean).astype(jnp.float32) - (m < min_mean).astype(jnp.float32)
+    # d m / d x = (1 - m (x - mean) / stddev) / (n stddev); it is flat where stddev is clipped.
+    curve = jnp.where(variance > 1e-20, m * inverse**2, 0.0)
+    # d log(rms) / d x = x / (n rms^2)
+    rms2 = jnp.maximum(square, 1e-20)
+    size = (rms2 > max_rms**2).astype(jnp.float32) - (rms2 < min_rms**2).astype(jnp.float32)
+    size = jnp.where(square > 1e-20, size / rms2, 0.0)
+    a, b = side * inverse + size * mean, size - side * curve
+    unit = jax.lax.rsqrt(jnp.maximum(a * a + b * b * spread, 1e-30))
+    return jnp.where(real, (a * unit)[None, :] + (b * unit)[None, :] * centred, 0.0)
 
 
 @jax.jit
@@ -129,17 +129,26 @@ def _balancer_bwd(residuals: tuple[Any, ...], dy: Array) -> tuple[Any, ...]:
 balancer.defvjp(lambda x, *rest: (x, (x, *rest)), _balancer_bwd)
 
 
+def _whitening(
+    x: Float[Array, "frames channels"], real: Bool[Array, "frames 1"], groups: int
+) -> tuple[Array, Array, Scalar]:
+    """Centred frames by group, their covariances over the mean variance, and the metric."""
+    channels = x.shape[-1] // groups
+    share = 1.0 / jnp.maximum(real.sum(dtype=jnp.float32), 1.0)
+    mean = share * jnp.where(real, x, 0.0).sum(0)
+    centred = jnp.where(real, x - mean[None, :], 0.0)
+    variance = (centred**2).sum() / (groups * channels)
+    centred = centred.reshape(-1, groups, channels)
+    covar = jnp.einsum("ngc,ngd->gcd", centred, centred, precision="highest")
+    covar = covar / (variance + 1e-20)
+    return centred, covar, (covar**2).sum() / (groups * channels)
+
+
 def whitening_metric(
-    x: Float[Array, "frames channels"], weight: Float[Array, "frames 1"], groups: int
+    x: Float[Array, "frames channels"], real: Bool[Array, "frames 1"], groups: int
 ) -> Scalar:
     """1.0 if the centred covariance of each channel group is a multiple of the identity."""
-    channels = x.shape[-1] // groups
-    mean = (x * weight).sum(0) / jnp.maximum(weight.sum(), 1.0)
-    centred = ((x - mean[None, :]) * weight).reshape(-1, groups, channels)
-    covar = jnp.einsum("ngc,ngd->gcd", centred, centred, precision="highest")
-    diagonal = jnp.diagonal(covar, axis1=1, axis2=2).mean()
-    square = (covar**2).sum() / (groups * channels)
-    return square / (diagonal**2 + 1e-20)
+    return _whitening(x, real, groups)[2]
 
 
 @jax.custom_vjp
@@ -168,12 +177,15 @@ def whiten(
 def _whitened(
     dy: Array, x: Array, mask: Array | None, groups: Array, limit: Scalar, grad_scale: Scalar
 ) -> Array:
-    flat, weight = _frames(x, mask)
-    metric, push = jax.value_and_grad(whitening_metric)(flat, weight, groups.shape[0])
+    centred, covar, metric = _whitening(*_frames(x, mask), groups.shape[0])
+    # Parallel to the gradient of the metric, which is the mean square of covar over the square
+    # of its mean diagonal: C / v - metric * I, applied to the frames.
+    towards = covar - metric * jnp.eye(covar.shape[-1])[None]
+    push = jnp.einsum("ngc,gcd->ngd", centred, towards, precision="highest")
     wide = dy.astype(jnp.float32)
-    scale = grad_scale * jnp.linalg.norm(wide.ravel())
-    scale = jnp.where(metric >= limit, scale / (jnp.linalg.norm(push.ravel()) + 1e-20), 0.0)
-    return (wide + (push * scale).reshape(x.shape)).astype(dy.dtype)
+    ratio = (wide**2).sum() / ((push**2).sum() + 1e-20)
+    scale = jnp.where(metric >= limit, grad_scale * jnp.sqrt(ratio), 0.0)
+    return (wide + scale * push.reshape(x.shape)).astype(dy.dtype)
 
 
 def _whiten_bwd(residuals: tuple[Any, ...], dy: Array) -> tuple[Any, ...]:
