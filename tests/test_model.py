@@ -27,6 +27,7 @@ from zipvoice_jax.models.zipvoice import (
     cast_params,
     init_params,
 )
+from zipvoice_jax.nn import hooks
 from zipvoice_jax.nn.training import StepContext
 
 SIZES: dict[str, Any] = {
@@ -314,6 +315,15 @@ def test_training_depends_on_step_and_key_alone(kind: str) -> None:
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
     assert not np.array_equal(value, training(config, params, 100.0, 1, given)[0])
     assert not np.array_equal(value, training(config, params, 5000.0, 0, given)[0])
+
+
+def test_frames_that_hardly_differ_are_not_whitened() -> None:
+    rng = np.random.default_rng(0)
+    x = jnp.full((2, 50, 8), 1.5) + jnp.asarray(rng.choice([0, 1.2e-7], (2, 50, 8)), jnp.float32)
+    dy = jnp.asarray(rng.standard_normal(x.shape), jnp.float32)
+    numbers = (jnp.float32(1.01), jnp.float32(0.1), jnp.float32(1.0))
+    _, back = jax.vjp(lambda x: hooks.whiten(x, None, jnp.ones(1), *numbers), x)
+    np.testing.assert_array_equal(back(dy)[0], dy)
 
 
 @pytest.mark.slow

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from zipvoice_jax.core.files import cache_folder
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.files import cache_folder
 from zipvoice_jax.judge.packages import Part, sha256_of_files, unpack
 from zipvoice_jax.text.phonemes import phonemize
 

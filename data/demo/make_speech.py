@@ -193,12 +193,8 @@ def make_conversations(
     for name in names:
         (args.to / name).mkdir(exist_ok=True)
     jobs = [functools.partial(mixed_rows_of, args.to, one, names) for one in wanted]
-    bar = tqdm(total=len(jobs), desc=f"mix {title}", unit="dialogue", mininterval=5.0)
-    rows = []
-    with bar:
-        for pair in _in_processes(jobs, args.workers):
-            rows.append(pair)
-            bar.update()
+    made = _in_processes(jobs, args.workers)
+    rows = list(tqdm(made, f"mix {title}", len(jobs), unit="dialogue", mininterval=5.0))
     for channels, name in enumerate(names):
         write_rows(args.to / f"{name}.jsonl", [pair[channels] for pair in rows])
 
@@ -355,7 +351,7 @@ def make(args: argparse.Namespace) -> None:
         if name == "single":
             jobs = [functools.partial(joined_row_of, args.to, one) for one in plan.joined]
             made = _in_processes(jobs, args.workers)
-            rows += tqdm(made, total=len(jobs), desc="join", mininterval=5.0)
+            rows += tqdm(made, "join", len(jobs), mininterval=5.0)
         write_rows(args.to / f"{name}.jsonl", rows)
     for name, wanted in plan.dialogue.items():
         names = (name, name.replace("dialogue", "stereo"))

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from zipvoice_jax.core.files import cache_folder
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.files import cache_folder
 from zipvoice_jax.judge.packages import sha256_of_files
 
 WORDNET = cache_folder("wordnet")

@@ -25,6 +25,15 @@ def _frames(x: Array, mask: Bool[Array, "..."] | None) -> tuple[Array, Bool[Arra
     return flat, ~mask.reshape(-1, 1)
 
 
+def _centred(
+    x: Float[Array, "frames channels"], real: Bool[Array, "frames 1"]
+) -> tuple[Scalar, Float[Array, " channels"], Float[Array, "frames channels"]]:
+    """One over the number of real frames, their mean, and the frames less it, 0 for padding."""
+    share = 1.0 / jnp.maximum(real.sum(dtype=jnp.float32), 1.0)
+    mean = share * jnp.where(real, x, 0.0).sum(0)
+    return share, mean, jnp.where(real, x - mean[None, :], 0.0)
+
+
 def mean_limit(proportion_positive: Scalar) -> Scalar:
     """Mean over standard deviation of a normal variable that is positive this often."""
     x = 2.0 * proportion_positive - 1.0
@@ -74,11 +83,9 @@ def _balancer_push(
     on the channel's mean and mean square alone, so its gradient is a + b * (x - mean).
     """
     min_mean, max_mean, min_rms, max_rms = limits
-    share = 1.0 / jnp.maximum(real.sum(dtype=jnp.float32), 1.0)
-    square = share * jnp.where(real, x**2, 0.0).sum(0)
-    mean = share * jnp.where(real, x, 0.0).sum(0)
     # Centred, since channels of small variance would lose their digits otherwise.
-    centred = jnp.where(real, x - mean[None, :], 0.0)
+    share, mean, centred = _centred(x, real)
+    square = share * jnp.where(real, x**2, 0.0).sum(0)
     spread = share * (centred**2).sum(0)
     variance = square - mean * mean
     inverse = jax.lax.rsqrt(jnp.maximum(variance, 1e-20))
@@ -131,24 +138,25 @@ balancer.defvjp(lambda x, *rest: (x, (x, *rest)), _balancer_bwd)
 
 def _whitening(
     x: Float[Array, "frames channels"], real: Bool[Array, "frames 1"], groups: int
-) -> tuple[Array, Array, Scalar]:
-    """Centred frames by group, their covariances over the mean variance, and the metric."""
+) -> tuple[Array, Array, Scalar, Scalar]:
+    """Centred frames by group, their scaled covariances C, the mean of its diagonal, the metric.
+
+    C is scaled so that its diagonal is 1 in the mean, and 0 where frames hardly differ at all.
+    """
     channels = x.shape[-1] // groups
-    share = 1.0 / jnp.maximum(real.sum(dtype=jnp.float32), 1.0)
-    mean = share * jnp.where(real, x, 0.0).sum(0)
-    centred = jnp.where(real, x - mean[None, :], 0.0)
-    variance = (centred**2).sum() / (groups * channels)
+    _, _, centred = _centred(x, real)
+    diagonal = (centred**2).sum() / (groups * channels)
+    size = jnp.sqrt(diagonal**2 + 1e-20)
     centred = centred.reshape(-1, groups, channels)
-    covar = jnp.einsum("ngc,ngd->gcd", centred, centred, precision="highest")
-    covar = covar / (variance + 1e-20)
-    return centred, covar, (covar**2).sum() / (groups * channels)
+    covar = jnp.einsum("ngc,ngd->gcd", centred, centred, precision="highest") / size
+    return centred, covar, diagonal / size, (covar**2).sum() / (groups * channels)
 
 
 def whitening_metric(
     x: Float[Array, "frames channels"], real: Bool[Array, "frames 1"], groups: int
 ) -> Scalar:
     """1.0 if the centred covariance of each channel group is a multiple of the identity."""
-    return _whitening(x, real, groups)[2]
+    return _whitening(x, real, groups)[-1]
 
 
 @jax.custom_vjp
@@ -177,14 +185,13 @@ def whiten(
 def _whitened(
     dy: Array, x: Array, mask: Array | None, groups: Array, limit: Scalar, grad_scale: Scalar
 ) -> Array:
-    centred, covar, metric = _whitening(*_frames(x, mask), groups.shape[0])
-    # Parallel to the gradient of the metric, which is the mean square of covar over the square
-    # of its mean diagonal: C / v - metric * I, applied to the frames.
-    towards = covar - metric * jnp.eye(covar.shape[-1])[None]
+    centred, covar, diagonal, metric = _whitening(*_frames(x, mask), groups.shape[0])
+    # Parallel to the gradient of the metric, |C|^2 over the square of its diagonal's mean.
+    towards = covar - metric * diagonal * jnp.eye(covar.shape[-1])[None]
     push = jnp.einsum("ngc,gcd->ngd", centred, towards, precision="highest")
     wide = dy.astype(jnp.float32)
-    ratio = (wide**2).sum() / ((push**2).sum() + 1e-20)
-    scale = jnp.where(metric >= limit, grad_scale * jnp.sqrt(ratio), 0.0)
+    scale = grad_scale * jnp.linalg.norm(wide.ravel())
+    scale = jnp.where(metric >= limit, scale / (jnp.linalg.norm(push.ravel()) + 1e-20), 0.0)
     return (wide + scale * push.reshape(x.shape)).astype(dy.dtype)
 
 
