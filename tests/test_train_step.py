@@ -29,7 +29,7 @@ from zipvoice_jax.train.load import load_config
 from zipvoice_jax.train.loop import train
 from zipvoice_jax.train.objectives import OBJECTIVES, SpeechBatch, condition_mask
 from zipvoice_jax.train.schedules import schedules_of, values_at
-from zipvoice_jax.train.stages import entered, first_params, grown, plan_stage
+from zipvoice_jax.train.stages import StagePlan, entered, first_params, grown, plan_stage
 from zipvoice_jax.train.state import TrainState, new_state
 from zipvoice_jax.train.step import Recipe, loss_and_gradients, micro_batches, train_step
 
@@ -330,6 +330,22 @@ def test_a_model_of_one_rule_of_upsampling_starts_one_of_the_other(
     kept = flatten_dict({name: part for name, part in params.items() if name != "duration_head"})
     for path, leaf in kept.items():
         np.testing.assert_array_equal(flatten_dict(made)[path], leaf)
+
+
+def test_a_model_may_start_one_with_a_noise_skip_but_not_teach_it(run: TrainConfig) -> None:
+    first = plan_stage(run, 0)
+    params = jax.device_get(init_params(first.config, jax.random.key(0)))
+    before = Loaded(first.config, FeatureConfig(), first.table, params)
+
+    def skipping(plan: StagePlan) -> StagePlan:
+        return dataclasses.replace(plan, config=dataclasses.replace(plan.config, noise_skip=True))
+
+    made = grown(before, skipping(first), jax.random.key(0))
+    assert jax.tree.all(jax.tree.map(np.array_equal, made, params))
+    student = plan_stage(distilling(run), 1)
+    grown(before, student, jax.random.key(0))
+    with pytest.raises(UserError, match="differ in noise_skip"):
+        grown(before, skipping(student), jax.random.key(0))
 
 
 def test_growing_refuses_what_has_no_way(run: TrainConfig) -> None:

@@ -33,6 +33,9 @@ Schedule = Literal["uniform", "epss"]
 # and that ZipVoiceDistill never sets (TTSZipformer.__init__).
 GUIDANCE_SCALE_EMBED_DIM = 192
 DURATION_HEAD_DIM = 128  # hidden channels
+# Deviation of scaled log-mel, by which `noise_skip` tells noise from speech: 0.31 over one channel
+# of the demo's dialogues, 0.54 over two, of which one is mostly silent.
+FEATURE_STD = 0.4
 SPEAKER_STD = 0.1  # ZipVoiceDialog initialises spk_embed with N(0, 0.1)
 # Times of EPSS (empirically pruned step sampling, arXiv 2505.19931) in 32nds, by number of steps:
 # those of 32 equal steps that are left when the redundant ones, most of them late, are dropped. As
@@ -63,6 +66,7 @@ _NOT_IN_MODEL_JSON = (
     "speaker_prompts",
     "upsampling",
     "duration_head",
+    "noise_skip",
 )
 
 
@@ -139,6 +143,9 @@ class ModelConfig:
     # The same head beside a model of average upsampling, for the length of the speech alone. One of
     # upsampling "durations" has it whatever is set here.
     duration_head: bool = False
+    # Whether the noise passes by the decoder: its linear estimate is taken off what the decoder
+    # gives. Officially not; two channels of noise hardly fit through a narrow decoder.
+    noise_skip: bool = False
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -158,10 +165,9 @@ class ModelConfig:
         _check_choice("speaker_embedding", self.speaker_embedding, get_args(SpeakerEmbedding))
         _check_choice("speaker_prompts", self.speaker_prompts, get_args(SpeakerPrompts))
         _check_choice("upsampling", self.upsampling, get_args(Upsampling))
-        require(
-            isinstance(self.duration_head, bool),
-            f"duration_head is {self.duration_head!r}; give true or false.",
-        )
+        for name in ("duration_head", "noise_skip"):
+            value = getattr(self, name)
+            require(isinstance(value, bool), f"{name} is {value!r}; give true or false.")
         factors = self.fm_decoder_downsampling_factor
         half = len(factors) // 2
         # Up to the middle each stack doubles the factor, after it each halves it.

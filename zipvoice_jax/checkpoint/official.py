@@ -235,6 +235,10 @@ def write_official(
             "the official code has no model with upsampling='durations'; keep it in the native "
             "format."
         )
+    if config.noise_skip:
+        raise UserError(
+            "the official code has no model with noise_skip; keep it in the native format."
+        )
     if config.num_speakers > 2:
         raise UserError(
             f"the official code has no model of {config.num_speakers} speakers; keep it in the "

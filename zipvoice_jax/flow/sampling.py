@@ -24,6 +24,7 @@ from zipvoice_jax.models.zipvoice import (
     fm_decoder_config,
     speaker_frames,
     upsampled,
+    velocity_of,
 )
 from zipvoice_jax.nn.zipformer import precompute_positions
 
@@ -332,6 +333,8 @@ def step(
         # Behind the guidance, which would multiply it and spoil the voices.
         other = jnp.where(first, v[:, 1], v[:, 0])
         velocity = velocity + prepared.speaker_guidance[:, None, None] * (own - other)
+    # The state is the same in all branches, whose weights sum to one.
+    velocity = velocity_of(config, velocity, t[None], x)
     if prepared.voices is None:
         return x + velocity * (t_next - t)
     # The speech that a straight path from here leads to is what has a mean and a deviation.

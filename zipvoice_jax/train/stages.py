@@ -187,8 +187,11 @@ def grown(
     if not config.is_dialog:  # which has no speakers yet
         config = dataclasses.replace(config, **{n: getattr(wanted.config, n) for n in _SPEAKERS})
     # No layer depends on the rule of upsampling, but for the head.
-    rule = {name: getattr(wanted.config, name) for name in ("upsampling", "duration_head")}
-    config = dataclasses.replace(config, **rule)
+    free = ["upsampling", "duration_head"]
+    objective = wanted.objective
+    if objective.trains("fm_decoder", wanted.config) and not objective.distills:
+        free.append("noise_skip")  # which the decoder gets used to; a teacher would be wrong
+    config = dataclasses.replace(config, **{name: getattr(wanted.config, name) for name in free})
     if not config.has_durations:  # a head that was there would soon be wrong
         params = {name: part for name, part in params.items() if name != "duration_head"}
     elif "duration_head" not in params:
