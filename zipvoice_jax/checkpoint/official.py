@@ -225,25 +225,18 @@ def write_official(
     if format not in get_args(Format):
         raise UserError(f"the format {format!r} is unknown; choose pt or safetensors.")
     check_table(config, table)
-    if (config.speaker_tokens, config.speaker_embedding) != ("tags", "text_output"):
-        raise UserError(
-            f"the official code has no model with speaker_tokens={config.speaker_tokens!r} and "
-            f"speaker_embedding={config.speaker_embedding!r}; keep it in the native format."
-        )
-    if config.looks_up_durations:
-        raise UserError(
-            "the official code has no model with upsampling='durations'; keep it in the native "
-            "format."
-        )
-    if config.noise_skip:
-        raise UserError(
-            "the official code has no model with noise_skip; keep it in the native format."
-        )
-    if config.num_speakers > 2:
-        raise UserError(
-            f"the official code has no model of {config.num_speakers} speakers; keep it in the "
-            "native format."
-        )
+    speakers = config.speaker_tokens, config.speaker_embedding
+    for is_ours, what in (
+        (
+            speakers != ("tags", "text_output"),
+            f"with speaker_tokens={speakers[0]!r} and speaker_embedding={speakers[1]!r}",
+        ),
+        (config.looks_up_durations, "with upsampling='durations'"),
+        (config.noise_skip, "with noise_skip"),
+        (config.num_speakers > 2, f"of {config.num_speakers} speakers"),
+    ):
+        if is_ours:
+            raise UserError(f"the official code has no model {what}; keep it in the native format.")
     state = to_official(params, config)
     model_json = {
         "model": config.to_model_json(),
