@@ -64,7 +64,7 @@ class Stub:
         self._lock = threading.Lock()
 
     def __call__(self, words: Sequence[str], place: Place, said: Any) -> int:
-        verb = words[0]
+        verb, lacks = words[0], False
         with self._lock:
             self.ran.append(words)
             self.places.append(place)
@@ -82,10 +82,11 @@ class Stub:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.touch()
         else:
-            self._judge(Path(options["--to"]), Path(options["--wav-dir"]))
+            listed = len(Path(options["--test-list"]).read_text().splitlines())
+            lacks = self._judge(Path(options["--to"]), Path(options["--wav-dir"])) < listed
         with self._lock:
             self._running.remove(verb)
-        return int(verb == self.failing)
+        return int(verb == self.failing or lacks)
 
     def _train(self, run: Path, words: Sequence[str]) -> None:
         (run / "two").mkdir(parents=True, exist_ok=True)
@@ -96,12 +97,15 @@ class Stub:
         entries = [{"kind": "valid", "step": k, "flow": one} for k, one in losses.items()]
         (run / "log.jsonl").write_text("".join(json.dumps(one) + "\n" for one in entries))
 
-    def _judge(self, report: Path, wavs: Path) -> None:
+    def _judge(self, report: Path, wavs: Path) -> int:
+        """Judges the waves that are there; how many that were."""
         report.mkdir(parents=True, exist_ok=True)
-        with (report / "items.jsonl").open("a") as file:
-            for wav in sorted(wavs.glob("*.wav")):
+        found = sorted(wavs.glob("*.wav"))
+        with (report / "items.jsonl").open("w") as file:
+            for wav in found:
                 errors = 3 if "longer" in str(report) else 1
                 file.write(json.dumps({"id": wav.stem, "metrics": {"cpwer": [errors, 4]}}) + "\n")
+        return len(found)
 
     def took(self) -> list[str]:
         """Commands since it was asked last."""
@@ -131,7 +135,7 @@ def place(tmp_path: Path) -> Path:
 
 def ablate(
     place: Path, *, seeds: tuple[int, ...] = (0, 1, 2), jobs: int = 2, rtf: bool = False,
-    **changes: Any,
+    so_far: bool = False, **changes: Any,
 ) -> str:  # fmt: skip
     """Runs ROWS with the stub."""
     metrics = ("cpwer", "rtf") if rtf else ("cpwer",)
@@ -140,7 +144,8 @@ def ablate(
         seeds=seeds, generate=(), evaluate=(), judge=changes.get("judge", {}), to=place / "out",
     )  # fmt: skip
     load = functools.partial(load_config, setup.config)
-    return run_ablation(Ablation("Why?", "two", ROWS, metrics), setup, load, jobs=jobs)
+    ablation = Ablation("Why?", "two", ROWS, metrics)
+    return run_ablation(ablation, setup, load, jobs=jobs, so_far=so_far)
 
 
 def test_a_table_of_three_seeds_tells_paired_differences(place: Path, stub: Stub) -> None:
@@ -209,6 +214,37 @@ def test_what_was_made_from_something_else_is_made_again(place: Path, stub: Stub
     assert stub.took() == ["train"] * 4
 
 
+def test_what_has_been_spoken_so_far_is_judged_and_compared_by_common_items(
+    place: Path, stub: Stub
+) -> None:
+    with user_error("no row", "has spoken with each of the seeds 0, 1 so far"):
+        ablate(place, seeds=(0, 1), so_far=True)
+    stub.failing = "evaluate"
+    with user_error("evaluate"):
+        ablate(place, seeds=(0, 1), jobs=1)
+    stub.failing = None
+    stub.took()
+    for path in (place / "out" / "rows" / "longer" / "seed1" / "wavs").iterdir():
+        path.unlink()
+    (place / "out" / "rows" / "guided" / "seed1" / "wavs" / "item0.wav").unlink()
+    shown = ablate(place, seeds=(0, 1), so_far=True)
+    assert stub.took() == ["evaluate"] * 4
+    assert "2 seeds, 2 items" in shown and "So far without speech of every seed: longer." in shown
+    table = json.loads((place / "out" / "table.json").read_text())
+    assert list(table["rows"]) == ["plain", "guided"]
+    assert "3 items" in ablate(place, seeds=(0,), so_far=True)
+    stub.took()
+    # Nothing of that counts as done.
+    assert "3 items" in ablate(place, seeds=(0, 1))
+    assert stub.took() == ["generate"] * 2 + ["evaluate"] * 6
+    for row, kept in (("plain", "item0"), ("guided", "item1")):
+        for path in (place / "out" / "rows" / row / "seed0" / "wavs").iterdir():
+            if path.stem != kept:
+                path.unlink()
+    with user_error("no item has been judged in all rows"):
+        ablate(place, seeds=(0,), so_far=True)
+
+
 def test_nothing_runs_beside_what_is_timed(place: Path, stub: Stub) -> None:
     ablate(place, seeds=(0, 1), rtf=True)
     assert stub.together == {"train": 2, "generate": 1, "evaluate": 2}
@@ -228,8 +264,11 @@ def test_a_command_that_failed_is_told_and_run_again(place: Path, stub: Stub) ->
     stub.failing = None
     ablate(place, seeds=(0,), jobs=1)
     assert stub.took() == ["generate"] * 3 + ["evaluate"] * 3
-    words = ("evaluate", "--to", str(place / "x"), "--wav-dir", str(place))
+    words = ("evaluate", "--to", str(place / "x"), "--wav-dir", str(place),
+             "--test-list", str(place / "list.tsv"))  # fmt: skip
     lost = Command(words, (), (place / "nowhere",))
+    for item in ITEMS:
+        (place / f"{item[0]}.wav").touch()
     with user_error(f"did not make {place / 'nowhere'}"):
         run_all([lost], place / "logs", [Place()], module.tqdm(disable=True))
 

@@ -31,6 +31,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "cores (default: 1, with all of them)")  # fmt: skip
     add("--per-gpu", type=int, default=1, metavar="N",
         help="commands of --jobs that may share a GPU (default: 1)")  # fmt: skip
+    add("--so-far", action="store_true",
+        help="train and speak nothing more: judge and tabulate what the rows have spoken until "
+        "now, by the items that all of them have")  # fmt: skip
     add("--vocoder-path", metavar="DIR", help="as for `generate`")
     add("--language", choices=LANGUAGES, default="en", help="of the speech (default: en)")
     add("--judges", choices=JUDGES, default="offline", help="as for `evaluate` (default: offline)")
@@ -93,6 +96,9 @@ def run(args: argparse.Namespace) -> int:
         judge=judge,
         to=args.to,
     )
-    print(run_ablation(ablation, setup, load, jobs=args.jobs, per_gpu=args.per_gpu))
-    print(f"{args.to}: table.txt, table.json, table.png, commands.sh")
+    table = run_ablation(
+        ablation, setup, load, jobs=args.jobs, per_gpu=args.per_gpu, so_far=args.so_far
+    )
+    print(table)
+    print(f"{args.to}: table.txt, table.json, table.png{'' if args.so_far else ', commands.sh'}")
     return 0

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.files import write_json, write_text
 from zipvoice_jax.judge.config import ALL_METRICS
 from zipvoice_jax.judge.page import draw_estimates
@@ -69,12 +70,35 @@ def paired(losses: Sequence[float | None], others: Sequence[float | None]) -> Pa
     return Paired(mean, mean - half, mean + half, count)
 
 
+def of_common_items(
+    outcomes: Mapping[str, Sequence[RowResult]],
+) -> dict[str, list[RowResult]]:
+    """The same outcomes for the items alone that every row has with every seed.
+
+    Raises:
+        UserError: there are none.
+    """
+    ids = [{record["id"] for record in one.records} for row in outcomes.values() for one in row]
+    common = set.intersection(*ids)
+    if not common:
+        raise UserError("no item has been judged in all rows so far; let more of them speak.")
+    return {
+        name: [
+            RowResult([record for record in one.records if record["id"] in common], one.loss)
+            for one in row
+        ]
+        for name, row in outcomes.items()
+    }
+
+
 def write_report(
     question: str,
     seeds: Sequence[int],
     trained_on: Mapping[str, str],
     outcomes: Mapping[str, Sequence[RowResult]],
     to: Path,
+    *,
+    note: str = "",
 ) -> str:
     """Writes table.txt, table.json and table.png; returns the table.
 
@@ -84,6 +108,7 @@ def write_report(
         trained_on: steps, audio and datasets of each row, as text.
         outcomes: outcomes of each row, by seed; the others are compared with the first row.
         to: folder of the table.
+        note: a line for the table's head, such as what it lacks.
 
     Raises:
         UserError: a file cannot be written.
@@ -125,10 +150,11 @@ def write_report(
             },
         }
     interval = INTERVAL if len(seeds) == 1 else INTERVAL_OF_SEEDS
+    note = f"{note}\n" if note else ""
     text = (
         f"{question}\n{len(seeds)} seeds, {len(runs[first][0])} items. Intervals: {interval}.\n"
         "A validation loss for each seed; its differences are paired by seed, with Student's t "
-        f"from 3 seeds on.\n\n{table(rows)}\n\n{table(deltas)}"
+        f"from 3 seeds on.\n{note}\n{table(rows)}\n\n{table(deltas)}"
     )
     write_text(to / "table.txt", text + "\n")
     report = {"question": question, "seeds": list(seeds), "interval": interval, "rows": content}

@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from zipvoice_jax.ablation.commands import Command, Place, find_places, identity, run_all
-from zipvoice_jax.ablation.report import RowResult, write_report
+from zipvoice_jax.ablation.report import RowResult, of_common_items, write_report
 from zipvoice_jax.config import SamplingConfig
 from zipvoice_jax.core.errors import UserError, require
 from zipvoice_jax.core.files import write_text
@@ -125,6 +125,11 @@ class _Run:
     speak: Command
     judge: Command
 
+    @property
+    def has_spoken(self) -> bool:
+        """True once there is any of its speech."""
+        return any(path.exists() for path in self.speak.makes)
+
 
 def read_ablations(path: Path) -> dict[str, Ablation]:
     """The ablations that a file's get_ablations returns.
@@ -145,7 +150,13 @@ def read_ablations(path: Path) -> dict[str, Ablation]:
 
 
 def run_ablation(
-    ablation: Ablation, setup: Setup, load_config: LoadConfig, *, jobs: int, per_gpu: int = 1
+    ablation: Ablation,
+    setup: Setup,
+    load_config: LoadConfig,
+    *,
+    jobs: int,
+    per_gpu: int = 1,
+    so_far: bool = False,
 ) -> str:
     """Trains, speaks and judges every row with every seed; returns the table.
 
@@ -157,9 +168,12 @@ def run_ablation(
         load_config: makes a training config from settings.
         jobs: number of commands at a time, each on an accelerator of its own if there are any.
         per_gpu: number of commands that may share a GPU.
+        so_far: only judge the speech that is there already. The table then has the rows with
+            speech of every seed, and the items that all of these have spoken.
 
     Raises:
-        UserError: an input cannot be used, a command failed, or a file cannot be written.
+        UserError: an input cannot be used, a command failed, a file cannot be written, or nothing
+            has been spoken so far.
     """
     configs = {
         (row.name, seed): load_config([*setup.settings, *row.settings, f"seed={seed}"])
@@ -183,14 +197,30 @@ def run_ablation(
         for row in ablation.rows
         for seed in setup.seeds
     }  # fmt: skip
-    _run(list(runs.values()), ablation, setup, places)
+    names, note = [row.name for row in ablation.rows], ""
+    if so_far:
+        silent = [n for n in names if not all(runs[n, seed].has_spoken for seed in setup.seeds)]
+        if silent == names:
+            raise UserError(
+                f"no row in {setup.to} has spoken with each of the seeds "
+                f"{', '.join(map(str, setup.seeds))} so far; leave --so-far out, or give fewer "
+                "--seeds."
+            )
+        names = [name for name in names if name not in silent]
+        note = f"So far without speech of every seed: {', '.join(silent)}." if silent else ""
+        judging = [runs[name, seed].judge for name in names for seed in setup.seeds]
+        _run([[dataclasses.replace(command, partial=True) for command in judging]], setup, [places])
+    else:
+        _run_all(list(runs.values()), ablation, setup, places)
     ids = {item.item_id for item in items}
     outcomes = {
-        row.name: [_outcome(runs[row.name, seed], ablation.stage, ids) for seed in setup.seeds]
-        for row in ablation.rows
+        name: [_outcome(runs[name, seed], ablation.stage, ids) for seed in setup.seeds]
+        for name in names
     }
-    trained_on = _trained_on({row.name: configs[row.name, setup.seeds[0]] for row in ablation.rows})
-    return write_report(ablation.question, setup.seeds, trained_on, outcomes, setup.to)
+    if so_far:
+        outcomes = of_common_items(outcomes)
+    trained_on = _trained_on({name: configs[name, setup.seeds[0]] for name in names})
+    return write_report(ablation.question, setup.seeds, trained_on, outcomes, setup.to, note=note)
 
 
 def read_items(path: Path, prepare: Callable[[Request], Any]) -> list[Request]:
@@ -281,7 +311,9 @@ def _plan(
     return _Run(config, model, report, train, speak, judge)
 
 
-def _run(runs: Sequence[_Run], ablation: Ablation, setup: Setup, places: Sequence[Place]) -> None:
+def _run_all(
+    runs: Sequence[_Run], ablation: Ablation, setup: Setup, places: Sequence[Place]
+) -> None:
     """Writes commands.sh and runs it all: the trainings, then the speech, then the judging."""
     # A training that rows share occurs once, with the settings of the first of them.
     trainings = {run.model: run.train for run in reversed(runs)}
@@ -292,10 +324,16 @@ def _run(runs: Sequence[_Run], ablation: Ablation, setup: Setup, places: Sequenc
     ]
     write_text(setup.to / "commands.sh", "set -e\n" + "\n".join(lines) + "\n")
     alone = [Place()] if "rtf" in ablation.metrics else places  # other work would slow it down
-    total = sum(map(len, steps))
-    bar: tqdm[Any] = progress_bar(total=total, desc="ablate", unit="command")
+    _run(steps, setup, [places, alone, places])
+
+
+def _run(
+    steps: Sequence[Sequence[Command]], setup: Setup, places: Sequence[Sequence[Place]]
+) -> None:
+    """Runs commands step after step, each step in places of its own."""
+    bar: tqdm[Any] = progress_bar(total=sum(map(len, steps)), desc="ablate", unit="command")
     with bar:
-        for commands, where in zip(steps, (places, alone, places), strict=True):
+        for commands, where in zip(steps, places, strict=True):
             run_all(commands, setup.to / "logs", where, bar)
 
 
