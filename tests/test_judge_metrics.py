@@ -75,6 +75,11 @@ def read(clip: Any) -> np.ndarray:
     return soundfile.read(clip.path, dtype="float32")[0]
 
 
+def raised(clip: Any) -> np.ndarray:
+    """A clip as if by another speaker."""
+    return soxr.resample(read(clip), 1.35, 1.0)
+
+
 def dialogue(pause: float) -> tuple[np.ndarray, list[Word]]:
     """The turns with so many seconds between them (below 0: overlaps) as (2, samples), words."""
     length = sum(len(read(clip)) for clip in TURNS) + round(3 * RATE * max(pause, 0.0))
@@ -251,6 +256,42 @@ def test_who_speaks_is_told_by_tags(tmp_path: Path, encoder: SpeakerEncoder) -> 
     assert right["wer"] == right["cpwer"] == wrong["wer"] == 0.0
     assert wrong["cpwer"] > 0.3 and right["turns"] == 1.0
     assert three["cpwer"] == 0.0  # whatever the second one is called
+
+
+def test_three_speakers_are_judged_as_two_are(tmp_path: Path, encoder: SpeakerEncoder) -> None:
+    # The third one is his voice, higher and faster.
+    turns = [(0, read(HERS[1]), HERS[1]), (1, read(HIS[4]), HIS[4]), (2, raised(HIS[1]), HIS[1]),
+             (0, read(HERS[2]), HERS[2]), (2, raised(HIS[2]), HIS[2])]  # fmt: skip
+    waves, words, spans, end = [], [], [], 0.0
+    for speaker, wave, clip in turns:
+        parts, seconds = clip.text.split(), len(wave) / RATE
+        times = end + np.linspace(0.0, seconds, len(parts) + 1)
+        words += [Word(f" {p}", *pair) for p, *pair in zip(parts, times, times[1:], strict=False)]
+        spans.append({"speaker": f"S{speaker + 1}", "start": end, "end": end + seconds})
+        waves += [wave, np.zeros(round(0.4 * RATE), np.float32)]
+        end += seconds + 0.4
+    mono = np.concatenate(waves)
+    text = " ".join(f"[S{speaker + 1}] {clip.text}" for speaker, _, clip in turns)
+    high = tmp_path / "high.wav"
+    soundfile.write(high, raised(HIS[0]), RATE)
+
+    def found(wave: np.ndarray = mono, **more: Any) -> dict[str, Any]:
+        return judged(
+            tmp_path, wave, "cpwer cpsim turns voices", text=text, encoder=encoder,
+            recogniser=Told(words), made={"turns": spans},
+            **{"prompts": (HERS[0], HIS[0], high), **more},
+        )  # fmt: skip
+
+    for how in ("auto", "prompt"):
+        right = found(attribution=how)
+        assert right["cpwer"] == 0.0 and right["turns"] == 1.0 and right["cpsim"] > 0.8
+        assert right["voices"] == 1.0 and list(right["speakers"]) == ["S1", "S2", "S3"]
+    assert right["attribution"]["voices"] == "prompt"
+    wrong = found(attribution="prompt", prompts=(HERS[0], high, HIS[0]))
+    assert wrong["cpwer"] == 0.0 and wrong["voices"] == 0.4
+    both = np.stack([mono, mono])  # two channels say nothing of three speakers
+    assert found(both)["attribution"] == {"words": "cluster", "voices": "cluster"}
+    assert "two channels for 3 speakers" in message(found, both, attribution="channel")
 
 
 def test_speakers_who_cannot_be_told_apart_are_an_error(

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zipvoice_jax.judge.attribution import phrases, two_groups
+from zipvoice_jax.judge.attribution import phrases, voice_groups
 from zipvoice_jax.judge.backends import RATE, Word, joined
 from zipvoice_jax.judge.config import ALL_METRICS
 from zipvoice_jax.judge.summary import (
@@ -172,13 +172,16 @@ def test_words_are_joined_as_the_recogniser_puts_spaces() -> None:
     assert [phrase.text for phrase in phrases(words)] == [joined(words)]
 
 
-def test_two_groups_are_found_in_spite_of_an_odd_one() -> None:
+def test_voice_groups_are_found_in_spite_of_an_odd_one() -> None:
     rng = np.random.default_rng(0)
     centres = np.linalg.qr(rng.standard_normal((32, 3)))[0].T
     truth = [0, 1, 1, 0, 1, 0, 0, 1]
     vectors = [centres[k] + 0.1 * rng.standard_normal(32) for k in truth]
     vectors.append(centres[2])  # short, and like nobody
     vectors = [v / np.linalg.norm(v) for v in vectors]
-    labels = two_groups(vectors, [1.0] * 8 + [0.05])
+    labels = voice_groups(vectors, [1.0] * 8 + [0.05])
     assert labels[:8] == truth
-    assert two_groups(vectors[:1], [1.0]) == [0]
+    assert voice_groups(vectors[:1], [1.0]) == [0]
+    assert voice_groups(vectors, [1.0] * 9, 3) == [*truth, 2]
+    assert voice_groups(vectors[:2], [1.0] * 2, 4) == [0, 1]
+    assert voice_groups([], [], 3) == []

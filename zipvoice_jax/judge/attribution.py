@@ -1,7 +1,8 @@
-"""Attributes words to two speakers: by channel, by voice, or by a recogniser's tags."""
+"""Attributes words to speakers: by channel, by voice, or by a recogniser's tags."""
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,11 +11,12 @@ from jaxtyping import Float, Int
 from zipvoice_jax.judge.backends import RATE, Recogniser, SpeakerEncoder, Wave, Word, joined
 from zipvoice_jax.judge.speakers import unit
 from zipvoice_jax.judge.timing import HeardTurn, Region, speech_regions, turns_of
-from zipvoice_jax.judge.words import by_speaker
+from zipvoice_jax.judge.words import by_speaker, speaker_names
 
 _PAUSE = 0.3  # seconds between words that separate phrases
 _SHORTEST = 0.8  # least seconds of speech for a voice vector
-_STARTS = 24  # longest phrases, any two of which may start the groups
+_STARTS = 24  # longest phrases, any of which may start a group
+_MOST_FITS = 3000  # of groups, beyond which fewer of the longest phrases start any
 _ENDS = tuple(".?!\u3002\uff1f\uff01")
 
 
@@ -25,7 +27,7 @@ class Voices:
     Attributes:
         by: how words and voices were attributed to speakers; "nothing": they were not.
         words: recognised words of each speaker.
-        turns: turns of both speakers, in order.
+        turns: turns of all speakers, in order.
         sound: speech of each speaker alone, at 16 kHz.
     """
 
@@ -61,9 +63,11 @@ def by_channel(stereo: Float[np.ndarray, "2 samples"], recogniser: Recogniser, l
     )
 
 
-def by_tags(wave: Wave, words: Sequence[Word], encoder: SpeakerEncoder) -> Voices:
+def by_tags(
+    wave: Wave, words: Sequence[Word], encoder: SpeakerEncoder, *, speakers: int = 2
+) -> Voices:
     """Attributes words by the recogniser's tags; turns and sound, lacking times, by voice."""
-    voices = by_voice(wave, [], encoder, timed=False)
+    voices = by_voice(wave, [], encoder, speakers=speakers, timed=False)
     by = {"words": "tags", "voices": "cluster"}
     return dataclasses.replace(voices, by=by, words=by_speaker(joined(words)))
 
@@ -74,15 +78,17 @@ def by_voice(
     encoder: SpeakerEncoder,
     prompts: Sequence[Float[np.ndarray, " dim"]] | None = None,
     *,
+    speakers: int = 2,
     timed: bool = True,
 ) -> Voices:
-    """Attributes phrases to the more similar prompt, or without prompts to two groups of voices.
+    """Attributes phrases to the most similar prompt, or without prompts to groups of voices.
 
     Args:
-        wave: recording of both speakers.
+        wave: recording of all speakers.
         words: recognised words with their times.
         encoder: the speaker encoder.
-        prompts: vectors of the prompts of speakers 1 and 2.
+        prompts: vectors of the prompts of speakers 1, 2 and so on.
+        speakers: number of speakers, where there are no prompts.
         timed: whether times are known; otherwise regions of speech serve as phrases, and words
             are not attributed.
     """
@@ -92,12 +98,14 @@ def by_voice(
     parts = phrases(words)
     vectors = [encoder.embed(_around(wave, part)) for part in parts]
     if prompts is not None:
-        labels = [int(vector @ prompts[1] > vector @ prompts[0]) for vector in vectors]
+        speakers = len(prompts)
+        labels = [int((np.stack(prompts) @ vector).argmax()) for vector in vectors]
     else:
-        labels = two_groups(vectors, [part.end - part.start for part in parts])
-    phrases_of: dict[str, list[Word]] = {"S1": [], "S2": []}
+        labels = voice_groups(vectors, [part.end - part.start for part in parts], speakers)
+    names = speaker_names(speakers)
+    phrases_of: dict[str, list[Word]] = {name: [] for name in names}
     for part, label in zip(parts, labels, strict=True):
-        phrases_of[("S1", "S2")[label]].append(part)
+        phrases_of[names[label]].append(part)
     regions = {name: [Region(p.start, p.end) for p in own] for name, own in phrases_of.items()}
     return Voices(
         {"words": how if timed else "nothing", "voices": how},
@@ -107,27 +115,37 @@ def by_voice(
     )
 
 
-def two_groups(vectors: Sequence[Float[np.ndarray, " dim"]], weights: Sequence[float]) -> list[int]:
-    """Labels 0 and 1 of unit vectors, by spherical 2-means; the first vector has label 0.
+def voice_groups(
+    vectors: Sequence[Float[np.ndarray, " dim"]], weights: Sequence[float], count: int = 2
+) -> list[int]:
+    """Labels of unit vectors by spherical k-means, from 0 on in the order of first appearance.
 
-    Takes the best of the starts from any two of the longest phrases, so that a short and odd one
-    does not form a group against all others. A single vector has label 0.
+    Takes the best of the starts from any `count` of the longest phrases, so that a short and odd
+    one does not form a group against all others. Fewer vectors than groups have one each.
 
     Args:
-        vectors: at least one unit vector.
+        vectors: unit vectors.
         weights: weight of each vector, such as seconds.
+        count: number of groups.
     """
-    if len(vectors) < 2:
+    count = min(count, len(vectors))
+    if count < 2:
         return [0] * len(vectors)
     x, w = np.stack(vectors), np.asarray(weights, np.float64)
-    longest = np.argsort(-w, kind="stable")[:_STARTS]
-    fits = [_two_means(x, w, x[[i, j]]) for i, j in itertools.combinations(longest, 2)]
-    labels = max(fits, key=lambda fit: fit[0])[1]
-    return [int(label != labels[0]) for label in labels]
+    starts = max(
+        (n for n in range(count, _STARTS + 1) if math.comb(n, count) <= _MOST_FITS), default=count
+    )
+    longest = np.argsort(-w, kind="stable")[:starts]
+    fits = [_means(x, w, x[list(chosen)]) for chosen in itertools.combinations(longest, count)]
+    labels = max(fits, key=lambda fit: fit[0])[1].tolist()
+    order = list(dict.fromkeys(labels))
+    return [order.index(label) for label in labels]
 
 
-def _two_means(
-    x: Float[np.ndarray, "n dim"], w: Float[np.ndarray, " n"], centres: Float[np.ndarray, "2 dim"]
+def _means(
+    x: Float[np.ndarray, "n dim"],
+    w: Float[np.ndarray, " n"],
+    centres: Float[np.ndarray, "groups dim"],
 ) -> tuple[float, Int[np.ndarray, " n"]]:
     """Weighted sum of similarities to the own centre, and labels."""
     labels = np.full(len(x), -1)
@@ -136,7 +154,8 @@ def _two_means(
         if (nearest == labels).all():
             break
         labels = nearest
-        centres = np.stack([unit((x * w[:, None])[labels == k].sum(axis=0)) for k in (0, 1)])
+        own = labels == np.arange(len(centres))[:, None]
+        centres = np.stack([unit((x * w[:, None])[mine].sum(axis=0)) for mine in own])
     return float((w * (x @ centres.T).max(axis=1)).sum()), labels
 
 

@@ -76,7 +76,7 @@ class JudgeConfig:
         quality_predictor: name of the backend that predicts opinion scores.
         normaliser: normalisation of texts before words are counted.
         attribution: how words are attributed to speakers. "channel": speaker 1 left, 2 right;
-            "cluster": two groups of phrases by voice; "prompt": the prompt with the more similar
+            "cluster": groups of phrases by voice; "prompt": the prompt with the most similar
             voice; "tags": the tags that the recogniser writes, as WhisperD does (it writes no
             times, so turns and voices go by "cluster"); "auto": "channel" for two channels, else
             "cluster".
@@ -131,7 +131,7 @@ _PAPER = {
     "normaliser": "official",
 }
 # Settings by language: those that only need packages, and those of the official evaluation
-# (zipvoice/eval; its diariser for cpSIM is pyannote, here it is two groups of similar voices).
+# (zipvoice/eval; its diariser for cpSIM is pyannote, here it is groups of similar voices).
 JUDGES: dict[str, dict[str, dict[str, str]]] = {
     "offline": {"zh": {"recogniser": "whisper-base"}},
     "paper": {

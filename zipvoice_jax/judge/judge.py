@@ -33,6 +33,7 @@ from zipvoice_jax.judge.words import (
     count_cp_errors,
     count_errors,
     normaliser,
+    speaker_names,
     without_tags,
 )
 from zipvoice_jax.text.pauses import without_pauses
@@ -109,21 +110,22 @@ class Judge:
             libraries.add("faster-whisper")
         return libraries
 
-    def _attribution(self, channels: int) -> str:
+    def _attribution(self, channels: int, speakers: int) -> str:
         """How words are attributed to speakers, for a number of channels.
 
         Raises:
-            UserError: the config says by channel, and there is only one.
+            UserError: the config says by channel, and there is not one for each speaker.
         """
         configured = self.config.attribution
         require(
-            configured != "channel" or channels == 2,
-            "the recording has one channel, so its speakers are not known by channel; give "
+            configured != "channel" or channels == speakers == 2,
+            f"the recording has {'one channel' if channels == 1 else 'two channels'} for "
+            f"{speakers} speakers, who are therefore not known by channel; give "
             "--attribution auto.",
         )
         if configured != "auto":
             return configured
-        return "channel" if channels == 2 else "cluster"
+        return "channel" if channels == speakers == 2 else "cluster"
 
     def judge(self, request: Request, path: Path, made: Mapping[str, Any]) -> dict[str, Any]:
         """The record of one item.
@@ -151,7 +153,7 @@ class Judge:
             words = self.recogniser.words(mono, self.config.language)
             self._count_words(request, words, ratios, record)
             if _has_tags(request):
-                self._two_voices(request, wave, words, ratios, record)
+                self._speakers(request, wave, words, ratios, record)
         if "sim" in wanted and self.speaker_encoder is not None and not is_dialogue(request):
             prompt = self.speaker_encoder.embed(_mono(request.prompt_wavs[0]))
             ratios["sim"] = (float(prompt @ self.speaker_encoder.embed(mono)), 1.0)
@@ -180,7 +182,7 @@ class Judge:
         if "wer" in self.config.metrics and errors.words:
             ratios["wer"] = (errors.total, errors.words)
 
-    def _two_voices(
+    def _speakers(
         self,
         request: Request,
         wave: Float[np.ndarray, "channels samples"],
@@ -191,14 +193,15 @@ class Judge:
         config, encoder = self.config, self.speaker_encoder
         if encoder is None:
             return
-        how = self._attribution(len(wave))
+        count = speakers_of(request)
+        how = self._attribution(len(wave), count)
         prompts = self._prompts(request) if how == "prompt" or "cpsim" in config.metrics else None
         mono = wave.mean(axis=0)
         if how == "channel":
             assert self.recogniser is not None
             voices = by_channel(wave, self.recogniser, config.language)
         elif how == "tags":
-            voices = by_tags(mono, words, encoder)
+            voices = by_tags(mono, words, encoder, speakers=count)
         elif how == "prompt" and prompts is None:
             raise UserError(
                 f"the voices of the prompt {request.prompt_wavs[0]} cannot be told apart; give "
@@ -206,7 +209,8 @@ class Judge:
             )
         else:
             references = prompts if how == "prompt" else None
-            voices = by_voice(mono, words, encoder, references, timed=_timed(words, mono))
+            timed = _timed(words, mono)
+            voices = by_voice(mono, words, encoder, references, speakers=count, timed=timed)
         record["attribution"] = voices.by
         record["turns"] = [[t.speaker, round(t.start, 2), round(t.end, 2)] for t in voices.turns]
         if voices.by["words"] != "nothing":
@@ -246,44 +250,51 @@ class Judge:
         prompts = self._prompts(request)
         if prompts is None or self.speaker_encoder is None:
             return
-        own = counted = 0
+        names, own, counted = speaker_names(len(prompts)), 0, 0
         for turn in turns:
             sound = mono[round(turn["start"] * RATE) : round(turn["end"] * RATE)]
-            if turn["speaker"] in ("S1", "S2") and len(sound) >= _SHORTEST_VOICE * RATE:
-                voice = self.speaker_encoder.embed(sound)
-                is_first = float(prompts[0] @ voice) > float(prompts[1] @ voice)
-                own += is_first == (turn["speaker"] == "S1")
+            if turn["speaker"] in names and len(sound) >= _SHORTEST_VOICE * RATE:
+                nearest = np.argmax(np.stack(prompts) @ self.speaker_encoder.embed(sound))
+                own += names[nearest] == turn["speaker"]
                 counted += 1
         if counted:
             ratios["voices"] = (own, counted)
 
     def _prompts(self, request: Request) -> list[Float[np.ndarray, " dim"]] | None:
-        """Voice vectors of speakers 1 and 2; None if one prompt has both and they are not found."""
+        """Voice vectors of speakers 1, 2 and so on.
+
+        None if one prompt has all of them and they are not found.
+        """
         assert self.speaker_encoder is not None
-        if len(request.prompt_wavs) == 2:
+        first, *others = request.prompt_wavs
+        if others:
             return [self.speaker_encoder.embed(_mono(path)) for path in request.prompt_wavs]
-        wave = read_audio(request.prompt_wavs[0], RATE)
-        if len(wave) == 2:
+        wave = read_audio(first, RATE)
+        count = speakers_of(request)
+        if len(wave) == count == 2:
             return [self.speaker_encoder.embed(channel) for channel in wave]
         assert self.recogniser is not None
-        words = self.recogniser.words(wave[0], self.config.language)
-        timed = _timed(words, wave[0])
-        voices = by_voice(wave[0], words, self.speaker_encoder, timed=timed)
+        mono = wave.mean(axis=0)
+        words = self.recogniser.words(mono, self.config.language)
+        timed = _timed(words, mono)
+        voices = by_voice(mono, words, self.speaker_encoder, speakers=count, timed=timed)
         if any(len(sound) < _SHORTEST_VOICE * RATE for sound in voices.sound.values()):
             return None
-        return [self.speaker_encoder.embed(voices.sound[name]) for name in ("S1", "S2")]
+        return [self.speaker_encoder.embed(voices.sound[name]) for name in speaker_names(count)]
 
     def _likeness(self, prompts: list[Float[np.ndarray, " dim"]], voices: Voices) -> float:
-        """Mean cosine under the better assignment; a speaker without speech counts as 0."""
+        """Mean cosine under the best assignment; a speaker without speech counts as 0."""
+        from scipy.optimize import linear_sum_assignment
+
         assert self.speaker_encoder is not None
         heard = [
             self.speaker_encoder.embed(sound)
-            if len(sound := voices.sound[name]) >= _SHORTEST_VOICE * RATE
+            if len(sound) >= _SHORTEST_VOICE * RATE
             else np.zeros_like(prompts[0])
-            for name in ("S1", "S2")
+            for sound in voices.sound.values()
         ]
-        (a, b), (x, y) = prompts, heard
-        return max(float(a @ x + b @ y), float(a @ y + b @ x)) / 2.0
+        cosines = np.stack(prompts) @ np.stack(heard).T
+        return float(cosines[linear_sum_assignment(cosines, maximize=True)].sum()) / len(prompts)
 
     def _times(
         self, request: Request, wave: Float[np.ndarray, "channels samples"], ratios: Ratios
@@ -330,6 +341,13 @@ def _count_turns(request: Request, voices: Voices, ratios: Ratios) -> None:
 def _timed(words: Sequence[Word], wave: Wave) -> bool:
     """Whether a recogniser returned times, and not everything as one word."""
     return len(words) != 1 or words[0].end - words[0].start < len(wave) / RATE
+
+
+def speakers_of(request: Request) -> int:
+    """Number of speakers of a dialogue, by its prompts and the tags in its texts; at least 2."""
+    texts = (request.text, *request.prompt_texts)
+    tagged = [int(tag[2:-1]) for text in texts for tag in BARE_TAG.findall(text)]
+    return max(2, len(request.prompt_wavs), *tagged)
 
 
 def is_dialogue(request: Request) -> bool:

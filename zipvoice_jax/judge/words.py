@@ -124,6 +124,11 @@ def _official(language: str, text: str) -> str:
     return text.lower() if language == "en" else " ".join(_simplified(text).replace(" ", ""))
 
 
+def speaker_names(count: int) -> list[str]:
+    """The names of a number of speakers, S1 and on."""
+    return [f"S{number}" for number in range(1, count + 1)]
+
+
 def by_speaker(text: str) -> dict[str, str]:
     """The words of each speaker in a text with tags; words before the first tag belong to S1.
 
