@@ -105,6 +105,8 @@ ENGLISH = [
     ("https://www.example.com/docs?x=1.", "example dot com slash docs."),
     ("jo.b@example.com", "jo dot b at example dot com"),
     # Markup
+    ("As it says[^1]: water is wet.", "As it says: water is wet."),
+    ("As it says[^1].\n\n[^1]: In a book.\nSo.", "As it says. So."),
     ("**bold** and *it* and __x__ and `code`", "bold and it and x and code"),
     ("# Title\n\n- one\n- two\n\nDone", "Title. one. two. Done"),
     ("see [the docs](https://a.b/c_d_e)", "see the docs"),
@@ -242,3 +244,10 @@ def test_blocks_of_markdown_begin_after_a_tag_too() -> None:
     found = repair("[S1] - Hello there [S2] # Fine [S1] > said [S2] * [ ] milk [S1] ## Not five")
     assert found == "[S1] Hello there. [S2] Fine. [S1] said [S2] milk. [S1] Not five."
     assert repair("[S1] #5 is [S2] >3 then") == "[S1] number 5 is [S2] greater than 3 then"
+
+
+def test_a_link_ends_where_a_tag_begins() -> None:
+    joined = repair("[S1]See www.example.com/shop?id=3.[S2]My turn.")
+    assert joined == "[S1]See example dot com slash shop. [S2]My turn."
+    assert repair("[S1] Go to example.org/a%20b[S2] why?").endswith("org [S2] why?")
+    assert "[laughter]" in repair("at https://a.com/b?c=1[laughter] oh")

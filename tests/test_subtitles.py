@@ -24,6 +24,12 @@ def test_each_turn_is_a_cue_with_its_speaker() -> None:
     )
 
 
+def test_a_third_speaker_has_cues_too() -> None:
+    turns = (Turn("S1", 0.0, 1.0), Turn("S3", 1.0, 2.0), Turn("S12", 2.0, 3.0))
+    shown = subtitles("[S1] One. [S3] Two. [S12] Three.", turns, "srt").splitlines()[2::4]
+    assert shown == ["S1: One.", "S3: Two.", "S12: Three."]
+
+
 def test_long_turns_are_cut_where_people_breathe() -> None:
     first, second = "This sentence is a rather long one, I would say.", "And so is this other one."
     text = f"{first} {second}\nIt goes on, {'and on ' * 30}until it ends."

@@ -7,9 +7,8 @@ from zipvoice_jax.infer.turns import Turn
 from zipvoice_jax.text.normalizer import single_line
 from zipvoice_jax.text.pauses import split_pauses
 
-FORMS = ("srt", "vtt")
 _MOST = 84  # characters in a cue: two lines of 42
-_TURN = re.compile(r"\[(S[12])\]")
+_TURN = re.compile(r"\[(S[1-9][0-9]?)\]")
 # The end of a sentence or clause, with the blank after it.
 _ENDS = (
     re.compile("(?<=[.!?\u2026])\\s+|(?<=[\u3002\uff01\uff1f])"),
@@ -21,7 +20,7 @@ def subtitles(text: str, turns: Sequence[Turn], form: str) -> str:
     """Cues of at most two lines; within a turn, durations are proportional to characters.
 
     Args:
-        text: the spoken text, with [S1] and [S2] before its turns in a dialogue, and pauses.
+        text: the spoken text, with the speakers' tags before its turns in a dialogue, and pauses.
         turns: turns of the speech, in seconds.
         form: "srt" or "vtt".
     """

@@ -9,9 +9,11 @@ _TLD = (
     "com org net edu gov io ai co cn uk de fr jp info dev app tv xyz eu ru ca au kr tw hk"
 ).split()
 _HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+"
+# No part of a link; the last ones are private characters that stand for tags (repair.py).
+_OUTSIDE = r"\s<>\"'，。！？；：、（）\u4e00-\u9fff\U000f0000-\U000ffffd"
 _URL = re.compile(
-    rf"(?:(?:https?|ftp)://|(?<![A-Za-z0-9])www\.)[^\s<>\"'，。！？；：、（）《》\u4e00-\u9fff]+"
-    rf"|(?<![\w@.-]){_HOST}(?:{'|'.join(_TLD)})(?:/[^\s<>\"'，。！？；：、（）\u4e00-\u9fff]*)?(?![\w@-])",
+    rf"(?:(?:https?|ftp)://|(?<![A-Za-z0-9])www\.)[^{_OUTSIDE}《》]+"
+    rf"|(?<![\w@.-]){_HOST}(?:{'|'.join(_TLD)})(?:/[^{_OUTSIDE}]*)?(?![\w@-])",
     re.ASCII,
 )
 _EMAIL = re.compile(

@@ -24,7 +24,8 @@ _BLOCK = re.compile(
     rf"({SPEAKER_PATTERN})[^\S\n]*"
     r"(?=(?:#{1,6}[^\S\n]+|>[^\S\n]*|[-*+•‣][^\S\n]+(?:\[[ xX]\][^\S\n]+)?)[^\s\d])"
 )
-_FOOTNOTE = re.compile(r"\[\^[^\]\s]*\](?::.*)?")
+# A footnote's own line, or the mark of one in a sentence.
+_FOOTNOTE = re.compile(r"^[^\S\n]*\[\^[^\]\s]*\]:.*|\[\^[^\]\s]*\]", re.MULTILINE)
 _FIRST = 0xF0000  # first of the private-use characters that stand for what is kept
 _HAN = re.compile(r"[\u3400-\u9fff]")
 _LATIN = re.compile(r"[A-Za-zÀ-ɏ]+")
