@@ -294,6 +294,37 @@ def test_three_speakers_are_judged_as_two_are(tmp_path: Path, encoder: SpeakerEn
     assert "two channels for 3 speakers" in message(found, both, attribution="channel")
 
 
+def test_only_those_who_speak_are_looked_for(tmp_path: Path, encoder: SpeakerEncoder) -> None:
+    # One of the two whose prompts there are, in two phrases.
+    mono = np.concatenate([read(HERS[1]), np.zeros(RATE, np.float32), read(HERS[2])])
+    first, second = len(read(HERS[1])) / RATE, len(mono) / RATE
+    begin = first + 1.0
+    words = [Word(f" {HERS[1].text}.", 0.1, first), Word(f" {HERS[2].text}", begin, second)]
+    found = judged(
+        tmp_path, mono, "cpwer cpsim", text=f"[S1] {HERS[1].text} {HERS[2].text}",
+        encoder=encoder, recogniser=Told(words),
+    )  # fmt: skip
+    assert found["cpwer"] == 0.0 and found["cpsim"] > 0.8
+
+
+def test_voices_of_one_prompt_are_named_by_its_tags(
+    tmp_path: Path, encoder: SpeakerEncoder
+) -> None:
+    merged = tmp_path / "merged.wav"
+    both = np.concatenate([read(HIS[0]), np.zeros(RATE, np.float32), read(HERS[0])])
+    soundfile.write(merged, both, RATE)
+    border = len(read(HIS[0])) / RATE
+    heard = [Word(" he.", 0.1, border), Word(" she", border + 1.0, len(both) / RATE)]
+    her = read(HERS[1])
+    path = tmp_path / "item.wav"
+    soundfile.write(path, her, RATE)
+    judge = Judge(JudgeConfig(metrics=("voices",)), Told(heard), encoder, None)
+    turns = {"turns": [{"speaker": "S1", "start": 0.0, "end": len(her) / RATE}]}
+    for transcript, wanted in (("[S2] He. [S1] She.", 1.0), ("[S1] He. [S2] She.", 0.0)):
+        request = Request("item", "[S1] Yes. [S2] No.", (transcript,), (merged,))
+        assert judge.judge(request, path, turns)["metrics"]["voices"] == [wanted, 1.0]
+
+
 def test_speakers_who_cannot_be_told_apart_are_an_error(
     tmp_path: Path, encoder: SpeakerEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

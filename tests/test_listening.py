@@ -34,10 +34,10 @@ def systems(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def make(systems: Path, page: str, *more: object) -> tuple[int, str, str]:
+def make(systems: Path, page: str, *more: object, listed: str = "list.tsv") -> tuple[int, str, str]:
     folders = [f"{name}={systems / name}" for name in ("ours", "theirs")]
     return run_main(
-        "evaluate", "--listening-test", systems / page, "--test-list", systems / "list.tsv",
+        "evaluate", "--listening-test", systems / page, "--test-list", systems / listed,
         "--system", *folders, *more,
     )  # fmt: skip
 
@@ -144,6 +144,16 @@ def test_both_prompts_of_a_dialogue_are_heard(systems: Path) -> None:
         assert np.corrcoef(part, true)[0, 1] > 0.999
     levels = [np.sqrt(np.mean(part**2)) for part in parts]
     assert levels[0] == pytest.approx(levels[1], rel=1e-3)
+    item = {"prompt_text": [TEXT1, TEXT2, TEXT1], "prompt_wav": [str(WAV1), str(WAV2), str(WAV1)]}
+    rows = [{"id": f"item{i}", "text": "[S1] Yes. [S3] No.", **item} for i in range(COUNT)]
+    write_list(systems / "list.jsonl", rows)
+    status, _, err = make(
+        systems, "three.html", "--kind", "smos", "--count", "1", listed="list.jsonl"
+    )
+    assert status == 0, err
+    trial = page_of(systems / "three.html")["trials"][0]
+    assert trial["voices"] == 3
+    assert len(sound_of(trial["a"])) == 2 * len(first) + len(second) + 2 * pause
 
 
 def test_peaks_lower_all_sounds_and_are_not_cut(systems: Path) -> None:
@@ -308,7 +318,7 @@ def test_a_page_made_anew_begins_anew(systems: Path, browser: Any) -> None:
             browser.find_element("css selector", "body").send_keys(key)
     assert asked == {
         "Is the voice of B that of the person in A?",
-        "Are the two voices of B those of the two people in A?",
+        "Are the 2 voices of B those of the 2 people in A?",
     }
     assert "Thank you" in text()
 

@@ -1,10 +1,13 @@
 """Intervals of a report, differences between reports, and when somebody speaks."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from complaints import user_error
 
+from zipvoice_jax.core.files import append_record, read_records
 from zipvoice_jax.judge.attribution import phrases, voice_groups
 from zipvoice_jax.judge.backends import RATE, Word, joined
 from zipvoice_jax.judge.config import ALL_METRICS
@@ -16,6 +19,7 @@ from zipvoice_jax.judge.summary import (
     summary_table,
 )
 from zipvoice_jax.judge.timing import HeardTurn, Region, changes, leakage, turns_of
+from zipvoice_jax.judge.words import by_speaker, count_cp_errors, without_tags
 
 
 def records(pairs: list[tuple[float, float]], name: str = "wer") -> list[dict[str, Any]]:
@@ -185,3 +189,17 @@ def test_voice_groups_are_found_in_spite_of_an_odd_one() -> None:
     assert voice_groups(vectors, [1.0] * 9, 3) == [*truth, 2]
     assert voice_groups(vectors[:2], [1.0] * 2, 4) == [0, 1]
     assert voice_groups([], [], 3) == []
+
+
+def test_tags_of_two_digits_are_tags() -> None:
+    assert by_speaker("[S9] hi [S10] you")["S10"].strip() == "you"
+    assert without_tags("[S10] a [S2] b") == "a b"
+    many = {f"S{number}": "word" for number in range(1, 22)}
+    with user_error("21 speakers", "20 or fewer"):
+        count_cp_errors(many, many)
+
+
+def test_records_with_odd_line_separators_are_read_back(tmp_path: Path) -> None:
+    record = {"id": "a\u2028b", "text": "one\u2029two\u0085three"}
+    append_record(tmp_path / "x.jsonl", record)
+    assert read_records(tmp_path / "x.jsonl") == {"a\u2028b": record}

@@ -143,7 +143,7 @@ def read_records(path: Path) -> Records:
     """
     records: Records = {}
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except FileNotFoundError:
         return records
     except OSError as error:

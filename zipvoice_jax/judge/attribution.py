@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -76,7 +76,7 @@ def by_voice(
     wave: Wave,
     words: Sequence[Word],
     encoder: SpeakerEncoder,
-    prompts: Sequence[Float[np.ndarray, " dim"]] | None = None,
+    prompts: Mapping[str, Float[np.ndarray, " dim"]] | None = None,
     *,
     speakers: int = 2,
     timed: bool = True,
@@ -87,8 +87,9 @@ def by_voice(
         wave: recording of all speakers.
         words: recognised words with their times.
         encoder: the speaker encoder.
-        prompts: vectors of the prompts of speakers 1, 2 and so on.
-        speakers: number of speakers, where there are no prompts.
+        prompts: vectors of the speakers' prompts, by name.
+        speakers: number of groups, where there are no prompts; they are named S1, S2 and so on, in
+            the order in which they are heard.
         timed: whether times are known; otherwise regions of speech serve as phrases, and words
             are not attributed.
     """
@@ -98,11 +99,11 @@ def by_voice(
     parts = phrases(words)
     vectors = [encoder.embed(_around(wave, part)) for part in parts]
     if prompts is not None:
-        speakers = len(prompts)
-        labels = [int((np.stack(prompts) @ vector).argmax()) for vector in vectors]
+        names = list(prompts)
+        labels = [int((np.stack([*prompts.values()]) @ vector).argmax()) for vector in vectors]
     else:
+        names = speaker_names(speakers)
         labels = voice_groups(vectors, [part.end - part.start for part in parts], speakers)
-    names = speaker_names(speakers)
     phrases_of: dict[str, list[Word]] = {name: [] for name in names}
     for part, label in zip(parts, labels, strict=True):
         phrases_of[names[label]].append(part)

@@ -44,7 +44,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add("--normaliser", choices=NORMALISERS,
         help="instead: applied to texts before words are counted")  # fmt: skip
     add("--attribution", choices=ATTRIBUTIONS,
-        help="instead: how words are attributed to speakers (auto: by channel in stereo, else two "
+        help="instead: how words are attributed to speakers (auto: by channel in stereo, else "
         "groups of similar voices)")  # fmt: skip
     add("--baseline", type=Path, nargs="+", default=[], metavar="DIR",
         help="other reports on the same items by the same judge, to report differences "

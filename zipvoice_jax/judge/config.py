@@ -110,7 +110,7 @@ class JudgeConfig:
         Args:
             name: a key of `JUDGES`.
             language: language of the speech.
-            dialogue: whether the speech is of two speakers.
+            dialogue: whether the speech is of several speakers.
             others: settings that replace those of the name.
         """
         require(name in JUDGES, f"the judges {name!r} are unknown; choose {' or '.join(JUDGES)}.")

@@ -193,7 +193,8 @@ class Judge:
         config, encoder = self.config, self.speaker_encoder
         if encoder is None:
             return
-        count = speakers_of(request)
+        spoken = speakers_in(request.text)
+        count = len(spoken)
         how = self._attribution(len(wave), count)
         prompts = self._prompts(request) if how == "prompt" or "cpsim" in config.metrics else None
         mono = wave.mean(axis=0)
@@ -216,7 +217,8 @@ class Judge:
         if voices.by["words"] != "nothing":
             self._count_cp_words(request, voices, wave.shape[1] / RATE, ratios, record)
         if "cpsim" in config.metrics and prompts is not None:
-            ratios["cpsim"] = (self._likeness(prompts, voices), 1.0)
+            own = [prompts[name] for name in spoken if name in prompts]
+            ratios["cpsim"] = (self._likeness(own, voices), 1.0)
         if "turns" in config.metrics:
             _count_turns(request, voices, ratios)
 
@@ -250,40 +252,48 @@ class Judge:
         prompts = self._prompts(request)
         if prompts is None or self.speaker_encoder is None:
             return
-        names, own, counted = speaker_names(len(prompts)), 0, 0
+        names, vectors, own, counted = list(prompts), np.stack([*prompts.values()]), 0, 0
         for turn in turns:
             sound = mono[round(turn["start"] * RATE) : round(turn["end"] * RATE)]
             if turn["speaker"] in names and len(sound) >= _SHORTEST_VOICE * RATE:
-                nearest = np.argmax(np.stack(prompts) @ self.speaker_encoder.embed(sound))
+                nearest = np.argmax(vectors @ self.speaker_encoder.embed(sound))
                 own += names[nearest] == turn["speaker"]
                 counted += 1
         if counted:
             ratios["voices"] = (own, counted)
 
-    def _prompts(self, request: Request) -> list[Float[np.ndarray, " dim"]] | None:
-        """Voice vectors of speakers 1, 2 and so on.
+    def _prompts(self, request: Request) -> dict[str, Float[np.ndarray, " dim"]] | None:
+        """Voice vectors of the prompts' speakers, by name.
 
         None if one prompt has all of them and they are not found.
         """
-        assert self.speaker_encoder is not None
+        encoder = self.speaker_encoder
+        assert encoder is not None
         first, *others = request.prompt_wavs
         if others:
-            return [self.speaker_encoder.embed(_mono(path)) for path in request.prompt_wavs]
+            names = speaker_names(len(request.prompt_wavs))
+            vectors = [encoder.embed(_mono(path)) for path in request.prompt_wavs]
+            return dict(zip(names, vectors, strict=True))
         wave = read_audio(first, RATE)
-        count = speakers_of(request)
-        if len(wave) == count == 2:
-            return [self.speaker_encoder.embed(channel) for channel in wave]
+        # In the order in which they are heard.
+        names = speakers_in(" ".join(request.prompt_texts))
+        if len(names) < 2:  # a prompt whose transcript says nothing
+            names = speaker_names(max(2, len(speakers_in(request.text))))
+        if len(wave) == len(names) == 2:
+            left_and_right = [encoder.embed(channel) for channel in wave]
+            return dict(zip(("S1", "S2"), left_and_right, strict=True))
         assert self.recogniser is not None
         mono = wave.mean(axis=0)
         words = self.recogniser.words(mono, self.config.language)
         timed = _timed(words, mono)
-        voices = by_voice(mono, words, self.speaker_encoder, speakers=count, timed=timed)
-        if any(len(sound) < _SHORTEST_VOICE * RATE for sound in voices.sound.values()):
+        voices = by_voice(mono, words, encoder, speakers=len(names), timed=timed)
+        sounds = voices.sound.values()
+        if any(len(sound) < _SHORTEST_VOICE * RATE for sound in sounds):
             return None
-        return [self.speaker_encoder.embed(voices.sound[name]) for name in speaker_names(count)]
+        return {name: encoder.embed(sound) for name, sound in zip(names, sounds, strict=True)}
 
     def _likeness(self, prompts: list[Float[np.ndarray, " dim"]], voices: Voices) -> float:
-        """Mean cosine under the best assignment; a speaker without speech counts as 0."""
+        """Mean cosine under the best assignment; one of them without speech counts as 0."""
         from scipy.optimize import linear_sum_assignment
 
         assert self.speaker_encoder is not None
@@ -343,11 +353,9 @@ def _timed(words: Sequence[Word], wave: Wave) -> bool:
     return len(words) != 1 or words[0].end - words[0].start < len(wave) / RATE
 
 
-def speakers_of(request: Request) -> int:
-    """Number of speakers of a dialogue, by its prompts and the tags in its texts; at least 2."""
-    texts = (request.text, *request.prompt_texts)
-    tagged = [int(tag[2:-1]) for text in texts for tag in BARE_TAG.findall(text)]
-    return max(2, len(request.prompt_wavs), *tagged)
+def speakers_in(text: str) -> list[str]:
+    """Names of the speakers of a text with tags, as S1, in the order in which they begin."""
+    return list(dict.fromkeys(tag.strip("[]") for tag in BARE_TAG.findall(text)))
 
 
 def is_dialogue(request: Request) -> bool:

@@ -24,7 +24,7 @@ from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.files import write_json, write_text
 from zipvoice_jax.infer.requests import BadLine, Request, wave_path
 from zipvoice_jax.judge.config import Metric
-from zipvoice_jax.judge.judge import is_dialogue
+from zipvoice_jax.judge.judge import speakers_in
 from zipvoice_jax.judge.summary import LEVEL, over_items, table
 
 SCALES = {"cmos": (-3, 3), "smos": (1, 5)}
@@ -88,7 +88,8 @@ def write_test(
         for (a, first), (b, second) in pairs:
             key[f"trial{len(key):03d}"] = {"item": request.item_id, "a": a, "b": b}
             sounds.append((first, second))
-            voices.append(2 if is_dialogue(request) else 1)
+            tagged = speakers_in(" ".join([request.text, *request.prompt_texts]))
+            voices.append(max(len(request.prompt_wavs), len(tagged)))
     peaks = (max(float(np.abs(sound).max()), 1.0) for pair in sounds for sound in pair)
     level = min(_LEVEL, _PEAK / max(peaks))
     trials = [
@@ -226,12 +227,13 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _prompt(request: Request) -> Sound:
-    """The prompt; the prompts of two speakers are joined with a pause."""
+    """The prompt; the prompts of several speakers are joined with pauses."""
     first, *rest = (_sound(path) for path in request.prompt_wavs)
     if not rest:
         return first
     pause = np.zeros(round(_PAUSE * _RATE), np.float32)
-    return np.concatenate([first.mean(axis=0), pause, rest[0].mean(axis=0)])[None]
+    parts = [part for sound in rest for part in (pause, sound.mean(axis=0))]
+    return np.concatenate([first.mean(axis=0), *parts])[None]
 
 
 def _sound(path: Path) -> Sound:

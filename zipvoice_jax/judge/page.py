@@ -23,6 +23,7 @@ from zipvoice_jax.judge.summary import Estimate, Records, summarise
 
 _COLOURS = ("#3b6fb6", "#c8553d", "#5b8c5a", "#8a5a9c", "#666666")
 
+PAGE = "index.html"
 ESTIMATES, OFFSETS = "summary.png", "turns.png"  # pictures of a report
 _TEMPLATE = Path(__file__).with_name("page.html")
 
@@ -111,7 +112,7 @@ def write_page(to: Path, records: Records, summary: str, about: Mapping[str, Any
         heads="".join(f"<th>{html.escape(head)}</th>" for head in heads),
         rows="\n".join(_row(to, record, names) for record in records),
     )
-    write_text(to / "index.html", page)
+    write_text(to / PAGE, page)
 
 
 def _row(to: Path, record: Mapping[str, Any], names: list[str]) -> str:

@@ -19,7 +19,8 @@ NORMALISERS: tuple[str, ...] = get_args(Normaliser)
 Language = Literal["en", "zh"]
 LANGUAGES: tuple[str, ...] = get_args(Language)
 
-_TAG = re.compile(r"\[S([1-9])\]")
+_TAG = re.compile(r"\[S([1-9][0-9]?)\]")
+_MOST_SPEAKERS = 20  # of meeteval's cpWER
 # A Chinese character, or a word of another script.
 _CHARACTER_OR_WORD = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]|[^\W\u3400-\u9fff\uf900-\ufaff]+")
 # Noises and speakers, which a recogniser writes in brackets.
@@ -185,7 +186,16 @@ def count_cp_errors(
 
     Returns:
         The errors, and the label assigned to each reference speaker that has one.
+
+    Raises:
+        UserError: there are too many speakers.
     """
+    count = max(len(reference), len(hypothesis))
+    require(
+        count <= _MOST_SPEAKERS,
+        f"words of {count} speakers cannot be assigned to each other; cpwer is for "
+        f"{_MOST_SPEAKERS} or fewer.",
+    )
     from meeteval.wer.wer.cp import cp_word_error_rate
 
     sides: list[Any] = [dict(reference), dict(hypothesis)]
