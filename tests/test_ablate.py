@@ -20,7 +20,14 @@ from training import CONFIG, make_data, make_place
 from zipvoice_jax.ablation import commands
 from zipvoice_jax.ablation import study as module
 from zipvoice_jax.ablation.commands import Command, Place, run_all
-from zipvoice_jax.ablation.study import Ablation, Row, Setup, read_ablations, run_ablation
+from zipvoice_jax.ablation.study import (
+    Ablation,
+    Row,
+    Setup,
+    identity_of_model,
+    read_ablations,
+    run_ablation,
+)
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.judge.config import JudgeConfig
 from zipvoice_jax.judge.judge import Judge
@@ -105,6 +112,7 @@ class Stub:
             for wav in found:
                 errors = 3 if "longer" in str(report) else 1
                 file.write(json.dumps({"id": wav.stem, "metrics": {"cpwer": [errors, 4]}}) + "\n")
+        (report / "index.html").touch()
         return len(found)
 
     def took(self) -> list[str]:
@@ -131,6 +139,11 @@ def place(tmp_path: Path) -> Path:
     (folder / "rows.py").write_text(GUIDED)
     write_list(folder / "list.tsv", ITEMS)
     return folder
+
+
+def waves(place: Path, row: str, seed: int) -> list[Path]:
+    """The speech of a row with a seed."""
+    return sorted((place / "out" / "rows" / row / f"seed{seed}").glob("wavs-*/*.wav"))
 
 
 def ablate(
@@ -201,7 +214,9 @@ def test_what_was_made_from_something_else_is_made_again(place: Path, stub: Stub
     assert stub.took() == ["train"] * 4 + ["generate"] * 6 + ["evaluate"] * 6
     ablate(place, seeds=(0, 1), judge={"recogniser": "another"})
     assert stub.took() == ["evaluate"] * 6
-    (place / "out" / "rows" / "guided" / "seed1" / "wavs" / "item0.wav").unlink()
+    for path in waves(place, "guided", 1):
+        if path.stem == "item0":
+            path.unlink()
     ablate(place, seeds=(0, 1))
     assert stub.took() == ["generate"]
     for path in (place / "out").glob("rows/*/*/report-*/items.jsonl"):
@@ -224,9 +239,8 @@ def test_what_has_been_spoken_so_far_is_judged_and_compared_by_common_items(
         ablate(place, seeds=(0, 1), jobs=1)
     stub.failing = None
     stub.took()
-    for path in (place / "out" / "rows" / "longer" / "seed1" / "wavs").iterdir():
+    for path in [*waves(place, "longer", 1), waves(place, "guided", 1)[0]]:
         path.unlink()
-    (place / "out" / "rows" / "guided" / "seed1" / "wavs" / "item0.wav").unlink()
     shown = ablate(place, seeds=(0, 1), so_far=True)
     assert stub.took() == ["evaluate"] * 4
     assert "2 seeds, 2 items" in shown and "So far without speech of every seed: longer." in shown
@@ -238,10 +252,20 @@ def test_what_has_been_spoken_so_far_is_judged_and_compared_by_common_items(
     assert "3 items" in ablate(place, seeds=(0, 1))
     assert stub.took() == ["generate"] * 2 + ["evaluate"] * 6
     for row, kept in (("plain", "item0"), ("guided", "item1")):
-        for path in (place / "out" / "rows" / row / "seed0" / "wavs").iterdir():
+        for path in waves(place, row, 0):
             if path.stem != kept:
                 path.unlink()
     with user_error("no item has been judged in all rows"):
+        ablate(place, seeds=(0,), so_far=True)
+    # A judge that fails is no judge of what is there, whatever it has left.
+    stub.failing = "evaluate"
+    with user_error("evaluate", "was wrong"):
+        ablate(place, seeds=(0,), so_far=True)
+    stub.failing = None
+    # Speech of another training is none of this one.
+    config = place / "rows.py"
+    config.write_text(config.read_text().replace("learning_rate=0.01", "learning_rate=0.02"))
+    with user_error("no row"):
         ablate(place, seeds=(0,), so_far=True)
 
 
@@ -296,6 +320,19 @@ def test_what_cannot_work_is_refused_before_any_training(place: Path, stub: Stub
     refused("other is no dataset")
 
 
+def waves_of(to: Path, row: str) -> Path:
+    (folder,) = (to / "rows" / row / "seed0").glob("wavs-*")
+    return folder
+
+
+def test_a_model_trained_anew_at_the_same_place_is_another_start(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "zipvoice_jax.json").write_text("one")
+    before = identity_of_model(tmp_path / "model")
+    (tmp_path / "model" / "zipvoice_jax.json").write_text("two")
+    assert identity_of_model(tmp_path / "model") != before
+
+
 @pytest.mark.slow
 def test_rows_are_trained_spoken_and_judged(tmp_path: Path, run_cli: RunCli) -> None:
     place = make_place(tmp_path)
@@ -312,7 +349,7 @@ def test_rows_are_trained_spoken_and_judged(tmp_path: Path, run_cli: RunCli) -> 
         assert row["trained_on"] == "2 x 12 s of mono" and row["rtf"]["items"] == 1
         assert row["wer"]["value"] >= 50.0  # such a model says nothing
     assert "Does it help?" in done.stdout and "less the first" in done.stdout
-    made = [read_report(to / "rows" / row / "seed0" / "wavs") for row in ("plain", "guided")]
+    made = [read_report(waves_of(to, row)) for row in ("plain", "guided")]
     assert [one["item0"]["guidance_scale"] for one in made] == [1.5, 3.0]
 
     script = (to / "commands.sh").read_text().splitlines()
@@ -324,6 +361,8 @@ def test_rows_are_trained_spoken_and_judged(tmp_path: Path, run_cli: RunCli) -> 
         ["sh", "-c", command], env=env, capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0 and "0 judged, 1 known" in ran.stdout, ran.stderr
+    so_far = run_cli(*args, "--so-far", timeout=600)
+    assert so_far.returncode == 0 and "1 seeds, 1 items" in so_far.stdout, so_far.stderr
 
 
 @pytest.fixture

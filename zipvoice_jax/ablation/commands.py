@@ -37,8 +37,8 @@ class Command:
         words: the words after `zipvoice-jax`.
         inputs: identities of its inputs.
         makes: files and folders that it writes.
-        partial: works on what is there so far: may end with 1, which says that items were missing
-            or failed, and is never done for good.
+        partial: works on what is there so far: may end with 1, if it makes what it makes anew, and
+            is never done for good.
     """
 
     words: tuple[str, ...]
@@ -189,7 +189,8 @@ def _run(command: Command, logs: Path, place: Place) -> None:
         if known and not command.partial and all(path.exists() for path in command.makes):
             return
         log.parent.mkdir(parents=True, exist_ok=True)
-        done.unlink(missing_ok=True)
+        for old in (done, *(command.makes if command.partial else ())):
+            old.unlink(missing_ok=True)
         with log.open("w", encoding="utf-8") as output:
             status = _process(command.words, place, output)
         last = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()][-1:]

@@ -26,6 +26,7 @@ from zipvoice_jax.data.records import index_name, open_split
 from zipvoice_jax.infer.prepare import Preparation
 from zipvoice_jax.infer.requests import Request, read_usable, wave_path
 from zipvoice_jax.judge.packages import sha256_of_files
+from zipvoice_jax.judge.page import PAGE
 from zipvoice_jax.judge.run import ITEMS, read_report
 from zipvoice_jax.text.tokenizer import make_tokenizer
 from zipvoice_jax.train.config import TrainConfig
@@ -186,8 +187,11 @@ def run_ablation(
                 f"row {name!r} trains {', '.join(stages)}, but {ablation.stage} is to speak; "
                 "leave it in."
             )
-    identify = functools.cache(_identity_of_data)  # once for each dataset
-    trainings = {key: _identity_of_run(config, identify) for key, config in configs.items()}
+    # Once for each dataset and each model that rows start from.
+    of_data, of_model = functools.cache(_identity_of_data), functools.cache(identity_of_model)
+    trainings = {
+        key: _identity_of_run(config, of_data, of_model) for key, config in configs.items()
+    }
     items = read_items(setup.test_list, _preparation(ablation, next(iter(configs.values()))))
     places = find_places(jobs, per_gpu)
     list_id = _identity_of_items(items)
@@ -208,8 +212,12 @@ def run_ablation(
             )
         names = [name for name in names if name not in silent]
         note = f"So far without speech of every seed: {', '.join(silent)}." if silent else ""
-        judging = [runs[name, seed].judge for name in names for seed in setup.seeds]
-        _run([[dataclasses.replace(command, partial=True) for command in judging]], setup, [places])
+        judging = [
+            dataclasses.replace(run.judge, makes=(run.report / PAGE,), partial=True)
+            for name in names
+            for run in (runs[name, seed] for seed in setup.seeds)
+        ]
+        _run([judging], setup, [places])
     else:
         _run_all(list(runs.values()), ablation, setup, places)
     ids = {item.item_id for item in items}
@@ -258,12 +266,20 @@ def _identity_of_data(path: str, split: str) -> str:
     return sha256_of_files(Path(path) / index_name(split)) + beside
 
 
-def _identity_of_run(config: TrainConfig, identify: Callable[[str, str], str]) -> str:
+def _identity_of_run(
+    config: TrainConfig, of_data: Callable[[str, str], str], of_model: Callable[[Path], str]
+) -> str:
     """An identity that changes with the training."""
     parts = [data for stage in config.stages for data in (stage.data, stage.valid) if data]
-    data = [identify(source.path, source.split) for part in parts for source in part.sources]
+    data = [of_data(source.path, source.split) for part in parts for source in part.sources]
     tables = [plan_stage(config, i).table.fingerprint for i in range(len(config.stages))]
-    return identity(config.to_dict(), data, tables)
+    begun = "" if config.init is None else of_model(Path(config.init))
+    return identity(config.to_dict(), data, tables, begun)
+
+
+def identity_of_model(folder: Path) -> str:
+    """An identity that changes with the files of a model's directory."""
+    return identity(*[sha256_of_files(p) for p in sorted(folder.rglob("*")) if p.is_file()])
 
 
 def _identity_of_items(items: Sequence[Request]) -> str:
@@ -289,7 +305,9 @@ def _plan(
     sets = [part for setting in settings for part in ("--set", setting)]
     model = setup.to / "models" / f"{training}-seed{seed}"
     folder = setup.to / "rows" / row.folder / f"seed{seed}"
-    wavs, report = folder / "wavs", folder / f"report-{identity(dict(setup.judge))}"
+    spoken = identity(training, setup.generate, row.generate)  # by which model, and how
+    wavs = folder / f"wavs-{spoken}"
+    report = folder / f"report-{spoken}-{identity(dict(setup.judge))}"
     train = Command(
         ("train", "--config", str(setup.config), "--to", str(model), *sets),
         (training,),
