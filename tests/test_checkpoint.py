@@ -1,6 +1,7 @@
 """Checkpoints: official and own formats, growth, the hub and conversion."""
 
 import argparse
+import dataclasses
 import functools
 import http.server
 import json
@@ -378,5 +379,11 @@ def test_convert(
         run_convert("--from", c, "--to", d)
     assert run_convert("--from", d, "--to", d, "--overwrite", "--format", "pt") == 0
     assert official.read_official(d).table == table
+    # A model of ours stays in our format unless told otherwise.
+    ours = released["zipvoice"]
+    config = dataclasses.replace(ours.config, noise_skip=True)
+    native.save_native(tmp_path / "ours", config, ours.features, ours.table, ours.params)
+    assert run_convert("--from", tmp_path / "ours", "--to", tmp_path / "f") == 0
+    assert hub.load_model(None, tmp_path / "f").config.noise_skip
     with user_error("grows from zipvoice_dialog"):
         run_convert("--from", c, "--to", tmp_path / "e", "--grow", "stereo")

@@ -306,6 +306,10 @@ def test_validation_has_every_utterance_once_in_the_shapes_of_training(mono: Pat
     ]
     assert_same([joined(list(step)) for step in zip(*halves, strict=True)], found)
     assert "batches in all" in whole.report()
+    shortest = min(loader.buckets, key=lambda bucket: bucket.frames)
+    tiny = dataclasses.replace(shortest, frames=10)
+    with pytest.raises(UserError, match="fits the buckets of training"):
+        validation_batches(config_of(mono), TABLE, FEATURES, buckets=[tiny])
 
 
 def test_the_report_names_sources_buckets_and_padding(mono: Path):

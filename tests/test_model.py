@@ -352,6 +352,13 @@ def test_exclusive_penalty_by_hand() -> None:
     predicted = jnp.array([[[4.0, 5.0], [4.0, 3.0], [3.0, 9.0], [9.0, 9.0]]])
     penalty = exclusive_penalty(predicted, true, jnp.array([3]))
     assert penalty[0, :3].tolist() == [0.5 * 1.5, 0.0, 0.0]
+    # A row without a record, as the loader leaves it, has no part in the gradient.
+    pair = (jnp.concatenate([x, jnp.zeros_like(x)]) for x in (predicted, true))
+    lens = jnp.array([3, 0])
+    ours, theirs = pair
+    grads = jax.grad(lambda x: exclusive_penalty(x, theirs, lens)[:, :3].sum())(ours)
+    assert jnp.isfinite(grads).all() and grads[0, 0].tolist() == [1.5, 0.5]
+    assert not grads[1].any()
 
 
 @pytest.mark.slow

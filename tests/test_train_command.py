@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import RunCli
+from generation import one_line, run_main
 from processes import finish, start
 from training import command, entries, make_place, weights
 
@@ -93,3 +94,10 @@ def test_what_cannot_be_used_is_one_line(
     sets = [part for setting in settings for part in ("--set", setting)]
     done = run_cli("train", "--config", place / "small.py", "--to", place / "bad", *sets)
     assert done.returncode == 1 and told in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_step_without_an_export_trains_nothing(place: Path) -> None:
+    for option in ("--step", "--average-since"):
+        status, _, err = run_main(*command(place, "forgotten"), option, "3")
+        one_line(status, err, "give --export DIR")
+    assert not (place / "forgotten").exists()

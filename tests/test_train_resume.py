@@ -201,6 +201,25 @@ def test_an_optimiser_that_is_kept_follows_its_tokens(
     assert np.array_equal(after, before[moved] + 1.0)
 
 
+def test_a_stage_that_was_made_longer_has_the_model_of_its_new_end(
+    tmp_path: Path, data: Path, states: list[TrainState]
+) -> None:
+    folder = tmp_path / "run"
+
+    def trained(steps: int) -> dict[tuple[str, ...], np.ndarray]:
+        run = config(tmp_path, data, "stages=one", f"steps={steps}")
+        run = dataclasses.replace(run, export_window=0)
+        assert train(run, folder, allow_config_change=True).done
+        return weights(folder / "one")
+
+    short, again, longer = trained(2), trained(2), trained(5)
+    for path, value in short.items():
+        assert np.array_equal(again[path], value)
+        assert np.array_equal(longer[path], value + 3.0)
+    (folder / "one" / "zipvoice_jax.json").unlink()  # lost, but for the checkpoint
+    assert all(np.array_equal(trained(5)[path], value) for path, value in longer.items())
+
+
 def test_a_window_without_its_checkpoint_is_the_whole_stage(
     tmp_path: Path, data: Path, states: list[TrainState], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -281,11 +300,12 @@ def test_a_checkpoint_is_on_disk_before_anything_that_can_wait(
     )
     lines = (tmp_path / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()
     logged = [(entry["kind"], entry["step"]) for entry in map(json.loads, lines)]
-    assert logged == [
+    steps = [
         entry
         for step in range(1, 9)
         for entry in (("train", step), ("valid", step))[: 1 + (step in (3, 4, 6, 8))]
     ]
+    assert logged == [*steps, ("model", 8)]
     # Once all is done nothing is judged again.
     assert train(run, tmp_path / "run").done and len(saved["valid"]) == 4
 

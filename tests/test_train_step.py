@@ -342,6 +342,9 @@ def test_a_model_may_start_one_with_a_noise_skip_but_not_teach_it(run: TrainConf
 
     made = grown(before, skipping(first), jax.random.key(0))
     assert jax.tree.all(jax.tree.map(np.array_equal, made, params))
+    used_to_it = dataclasses.replace(before, config=skipping(first).config)
+    with pytest.raises(UserError, match="differ in noise_skip True and False"):
+        grown(used_to_it, first, jax.random.key(0))
     student = plan_stage(distilling(run), 1)
     grown(before, student, jax.random.key(0))
     with pytest.raises(UserError, match="differ in noise_skip"):

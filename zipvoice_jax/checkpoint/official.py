@@ -195,6 +195,21 @@ def read_official(
     return Loaded(config, features, table, from_official(state, config, source=str(weights)))
 
 
+def not_official(config: ModelConfig) -> str:
+    """What the official code lacks of a model, as "with noise_skip"; "" where it has all."""
+    speakers = config.speaker_tokens, config.speaker_embedding
+    options = (
+        (
+            speakers != ("tags", "text_output"),
+            f"with speaker_tokens={speakers[0]!r} and speaker_embedding={speakers[1]!r}",
+        ),
+        (config.looks_up_durations, "with upsampling='durations'"),
+        (config.noise_skip, "with noise_skip"),
+        (config.num_speakers > 2, f"of {config.num_speakers} speakers"),
+    )
+    return next((what for is_ours, what in options if is_ours), "")
+
+
 def write_official(
     model_dir: Path,
     config: ModelConfig,
@@ -225,18 +240,8 @@ def write_official(
     if format not in get_args(Format):
         raise UserError(f"the format {format!r} is unknown; choose pt or safetensors.")
     check_table(config, table)
-    speakers = config.speaker_tokens, config.speaker_embedding
-    for is_ours, what in (
-        (
-            speakers != ("tags", "text_output"),
-            f"with speaker_tokens={speakers[0]!r} and speaker_embedding={speakers[1]!r}",
-        ),
-        (config.looks_up_durations, "with upsampling='durations'"),
-        (config.noise_skip, "with noise_skip"),
-        (config.num_speakers > 2, f"of {config.num_speakers} speakers"),
-    ):
-        if is_ours:
-            raise UserError(f"the official code has no model {what}; keep it in the native format.")
+    if what := not_official(config):
+        raise UserError(f"the official code has no model {what}; keep it in the native format.")
     state = to_official(params, config)
     model_json = {
         "model": config.to_model_json(),

@@ -17,7 +17,7 @@ from zipvoice_jax.checkpoint.hub import find_model, load_model
 from zipvoice_jax.checkpoint.loaded import Loaded, check_new_directory
 from zipvoice_jax.checkpoint.mapping import count_parameters
 from zipvoice_jax.checkpoint.native import is_native, save_native
-from zipvoice_jax.checkpoint.official import WHICH, write_official
+from zipvoice_jax.checkpoint.official import WHICH, not_official, write_official
 from zipvoice_jax.config import MODEL_KINDS, MODEL_NAMES
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.rng import named_key
@@ -120,10 +120,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.model_name} is a {loaded.config.kind} model, not {args.kind}.")
     before = loaded.config.kind
     loaded = _grow(loaded, args.grow, args.tokens, args.speakers, args.seed)
-    # The official format has neither predicted durations nor more than two speakers.
-    to_official = from_native and not (
-        loaded.config.has_durations or loaded.config.num_speakers > 2
-    )
+    # The official format would leave out a head for the length of the speech, too.
+    to_official = from_native and not (loaded.config.has_durations or not_official(loaded.config))
     target_format = args.format or ("pt" if to_official else "native")
     parts = (loaded.config, loaded.features, loaded.table, loaded.params)
     if target_format in ("native", "bfloat16"):

@@ -72,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
     from zipvoice_jax.core.outputs import PICTURES, check_file, check_folder
     from zipvoice_jax.train.load import load_config
 
+    if args.export is None and (args.step is not None or args.average_since is not None):
+        raise UserError("--step and --average-since say what to export; give --export DIR too.")
     config = load_config(args.config, args.settings)
     tell_idle(args)
     if args.show_schedule is not None:

@@ -244,11 +244,20 @@ def validation_batches(
         )
         shapes = made.buckets
     plan = fit_plan(config, indices, features, shapes, alignments=alignments)
+    order = PassOrder(plan)
+    if not len(order):
+        longest = max(shape.frames for shape in shapes) * features.hop_length
+        raise UserError(
+            f"none of the validation data {', '.join(source.path for source in config.sources)} "
+            f"fits the buckets of training, the longest of which holds "
+            f"{longest / features.sampling_rate:.1f} s; give shorter utterances, or longer ones "
+            "to training too."
+        )
     return Validation(
         config,
         opened,
         plan,
-        PassOrder(plan),
+        order,
         ExampleReader.of(
             config, [source for source, _ in opened], table, features, alignments=alignments
         ),

@@ -137,8 +137,10 @@ def exclusive_penalty(
     middle = jnp.maximum(features_lens, 1)[:, None] + jnp.array([[-1, 0]])
     threshold = jnp.take_along_axis(ordered, middle, axis=1).mean(axis=1)
     over = energies(predicted) - threshold[:, None, None]
-    both = jnp.all(over > 0, axis=-1)
-    return jnp.where(both, over[:, :, 0] * over[:, :, 1], 0.0)
+    both = jnp.all(over > 0, axis=-1, keepdims=True)
+    # An empty row has an infinite threshold: it must not even enter the product's gradient.
+    over = jnp.where(both, over, 0.0)
+    return over[:, :, 0] * over[:, :, 1]
 
 
 def flow_matching_loss(

@@ -13,7 +13,7 @@ from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.processes import on_lead
 from zipvoice_jax.train.checkpoints import Checkpoints, alone_in, open_checkpoints
 from zipvoice_jax.train.config import TrainConfig
-from zipvoice_jax.train.log import RunLog
+from zipvoice_jax.train.log import RunLog, read_log
 from zipvoice_jax.train.objectives import only_trained
 from zipvoice_jax.train.sharding import Layout
 from zipvoice_jax.train.stages import StagePlan, plan_stage
@@ -28,7 +28,7 @@ def export_stage(
     checkpoints: Checkpoints,
     log: RunLog,
 ) -> None:
-    """Writes the model of a finished stage, unless it is there.
+    """Writes the model of a finished stage, unless that of its last step is there.
 
     Args:
         plan: the stage.
@@ -40,7 +40,17 @@ def export_stage(
     """
     run = plan.run
     checkpoints.wait()
-    if not on_lead(f"has {plan.name}", lambda: is_native(model)):
+
+    def is_there() -> bool:
+        """Whether it is the model of this step; a stage may have been made longer since."""
+        steps = [
+            entry["step"]
+            for entry in read_log(log.path)
+            if entry["kind"] == "model" and entry.get("stage") == plan.name
+        ]
+        return is_native(model) and steps[-1:] in ([], [plan.end])
+
+    if not on_lead(f"has {plan.name}", is_there):
         since: int | None = run.window_starts[plan.index]
         if run.window_of(plan.stage) == 0:
             since = None
@@ -50,7 +60,8 @@ def export_stage(
             since = plan.begin
         read = functools.partial(_state_at, plan, layout, checkpoints)
         params = handed_on(plan, state, since, read, layout.fetch)
-        on_lead(f"export {plan.name}", lambda: _save(plan, model, params))
+        on_lead(f"export {plan.name}", lambda: _save(plan, model, params, overwrite=True))
+        log.write("model", plan.end, {"stage": plan.name})
     log.say(f"stage {plan.name} is done; its model is in {model}")
 
 
@@ -80,8 +91,8 @@ def export_step(
     with alone_in(folder):
         kept = open_checkpoints(run, folder, checkpoints)
         try:
-            for wanted in (step, average_since):
-                if wanted not in (None, *kept.steps, *run.boundaries):
+            for wanted, begun in ((step, ()), (average_since, (None, *run.boundaries))):
+                if wanted not in (*kept.steps, *begun):
                     raise UserError(
                         f"{folder} has no checkpoint of step {wanted}; choose one of "
                         f"{', '.join(map(str, kept.steps)) or 'none'}."
@@ -133,5 +144,8 @@ def _state_at(plan: StagePlan, layout: Layout, checkpoints: Checkpoints, step: i
     return checkpoints.restore(step, plan.abstract_state(layout))
 
 
-def _save(plan: StagePlan, folder: Path, params: dict[str, Any]) -> None:
-    save_native(folder, plan.config, plan.run.features, plan.table, params)
+def _save(
+    plan: StagePlan, folder: Path, params: dict[str, Any], *, overwrite: bool = False
+) -> None:
+    parts = (plan.config, plan.run.features, plan.table, params)
+    save_native(folder, *parts, overwrite=overwrite)

@@ -28,7 +28,7 @@ LOG = "log.jsonl"
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSONL file; a line cut short by a kill is left out."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
         return []
     found = []

@@ -130,7 +130,7 @@ def draw_sample(
         )
         axis.axvline(prompt / fps, color="white", linestyle="--", linewidth=0.8)
         axis.set_ylabel("mel bin")
-        axis.set_title(f"{name}: {title}", fontsize=9, loc="left")
+        axis.set_title(f"{name}: {title}", fontsize=9, loc="left", parse_math=False)
     axes[-1].set_xlabel("seconds (before the line: prompt)")
     figure.tight_layout()
     plt.close(figure)

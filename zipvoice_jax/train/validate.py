@@ -88,6 +88,7 @@ class Review:
             )  # fmt: skip
 
         valid = opened(host_index=jax.process_index(), host_count=jax.process_count())
+        self.log.say(f"validation: {valid.report()}")
         if not run.samples:
             return dataclasses.replace(self, valid=valid)
         vocoder, note = find_vocoder(run.vocoder_path, run.features)
