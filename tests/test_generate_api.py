@@ -81,6 +81,9 @@ def test_the_api_gives_what_the_command_gives(dialog: Synthesizer, tmp_path: Pat
         (dict(prompt_wav=[WAV1, WAV2]), "2 prompt recordings and 1 transcripts"),
         (dict(prompt_wav=WAV1.parent), "is a directory"),
         (dict(item_id="../x"), "cannot name a file"),
+        (dict(raw_evaluation=True, remove_long_sil=True), "cuts no silence"),
+        (dict(raw_evaluation=True, min_duration=2.0), "leave min_duration out"),
+        (dict(voice_matching=1.0, voice_contrast=0.5), "dialogue in one channel"),
     ],
 )
 def test_bad_arguments_are_user_errors(

@@ -273,5 +273,9 @@ def test_official_sampling_has_none_of_it() -> None:
         SamplingConfig.for_model(official, speaker_guidance=1.0)
     with user_error("voice_contrast is 0.3", "voice_matching"):
         SamplingConfig.for_model(own, voice_matching=0.0, voice_contrast=0.3)
+    stereo = make("zipvoice_dialog_stereo", speaker_prompts="own")[0]
+    assert SamplingConfig.for_model(stereo).voice_contrast == 0.0
+    with user_error("voice_contrast is 0.3", "one channel"):
+        SamplingConfig.for_model(stereo, voice_contrast=0.3)
     with user_error("voice_matching is 1.5"):
         SamplingConfig.for_model(own, voice_matching=1.5)

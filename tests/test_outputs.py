@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import soundfile
 from complaints import message
+from fakes import fake_models
 from generation import RELEASE, TEXT1, WAV1, one_line, run_main, write_list
 
-from zipvoice_jax.audio.io import read_audio
+from zipvoice_jax.audio.io import read_audio, sampling_rate_of
 from zipvoice_jax.cli.main import main
 from zipvoice_jax.core.files import cache_folder
 from zipvoice_jax.core.outputs import check_file, check_folder
@@ -180,3 +181,19 @@ def test_what_is_fetched_lies_in_the_users_cache(monkeypatch: pytest.MonkeyPatch
     assert cache_folder("judges", "MY_WEIGHTS") == Path("/fast/zipvoice_jax/judges")
     monkeypatch.setenv("MY_WEIGHTS", "/weights")
     assert cache_folder("judges", "MY_WEIGHTS") == Path("/weights")
+
+
+def test_names_may_hold_any_characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_models(monkeypatch)
+    prompt = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav"))
+    wave, rate = soundfile.read(WAV1)
+    with prompt.open("wb") as file:
+        soundfile.write(file, wave, rate, format="WAV")
+    run = ("generate", "--model-dir", RELEASE / "zipvoice", "--text", "Yes.", "--plot")
+    to = tmp_path / "from_$5_to_$10^.wav"
+    status, _, err = run_main(
+        *run, "--prompt-wav", prompt, "--prompt-text", TEXT1, "--res-wav-path", to
+    )
+    assert status == 0, err
+    assert to.is_file() and to.with_suffix(".png").is_file()
+    assert sampling_rate_of(prompt) == rate

@@ -189,6 +189,21 @@ def test_without_pauses_speech_is_joined_as_ever(remove_long_sil: bool) -> None:
     np.testing.assert_array_equal(raw, noise[0])
 
 
+def test_turns_keep_time_over_many_chunks() -> None:
+    # 20 chunks of (51 - 1) frames of samples each, that overlap by 0.1 s.
+    jobs = [
+        Job("a", i, (1, 2), ("[S1]" if i % 2 else "[S2]", "a"), np.zeros((1, 100), np.float32), 52)
+        for i in range(20)
+    ]
+    chunk = 50 * 256
+    waves = [np.ones((1, chunk), np.float32)] * 20
+    lasting = cross_fade_concat(waves, fade_duration=0.1, sampling_rate=RATE).shape[1] / RATE
+    turns = turns_of(jobs, FEATURES, 0.1, 0.0, lasting)
+    begins = [i * (chunk / RATE - 0.1) for i in range(20)]
+    np.testing.assert_allclose([turn.start for turn in turns], begins, atol=1e-3)
+    assert turns[-1].end == pytest.approx(lasting, abs=0.011)
+
+
 @pytest.mark.parametrize(("hiss", "extra"), [(0.001, 2 * 720), (0.0, 0)])
 def test_silence_of_the_model_is_cut_beside_a_pause(hiss: float, extra: int) -> None:
     def job(chunk: int, pause: float) -> Job:

@@ -120,3 +120,21 @@ def test_speech_after_arrays_is_that_after_paths(dialog: Synthesizer) -> None:
     given = [(PCM, RATE), (0 * PCM, RATE)]
     with pytest.raises(UserError, match="the prompt of S2 is silent"):
         dialog.generate(DIALOGUE, prompt_wav=given, prompt_text=texts)
+
+
+def test_a_pipe_that_gives_little_at_a_time_is_read_to_its_end() -> None:
+    class Dripping(io.RawIOBase):
+        def __init__(self, content: bytes) -> None:
+            self.left = content
+
+        def readable(self) -> bool:
+            return True
+
+        def read(self, size: int = -1) -> bytes:
+            part, self.left = self.left[:64], self.left[64:]
+            return part
+
+    content = WAV1.read_bytes()
+    assert len(content) > 512 * 64  # as many reads as whole parts would be too much
+    (recording,) = recordings(Dripping(content))
+    assert recording.content == content

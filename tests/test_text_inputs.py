@@ -139,6 +139,14 @@ def test_a_turn_without_a_word_is_named(dialog: Synthesizer, text: str, says: st
         made_ready(dialog, text)
 
 
+def test_a_speaker_whom_the_prompt_lacks_is_named(dialog: Synthesizer) -> None:
+    def notes(transcript: str) -> str:
+        return " ".join(made_ready(dialog, "[S1] One. [S2] Two.", (transcript,)).notes)
+
+    assert "the prompt has no [S2]: any voice may come" in notes("[S1] This is me alone.")
+    assert "the prompt has no" not in notes("[S1] This is me. [S2] And I.")
+
+
 @pytest.mark.parametrize(
     ("transcripts", "says"),
     [

@@ -112,6 +112,14 @@ def test_lists_write_tracks_and_make_up_for_lost_ones(
     (tmp_path / "a.s2.wav").unlink()
     assert "1 items were finished before" in made(*run, "--tracks")
     assert (tmp_path / "a.s2.wav").is_file()
+    # What is beside an older wave goes with it; pictures are made up for, too.
+    made(*run, "--tracks", "--plot", "--subtitles", "vtt")
+    made(*run, "--seed", "2")
+    assert {path.name for path in tmp_path.glob("*.*")} == {
+        "a.wav", "b.wav", "l.tsv", "report.jsonl",
+    }  # fmt: skip
+    assert "finished" not in made(*run, "--seed", "2", "--plot")
+    assert "2 items were finished before" in made(*run, "--seed", "2", "--plot")
     write_list(listed, [*rows, ("a.s1", *rows[0][1:])])
     status, _, err = run_main(*run, "--tracks")
     one_line(status, err, "'a.s1'")

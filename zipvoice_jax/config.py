@@ -420,7 +420,7 @@ class SamplingConfig:
         named = {k: v for k, v in given.items() if v is not None}
         if config.samples_by_speaker:
             steered = {"speaker_guidance": 1.0, "voice_matching": 1.0}
-            if named.get("voice_matching") != 0.0:
+            if named.get("voice_matching") != 0.0 and not config.is_stereo:
                 steered["voice_contrast"] = 0.5
         sampling = cls.for_kind(config.kind, **{**steered, **named})
         require(
@@ -432,6 +432,11 @@ class SamplingConfig:
             sampling.voice_matching > 0.0 or not sampling.voice_contrast,
             f"voice_contrast is {sampling.voice_contrast:g}, which moves what voice_matching aims "
             "at; give voice_matching too, such as 1, or leave it out.",
+        )
+        require(
+            not sampling.voice_contrast or (config.is_dialog and not config.is_stereo),
+            f"voice_contrast is {sampling.voice_contrast:g}, which sets apart the speakers of a "
+            "dialogue in one channel; leave it out.",
         )
         return sampling
 

@@ -31,7 +31,11 @@ def add_model(parser: argparse.ArgumentParser, *, vocoder: bool = True) -> None:
             help="hifigan (fetched by pip), griffin-lim, or a directory of Vocos or HiFi-GAN "
             "(default: Vocos from the hub, else hifigan if it was fetched, else griffin-lim)",
         )
-    parser.add_argument("--tokenizer", choices=TOKENIZERS, help="default: what the model has")
+    parser.add_argument(
+        "--tokenizer",
+        choices=TOKENIZERS,
+        help="default: dialog for models of dialogues, emilia for the others",
+    )
     parser.add_argument(
         "--lang", default="en-us", help="language of --tokenizer espeak (default: en-us)"
     )

@@ -61,7 +61,8 @@ def plot(directory: Path, splits: Sequence[str], path: Path) -> None:
                 )  # fmt: skip
         axes.set_yticks([])
         axes.set_xlim(0.0, seconds)
-        axes.set_title(f"{utterance.id} ({split})", loc="left", fontsize=8, pad=16)
+        title = f"{utterance.id} ({split})"
+        axes.set_title(title, loc="left", fontsize=8, pad=16, parse_math=False)
     rows[-1].set_xlabel("seconds")
     figure.tight_layout()
     save_picture(figure, path, dpi=90)

@@ -5,8 +5,10 @@ WebM and WMA. Every fault of a file becomes one `UserError` that names it.
 """
 
 import io
+import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -65,7 +67,7 @@ def read_audio(
             start, count = _wanted_part(file, path, offset, duration, max_duration)
             wave = file.wave[start : start + count]
         else:
-            source = str(path) if isinstance(path, Path) else path.open()
+            source = _file_name(path) if isinstance(path, Path) else path.open()
             with soundfile.SoundFile(source) as file:
                 rate = file.samplerate
                 start, count = _wanted_part(file, path, offset, duration, max_duration)
@@ -112,9 +114,14 @@ def sampling_rate_of(path: Path) -> int:
         name = container_of(path)
         if name is not None:
             return decode(path, name, limit=0.0).samplerate
-        return soundfile.info(str(path)).samplerate
+        return soundfile.info(_file_name(path)).samplerate
     except (OSError, soundfile.SoundFileError):
         raise UserError(f"{path} is not an audio file") from None
+
+
+def _file_name(path: Path) -> Any:
+    """A name as soundfile takes it whatever its bytes are; it encodes strings strictly."""
+    return os.fsencode(path)
 
 
 def _check_file(path: Path | Recording) -> None:

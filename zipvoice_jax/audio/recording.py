@@ -143,6 +143,7 @@ def _from_array(array: Any, rate: int, name: str) -> Recording:
 def _from_file(file: Any, name: str) -> Recording | Voice:
     """Reads an open file to its end."""
     parts: list[bytes] = []
+    size = 0
     try:
         if getattr(file, "seekable", lambda: False)():
             file.seek(0)
@@ -150,7 +151,8 @@ def _from_file(file: Any, name: str) -> Recording | Voice:
             if not isinstance(part, bytes):
                 raise UserError(f"{name} is open as text; open it with mode 'rb'.")
             parts.append(part)
-            if len(parts) * _PART > MAX_BYTES:
+            size += len(part)
+            if size > MAX_BYTES:
                 raise UserError(f"{name} is larger than {MAX_BYTES >> 20} MiB; cut it.")
     except UnicodeDecodeError:
         raise UserError(f"{name} is open as text; open it with mode 'rb'.") from None

@@ -57,8 +57,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add(
         "--min-duration",
         type=float,
-        help="least seconds for a text, at speed 1 (default: 1.0, or 0.2 if the model predicts "
-        "durations)",
+        help="least seconds for each chunk of a text, at speed 1 (default: 1.0, or 0.2 if the "
+        "model predicts durations)",
     )
     add(
         "--duration",
@@ -112,6 +112,8 @@ def _check(args: argparse.Namespace) -> None:
         check_number("--duration", args.duration, *DURATIONS)
         if args.remove_long_sil:
             raise UserError("--duration sets the length, which --remove-long-sil changes.")
+    if args.raw_evaluation and args.remove_long_sil:
+        raise UserError("--raw-evaluation cuts no silence; leave --remove-long-sil out.")
     if args.model_dir is None and args.model_name is None:
         raise UserError("give --model-dir, or --model-name to take a model from the hub.")
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from zipvoice_jax.audio.mel import log_mel_host
+from zipvoice_jax.config import FeatureConfig
 from zipvoice_jax.core.files import write_bytes
 from zipvoice_jax.infer.synthesizer import Speech
 
@@ -23,10 +25,14 @@ def plot(speech: Speech, path: Path) -> None:
     figure = Figure(figsize=(max(8.0, min(24.0, speech.duration)), 3.0 * channels + 1.0))
     axes = figure.subplots(2 * channels, 1, sharex=True, squeeze=False)[:, 0]
     seconds = np.arange(speech.wave.shape[1]) / speech.sampling_rate
-    mels = np.split(speech.mel, channels, axis=1)
+    # Of the wave, not of the chunks: silence has been cut from it, and pauses put in.
+    features = FeatureConfig(sampling_rate=speech.sampling_rate)
+    wave = np.pad(speech.wave, ((0, 0), (0, max(features.n_fft - speech.wave.shape[1], 0))))
+    mels = np.split(log_mel_host(wave, features, channels=channels), channels, axis=1)
     for channel in range(channels):
         top, bottom = axes[2 * channel], axes[2 * channel + 1]
-        extent = (0.0, max(speech.duration, 1e-3), 0.0, float(mels[channel].shape[1]))
+        seconds_shown = wave.shape[1] / speech.sampling_rate
+        extent = (0.0, seconds_shown, 0.0, float(mels[channel].shape[1]))
         top.imshow(mels[channel].T, origin="lower", aspect="auto", extent=extent, cmap="magma")
         top.set_ylabel("mel bin")
         bottom.plot(seconds, speech.wave[channel], linewidth=0.4, color="#333333")
@@ -41,7 +47,8 @@ def plot(speech: Speech, path: Path) -> None:
                 top.axvline(turn.start, color="white", linewidth=0.8, linestyle="--")
                 top.text(turn.start, extent[3], f" {turn.speaker}", color=colour, va="bottom")
     axes[-1].set_xlabel("seconds (turns estimated from durations of tokens)")
-    axes[0].set_title(f"{speech.item_id}  ({speech.duration:.2f} s)", loc="right", fontsize=9)
+    title = f"{speech.item_id}  ({speech.duration:.2f} s)"
+    axes[0].set_title(title, loc="right", fontsize=9, parse_math=False)
     figure.tight_layout()
     picture = io.BytesIO()
     figure.savefig(picture, dpi=100, format="png")

@@ -60,8 +60,9 @@ class Preparation:
     """Turns requests into items; the same settings for all requests of a run.
 
     Attributes:
-        min_duration: least seconds for a text; None: 1, or 0.2 with predicted durations. The
-            prompt's frames per token are a poor guide for a word or two, which are then clipped.
+        min_duration: least seconds for each chunk of a text; None: 1, or 0.2 with predicted
+            durations. The prompt's frames per token are a poor guide for a word or two, which are
+            then clipped.
         duration: seconds of each item's whole speech, instead of a length from the prompt's rate,
             speed and min_duration; a request's own duration takes precedence.
         raw_evaluation: use prompt and text unchanged: no chunks, no added punctuation, no removal
@@ -82,6 +83,10 @@ class Preparation:
     def __post_init__(self) -> None:
         if self.min_duration is not None and not 0.0 <= self.min_duration <= 60.0:
             raise UserError(f"min_duration is {self.min_duration}; give 0 to 60 seconds.")
+        if self.raw_evaluation and self.min_duration is not None:
+            raise UserError(
+                "raw evaluation takes the length as it is predicted; leave min_duration out."
+            )
         if self.duration is not None:
             check_number("duration", self.duration, *DURATIONS)
 
@@ -107,6 +112,11 @@ class Preparation:
         if self.model.is_dialog:
             self._check_speakers(request, text)
         transcript = self._prompt_text(request)
+        if self.model.is_dialog and len(request.prompt_wavs) == 1:
+            silent = set(BARE_TAG.findall(text)) - set(BARE_TAG.findall(transcript))
+            if silent:
+                missing = " and no ".join(sorted(silent))
+                notes.append(f"the prompt has no {missing}: any voice may come")
         prompt_ids, prompt_tokens = self._encode(transcript, text, "transcript", notes)
         first = self._first_prompt(prompt_ids, spoken, mel.shape[0])
         passages, ending = self._passages(request.text)

@@ -228,17 +228,21 @@ def run_list(
             stamps = [_stamp(path) for path in request.prompt_wavs]
             keys[request.item_id] = request_digest(common, dataclasses.asdict(request), stamps)
 
+    suffixes = [".png"] if options.plot else []
+    suffixes += [f".{options.subtitles}"] if options.subtitles is not None else []
+
+    def beside(item_id: str) -> set[Path]:
+        path = paths[item_id]
+        return {path.with_suffix(s) for s in (".png", ".srt", ".vtt")} | set(its_tracks[item_id])
+
     def finished(request: Request | BadLine) -> bool:
         old = records.get(request.item_id, {})
         if options.overwrite or request.item_id not in keys or "error" in old:
             return False
-        path, form = paths[request.item_id], options.subtitles
-        if form is not None and not path.with_suffix(f".{form}").is_file():
-            return False
-        own = its_tracks[request.item_id]
-        if options.tracks and not all(track.is_file() for track in own):
-            return False
-        return old.get("key") == keys[request.item_id] and path.is_file()
+        path = paths[request.item_id]
+        wanted = {path, *(path.with_suffix(suffix) for suffix in suffixes)}
+        wanted |= set(its_tracks[request.item_id]) if options.tracks else set()
+        return old.get("key") == keys[request.item_id] and all(one.is_file() for one in wanted)
 
     # Before any process writes, so that all see the same.
     windows = [requests[i : i + WINDOW] for i in range(0, len(requests), WINDOW)][index::count]
@@ -272,6 +276,9 @@ def run_list(
     def write(speech: Speech) -> None:
         path = paths[speech.item_id]
         try:
+            for stale in beside(speech.item_id) - {*paths.values()}:  # of an older wave
+                with contextlib.suppress(OSError):
+                    stale.unlink(missing_ok=True)
             write_speech(speech, path, with_plot=options.plot)
             write_subtitles(speech, texts[speech.item_id], path, options.subtitles)
             if options.tracks:
@@ -300,6 +307,11 @@ def run_list(
                 try:
                     if request.item_id in todo:
                         check_file(paths[request.item_id])
+                        if request.duration is not None and options.remove_long_sil:
+                            raise UserError(
+                                "its duration sets the length, which --remove-long-sil changes; "
+                                "give one of them."
+                            )
                     items.append(prepare(request))
                 except UserError as error:
                     fail(request.item_id, str(error))

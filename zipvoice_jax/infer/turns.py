@@ -53,7 +53,8 @@ def turns_of(
                 turns.append(Turn("", start, end))
             else:
                 turns[-1] = dataclasses.replace(turns[-1], end=end)
-        offset += seconds - fade_seconds
+        # A wave is a frame shorter than the features that it is made of.
+        offset += seconds - features.hop_length / features.sampling_rate - fade_seconds
     clipped = (
         Turn(turn.speaker, min(max(turn.start, 0.0), duration), min(turn.end, duration))
         for turn in turns
