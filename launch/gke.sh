@@ -133,6 +133,7 @@ logs() {
 case ${WORDS[0]} in
   all)
     prepare
+    check_committed
     preflight
     apply
     ;;

@@ -7,6 +7,8 @@
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 DRY_RUN=
 TRAIN=()
+# Options come from the command line alone: some shells export such names.
+unset NAME PROJECT ZONE TOPOLOGY BUCKET CONFIG NODES GPUS
 
 say() { printf 'launch: %s\n' "$*" >&2; }
 
@@ -144,6 +146,15 @@ read_topology() {
   if [ "$CHIP" != v5p ] && [ "$CHIPS" -le 8 ]; then HOSTS=1; else HOSTS=$(((CHIPS + 3) / 4)); fi
 }
 
+# Fails where workers, who get the last commit, would not run what lies here.
+check_committed() {
+  if [ -n "$DRY_RUN" ]; then return; fi
+  if ! git -C "$ROOT" ls-files --error-unmatch -- "$CONFIG" >/dev/null 2>&1 ||
+    ! git -C "$ROOT" diff --quiet HEAD -- "$CONFIG" configs zipvoice_jax; then
+    fail "$CONFIG or the code has changes that are not committed, and workers get the last commit."
+  fi
+}
+
 # What tells whether the programs fit, on this machine, before anything is paid for.
 preflight() {
   if [ "$PREFLIGHT" = no ]; then return; fi
@@ -159,7 +170,11 @@ read_settings() {
   SETTINGS=()
   local i
   for ((i = 0; i < ${#TRAIN[@]}; i++)); do
-    if [ "${TRAIN[i]}" = --set ]; then SETTINGS+=(--set "${TRAIN[i + 1]:-}"); fi
+    case ${TRAIN[i]} in
+      --set) SETTINGS+=(--set "${TRAIN[i + 1]:-}") ;;
+      --set=*) SETTINGS+=("${TRAIN[i]}") ;;
+      --fsdp | --fsdp=*) fail "give --fsdp before --, so that the preflight knows it too." ;;
+    esac
   done
 }
 

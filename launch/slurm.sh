@@ -38,7 +38,8 @@ job=$(
 
 export JAX_COMPILATION_CACHE_DIR=\${JAX_COMPILATION_CACHE_DIR:-$ROOT/.cache/xla}
 status=0
-srun --kill-on-bad-exit=1 $(quoted "$ENV/bin/zipvoice-jax" train "${TRAIN[@]}" --coordinator auto) || status=\$?
+# Since 22.05 srun does not take its cores over from sbatch.
+srun --cpus-per-task=$CPUS --kill-on-bad-exit=1 $(quoted "$ENV/bin/zipvoice-jax" train "${TRAIN[@]}" --coordinator auto) || status=\$?
 # 75: stopped, or a peer was lost; above 127: killed. Other failures would come again.
 if [ "\$status" -eq 75 ] || [ "\$status" -ge 128 ]; then
   scontrol requeue "\$SLURM_JOB_ID"

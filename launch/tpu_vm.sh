@@ -47,9 +47,15 @@ on() { # on WORKER COMMAND: in a shell of that worker, or of all
   run gcloud compute tpus tpu-vm ssh "$NAME" "${WHERE[@]}" --worker "$1" --command "$2"
 }
 
-state() { # of the queued resource; empty when there is none
-  ask "$1" gcloud compute tpus queued-resources describe "$NAME" "${WHERE[@]}" \
-    --format 'value(state.state)' 2>/dev/null || true
+state() { # of the queued resource; empty when there is none, UNKNOWN when gcloud cannot say
+  local said
+  said=$(mktemp)
+  if ! ask "$1" gcloud compute tpus queued-resources describe "$NAME" "${WHERE[@]}" \
+    --format 'value(state.state)' 2>"$said" && ! grep -qi 'not.found' "$said"; then
+    say "the slice cannot be looked at: $(tail -n 1 "$said")"
+    echo UNKNOWN
+  fi
+  rm -f "$said"
 }
 
 create() {
@@ -121,6 +127,7 @@ watch() {
 
 case ${WORDS[0]} in
   all)
+    check_committed
     preflight
     create
     start

@@ -69,6 +69,7 @@ export PATH=$place/.venv/bin:$PATH
 
 quick=0
 while true; do
+  [ -z "$stopped" ] || exit 75 # while it was being set up, or between two tries
   began=$SECONDS status=0
   "$@" &
   child=$!

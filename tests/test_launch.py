@@ -82,13 +82,19 @@ def test_each_text_has_a_case() -> None:
         (("tpu_vm.sh", "all", *SLICE, *CONFIG, "--topology", "v5e:4"), "--topology v5e:4"),
         (("tpu_vm.sh", "all", *SLICE, "--config", "no.py", "--topology", "v5e:4x4"), "no.py"),
         (("gke.sh", "all", "--nmae", "x"), "--nmae is no option"),
+        (("gke.sh", "delete", "--dry-run"), "give --name"),  # whatever the shell exports
+        (
+            ("gke.sh", "all", "--name", "x", "--bucket", "b", *CONFIG, "--topology", "v6e:4x4",
+             "--", "--fsdp", "2"),
+            "give --fsdp before --",
+        ),
         (("gke.sh", "all", "--name"), "--name needs a value"),
         (("slurm.sh", "--name", "x", "--nodes", "1", "--gpus", "8"), "options of train"),
         (("local.sh", "--processes", "two", "--", "--config", "a.py"), "--processes two"),
     ],
 )
 def test_bad_options_are_one_line(args: tuple[str, ...], told: str) -> None:
-    done = launch(*args)
+    done = launch(*args, NAME="host")
     assert done.returncode == 2 and told in done.stderr and done.stdout == ""
     assert done.stderr.startswith("launch: error: ") and done.stderr.count("\n") == 1
 
@@ -152,7 +158,9 @@ printf '%s\\n' "$*" >> "$NOTES/calls"
 case $* in
   *describe*)
     echo >> "$NOTES/looks"
-    sed -n "$(wc -l < "$NOTES/looks")p" "$NOTES/states"
+    state=$(sed -n "$(wc -l < "$NOTES/looks")p" "$NOTES/states")
+    if [ "$state" = offline ]; then echo "no network" >&2; exit 1; fi
+    echo "$state"
     ;;
   *'--worker 0'*) cat "$NOTES/last" ;;
 esac
@@ -183,6 +191,13 @@ def test_a_preempted_slice_is_had_anew(tmp_path: Path) -> None:
     assert calls[:2] == ["describe", "train.pid)"]
     assert calls[2:7] == ["describe", "delete", "create", "describe", "describe"]
     assert calls[7:11] == ["cp", "scp", "mount.sh", "worker.sh gs://"]
+
+
+def test_a_slice_that_cannot_be_looked_at_is_not_lost(tmp_path: Path) -> None:
+    last = "ended: worker: ended with status 0\n"
+    status, said, calls = watched(tmp_path, ["offline", "ACTIVE"], last)
+    assert status == 0 and "the slice cannot be looked at: no network" in said
+    assert calls == ["describe", "describe", "train.pid)", "delete"]
 
 
 def test_a_run_that_is_done_gives_its_slice_back(tmp_path: Path) -> None:

@@ -75,6 +75,8 @@ def main() -> None:
     parser.add_argument("--dialogues", type=int, default=12, help="how many (default: 12)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if not (args.corpus / "single.tsv").is_file():
+        parser.error(f"{args.corpus} has no single.tsv")
     make(args.corpus, args.to, args.dialogues, args.seed)
 
 

@@ -95,8 +95,8 @@ def make_clip(folder: Path, to: Path, speech: Speech, voice: Voice) -> float:
     write_wave(wave, timed.wave)
     known = {
         "text": speech.text, "voice": speech.voice, "speed": speech.speed, "revision": REVISION,
-        "shift": speech.shift, "duration": round(seconds, 4), "tokens": "".join(tokens), "token_starts": timed.starts,
-        "onset": timed.onset,
+        "shift": speech.shift, "duration": round(seconds, 4), "tokens": "".join(tokens),
+        "token_starts": timed.starts, "onset": timed.onset,
     }  # fmt: skip
     write_whole(facts, json.dumps(known, ensure_ascii=False))
     return seconds

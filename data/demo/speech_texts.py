@@ -28,7 +28,6 @@ _FILES = {
 }  # fmt: skip
 TEMPLATES = Path(__file__).with_name("templates.txt")
 HELD_OUT = 20  # one text in so many
-SPLITS = ("train", "dev", "test")
 WORDS = (3, 14)  # of a sentence
 _COMMON = 4  # how often each word of an example occurs in all examples
 # An example without a capital is a whole sentence mostly where it begins so.

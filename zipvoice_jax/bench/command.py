@@ -1,6 +1,7 @@
 """`zipvoice-jax bench`: measurements on this machine."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -120,7 +121,9 @@ def run_train(args: argparse.Namespace) -> int:
         rows.append(row)
         print(table([row], COLUMNS, header=len(rows) == 1), flush=True)
     if args.json is not None:
-        write_json(args.json, {"machine": description, "rows": rows})
+        # What was only compiled has no times, for which JSON knows no NaN.
+        timed = [{k: None if v != v else v for k, v in row.items()} for row in rows]
+        write_json(args.json, {"machine": description, "rows": timed})
     return 0
 
 
@@ -166,6 +169,8 @@ def run_compare(args: argparse.Namespace) -> int:
     from zipvoice_jax.bench.generate import machine, table
     from zipvoice_jax.text.tokens import TokenTable
 
+    # Before JAX starts: the others need the memory of the same device.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     check_file(args.json)
     for name, low in (("steps", 8), ("repeats", 1), ("seconds", 1), ("layers", 1)):
         value = getattr(args, name)

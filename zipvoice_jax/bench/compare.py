@@ -62,6 +62,7 @@ def ours(
         (row,) = bench_generate(
             models[kind], GriffinLim(features), sampling,
             lengths=[seconds], prompt_seconds=PROMPT_SECONDS, repeats=repeats,
+            devices=jax.local_devices()[:1],  # as the others run
         )  # fmt: skip
         count = sum(x.size for x in jax.tree.leaves(models[kind].params))
         yield {

@@ -71,6 +71,7 @@ def bench_generate(
     lengths: Sequence[float],
     prompt_seconds: float,
     repeats: int,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """One row per length; one item per batch and device.
 
@@ -81,6 +82,7 @@ def bench_generate(
         lengths: seconds of speech.
         prompt_seconds: seconds of prompt.
         repeats: runs after the first; the best counts.
+        devices: devices to run on; None: all local ones.
 
     Raises:
         UserError: a length is out of range.
@@ -88,7 +90,7 @@ def bench_generate(
     fps = loaded.features.sampling_rate / loaded.features.hop_length
     if repeats < 1:
         raise UserError(f"repeats is {repeats}; give 1 or more.")
-    engine = Engine(loaded.config, loaded.params)
+    engine = Engine(loaded.config, loaded.params, devices=devices)
     guided = sampling.guidance_scale != 0.0
     count = len(engine.devices)
     rng = np.random.default_rng(0)
@@ -124,7 +126,7 @@ def bench_generate(
         flops = count * sampling_flops(
             loaded.config, prompt + new, tokens, sampling.num_step, guided=guided
         )
-        matmul = matmul_flops_per_second(loaded.config.dtype)
+        matmul = len(engine.devices) * matmul_flops_per_second(loaded.config.dtype)
         spoken = seconds * count
         yield {
             "seconds": seconds,

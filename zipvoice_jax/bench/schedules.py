@@ -20,7 +20,6 @@ from zipvoice_jax.infer.synthesizer import Synthesizer
 from zipvoice_jax.vocoder.base import GriffinLim
 
 STEPS = (5, 6, 7, 8, 10, 12, 16)
-REFERENCE_STEPS = 32
 COLUMNS = (
     ("schedule", "schedule", "{:>8}"),
     ("num_step", "steps", "{:5d}"),

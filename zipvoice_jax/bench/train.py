@@ -84,6 +84,11 @@ def bench_train(
             f"a batch of {batch} items with {frames} frames and {tokens} tokens, timed {repeats} "
             "times, cannot be; give positive numbers, and no more tokens than frames."
         )
+    devices = len(jax.devices())
+    if batch % devices:
+        raise UserError(
+            f"a batch of {batch} items cannot be shared by {devices} devices; give a multiple."
+        )
     for remat in remats:
         config = dataclasses.replace(model, remat=remat)
         run = step_run(config)
@@ -113,7 +118,7 @@ def bench_train(
                 jax.block_until_ready(metrics["loss"])
                 best = min(best, time.perf_counter() - begin)
             flops = batch * training_flops(config, frames, tokens, channels=config.channels)
-            peak = matmul_flops_per_second(config.dtype)
+            peak = devices * matmul_flops_per_second(config.dtype)
             row |= {
                 "step_s": best,
                 "frames_per_second": batch * frames / best,

@@ -63,6 +63,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns 0 if done, 1 for bad input, 2 for bad usage, 75 to be restarted."""
     args = parser().parse_args(argv)
     coordinator = _coordinator(args)
+    if hasattr(args, "coordinator"):
+        if not coordinator and (args.num_processes is not None or args.process_id is not None):
+            return _fail(
+                "--num-processes and --process-id say nothing without --coordinator HOST:PORT."
+            )
+        if not 1.0 <= args.peer_timeout <= 1e6:  # no number is not, either
+            return _fail(
+                f"--peer-timeout is {args.peer_timeout:g}; give 1 to 1,000,000 seconds."
+            )
     if coordinator and not is_supervised():
         who = "this process" if args.process_id is None else f"process {args.process_id}"
         return supervise(who, args.peer_timeout)
