@@ -29,6 +29,7 @@ from zipvoice_jax.core.files import alone
 from zipvoice_jax.data.alignment import ALIGNER, alignment_name
 from zipvoice_jax.data.records import open_split
 from zipvoice_jax.data.utterance import Utterance
+from zipvoice_jax.text.tokens import PAD, TokenTable
 
 SMALL = AlignConfig(steps=6, width=8, buckets=1, batch_seconds=4.0, warmup=1)
 
@@ -211,6 +212,8 @@ def test_a_stopped_run_goes_on_to_the_same_result(
     with pytest.raises(UserError, match=r"aligner\.npz is damaged"):
         align(twice, SMALL, say=silent)
     align(twice, SMALL, say=silent, overwrite=True)
+    with pytest.raises(UserError, match="the token table lacks"):
+        align(twice, SMALL, table=TokenTable((PAD, "a")), say=silent, overwrite=True)
     assert files[0].read_bytes() == files[1].read_bytes()
     lock = "is being aligned by another process"
     with alone(twice / ".align.lock", "x"), pytest.raises(UserError, match=lock):

@@ -84,8 +84,20 @@ def test_each_text_has_a_case() -> None:
         (("gke.sh", "all", "--nmae", "x"), "--nmae is no option"),
         (("gke.sh", "delete", "--dry-run"), "give --name"),  # whatever the shell exports
         (
-            ("gke.sh", "all", "--name", "x", "--bucket", "b", *CONFIG, "--topology", "v6e:4x4",
-             "--", "--fsdp", "2"),
+            (
+                "gke.sh",
+                "all",
+                "--name",
+                "x",
+                "--bucket",
+                "b",
+                *CONFIG,
+                "--topology",
+                "v6e:4x4",
+                "--",
+                "--fsdp",
+                "2",
+            ),
             "give --fsdp before --",
         ),
         (("gke.sh", "all", "--name"), "--name needs a value"),

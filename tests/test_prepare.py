@@ -1,10 +1,12 @@
 """Preparing corpora: every format, every reason to leave an item out, what is stored."""
 
+import contextlib
 import dataclasses
 import io
 import json
 import pickle
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from preparing import TEXT, config, encoded
 
+from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data import checks, prepare_shards, records
 from zipvoice_jax.data.checks import Limits, Rejected
 from zipvoice_jax.data.prepare import prepare
@@ -109,6 +112,14 @@ def test_damaged_datasets_are_told_by_name(tmp_path: Path):
     Index.of([utterance("a")]).save(tmp_path / "index-train.npz")
     with user_error("index-train.npz", "1 lines for 2 records"):
         open_split(tmp_path, "train")
+    index = tmp_path / "index-train.npz"
+    content = bytearray(index.read_bytes())
+    for place in range(0, len(content), 7):
+        flipped = bytearray(content)
+        flipped[place] ^= 0xFF
+        index.write_bytes(flipped)
+        with contextlib.suppress(UserError):  # of no other kind
+            open_split(tmp_path, "train")
     (tmp_path / "index-train.npz").write_bytes(b"junk")
     with user_error("index-train.npz"):
         open_split(tmp_path, "train")
@@ -203,6 +214,9 @@ def test_emilia_in_tars_as_on_the_hub(tmp_path: Path):
             "unreadable": ["EN-B000000.tar, EN_2.json"],
             "bad entry": ["EN-B000000.tar, EN_4.json", "EN-B000000.tar, EN_3"],
         }
+    with tarfile.open(tar, "a") as archive:  # as of `tar -cf x.tar .`
+        archive.addfile(tarfile.TarInfo("."))
+    assert left_out(run(tmp_path / "dot", Source("emilia", tar), dev_share=0.0))
     packed = tar.rename(tar.with_suffix(".tar.gz"))
     for place in (packed, packed.parent):
         with user_error("compressed tar", "gunzip"):
@@ -213,23 +227,23 @@ def test_tables_may_end_their_lines_with_tabs(tmp_path: Path):
     manifest = preparing.tsv(tmp_path / "in", 1)
     manifest.write_text(
         f"one\t{TEXT}\t0.wav\t\ntwo\t{TEXT}\t0.wav\t\t\t\nspan\tThere is one.\t0.wav\t0.5\t1.75\t\n"
-        f"none\t{TEXT}\t\t\t\n",
+        f"none\t{TEXT}\t\t\t\nswapped\t0.wav\t{TEXT * 30}\n",
         encoding="utf-8",
     )
     report = run(tmp_path / "out", Source("tsv", manifest), dev_share=0.0)
     _, index = open_split(tmp_path / "out", "train")
     assert index.ids.tolist() == ["one", "two", "span"]
-    assert left_out(report) == {"bad entry": ["none"]}
+    assert left_out(report) == {"bad entry": ["none"], "unreadable": ["swapped"]}
 
 
 def test_libritts_folders_say_the_split(tmp_path: Path):
     for subset, name in (("train-clean-100", "1_2_3"), ("dev-clean", "4_5_6"), ("test-other", "7")):
-        folder = tmp_path / "LibriTTS" / subset / "1" / "2"
+        folder = tmp_path / "dev-disk" / "LibriTTS" / subset / "1" / "2"
         folder.mkdir(parents=True)
         (folder / f"{name}.wav").write_bytes(encoded("WAV"))
         (folder / f"{name}.normalized.txt").write_text(TEXT)
         (folder / f"{name}.original.txt").write_text("other")
-    source = Source("libritts", tmp_path / "LibriTTS")
+    source = Source("libritts", tmp_path / "dev-disk" / "LibriTTS")
     report = run(tmp_path / "out", source, tokenizer="libritts", split="official")
     assert {split: one["utterances"] for split, one in report["splits"].items()} == {
         "train": 1,

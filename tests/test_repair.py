@@ -112,6 +112,23 @@ ENGLISH = [
     ("see [the docs](https://a.b/c_d_e)", "see the docs"),
     ("Tom &amp; <b>Jerry</b><br/>ran", "Tom & Jerry ran"),
     ("<p>One</p><p>Two</p>", "One. Two."),
+    ("2*3*4 and 10*20*30 cm",
+     "two times three times four and ten times twenty times thirty centimeters"),
+    # What only looks like something else
+    ("See the table (page 8). My son (aged 8) has Windows XP, all <3 months old.",
+     "See the table (page eight ). My son (aged eight ) has Windows XP, all less than three months old."),
+    ("221B Baker Street, seat 14B, 18K gold, my 401k and 20k-30k, 10-20k",
+     "two hundred twenty-one B Baker Street, seat fourteen B, eighteen karat gold, my four oh one K "
+     "and twenty thousand to thirty thousand, ten to twenty thousand"),
+    ("100s of people called 200 customers, not 911. They called 911",
+     "hundreds of people called two hundred customers, not nine hundred eleven . "
+     "They called nine one one"),
+    ("he said no. 2 of us left", "he said no. two of us left"),
+    ("the 2005-06 season, pp. 12-15, a $5-billion plan",
+     "the two thousand five to six season, pages twelve to fifteen, a five billion dollar plan"),
+    ("the co-op has size XL", "the cooperative has size XL"),
+    ("Psalm 23:1 and Matthew 5:3-12, at 5:30",
+     "Psalm twenty-three, verse one and Matthew five, verses three to twelve, at five thirty"),
     # Characters
     ("Great 🎉👍🏽!!! Really??", "Great! Really?"),
     ("wait..... what?!", "wait… what?"),
@@ -121,6 +138,15 @@ ENGLISH = [
 ]  # fmt: skip
 
 CHINESE = [
+    ("9月1日-3日放假，8点-10点", "九月一日到三日放假，八点到十点"),
+    (
+        "2021年-2023年，10%～20%，今天-5度",
+        "二零二一年到二零二三年，百分之十到百分之二十，今天负五度",
+    ),
+    ("比例为1:2.5，2年级，2分之1", "比例为一比二点五，二年级，二分之一"),
+    ("给老师打100分，手机10000台，电话110", "给老师打一百分，手机一万台，电话幺幺零"),
+    ("有1500年的历史", "有一千五百年的历史"),
+    ("5*3和4*2", "五乘三和四乘二"),
     ("这笔交易价值$2.5亿", "这笔交易价值二点五亿美元"),
     ("他赚了$2.5 million", "他赚了二百五十万美元"),
     ("一共￥99.9元", "一共九十九点九元"),

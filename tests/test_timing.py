@@ -197,6 +197,21 @@ def test_textgrids_that_cannot_be_used_are_named(tmp_path: Path):
     assert timing_of_textgrid(path, 0.0, None) is not None
 
 
+def test_words_of_several_speakers_are_one_sequence(tmp_path: Path):
+    path = tmp_path / "a.TextGrid"
+    anna = grid([("hello", 0.0, 0.5), ("", 0.5, 1.5)], long=False, name="anna - words")
+    ben = grid([("", 0.0, 0.5), ("there", 0.5, 1.5)], long=False, name="ben - words")
+    tier = ben[ben.index('"IntervalTier"') :]
+    path.write_text(anna.replace("<exists>\n2", "<exists>\n3") + tier, encoding="utf-8")
+    found = timing_of_textgrid(path, 0.0, None)
+    assert found is not None
+    assert (found.labels, found.starts) == (("hello", "there"), (0.0, 0.5))
+    head, _, points = grid(WORDS, long=False).partition('"TextTier"')
+    points = points[: points.index('"IntervalTier"')]
+    path.write_text(head.replace("<exists>\n2", "<exists>\n1") + '"TextTier"' + points)
+    assert timing_of_textgrid(path, 0.0, None) is None  # which tells nothing of words
+
+
 def test_textgrids_are_found_by_the_names_of_recordings(tmp_path: Path):
     for name in ("audio/p/a", "grids/p/b", "grids/q/b", "grids/c"):
         path = tmp_path / f"{name}.TextGrid"

@@ -384,8 +384,13 @@ def main() -> None:
     add("--dev", type=int, default=80, help="utterances, twice the conversations (default: 80)")
     add("--tests", type=int, default=100, help="items of each test list (default: 100)")
     add("--voices", type=int, default=120, help="to train on (default: 120)")
-    add("--shifted", type=float, default=0.5, metavar="SHARE",
-        help="of the blended voices: higher or lower than Kokoro makes them (default: 0.5)")
+    add(
+        "--shifted",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="of the blended voices: higher or lower than Kokoro makes them (default: 0.5)",
+    )
     add("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     add("--kokoro", type=Path, default=FOLDER, metavar="DIR", help="its files, kept here")
     add("--seed", type=int, default=0)

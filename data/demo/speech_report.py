@@ -28,8 +28,17 @@ def write_manifest(
     held_out: Mapping[str, Voice],
 ) -> None:
     """Writes seed, sizes, voices, versions and licences of a corpus."""
-    sizes = ("seed", "utterances", "joined", "dialogues", "recombined", "dev", "tests", "voices",
-             "shifted")
+    sizes = (
+        "seed",
+        "utterances",
+        "joined",
+        "dialogues",
+        "recombined",
+        "dev",
+        "tests",
+        "voices",
+        "shifted",
+    )
     packages = ("onnxruntime", "numpy", "piper-phonemize-fix")
     manifest = {
         "made_by": "data/demo/make_speech.py",

@@ -70,9 +70,8 @@ def align(
     message = f"{directory} is being aligned by another process; wait for it, or stop it."
     with alone(directory / ".align.lock", message):
         path = directory / ALIGNER
-        if overwrite:
-            _remove([path, *(directory / alignment_name(name) for name in wanted)])
-        missing = [name for name in wanted if not (directory / alignment_name(name)).exists()]
+        is_there = {name: (directory / alignment_name(name)).exists() for name in wanted}
+        missing = [name for name in wanted if overwrite or not is_there[name]]
         for name in wanted:
             if name not in missing:
                 Alignments.beside(directory, name, every[name])  # whole, and of this dataset?
@@ -87,6 +86,8 @@ def align(
                     "the table that it was prepared with, or none."
                 )
             job = _Job(directory, config, table, features, every, say)
+            if overwrite:  # only now that nothing is left to be refused
+                _remove([path, *(directory / alignment_name(name) for name in wanted)])
             params = train(
                 config, job.loader, table, directory / ALIGNER, bins=features.n_mels, say=say
             )

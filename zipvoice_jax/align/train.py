@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -224,7 +225,7 @@ def load_state(path: Path, like: State, mark: str) -> State:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             stored = str(arrays["mark"])
             leaves = [arrays[f"leaf_{i}"] for i in range(len(before))] if stored == mark else []
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         raise UserError(f"{path} is damaged; delete it, or give --overwrite.") from None
     if stored != mark:
         raise UserError(

@@ -69,9 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "--num-processes and --process-id say nothing without --coordinator HOST:PORT."
             )
         if not 1.0 <= args.peer_timeout <= 1e6:  # no number is not, either
-            return _fail(
-                f"--peer-timeout is {args.peer_timeout:g}; give 1 to 1,000,000 seconds."
-            )
+            return _fail(f"--peer-timeout is {args.peer_timeout:g}; give 1 to 1,000,000 seconds.")
     if coordinator and not is_supervised():
         who = "this process" if args.process_id is None else f"process {args.process_id}"
         return supervise(who, args.peer_timeout)

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -119,7 +120,7 @@ def _read(
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             offsets, starts = arrays["offsets"], arrays["starts"]
             return offsets.astype(np.int64), starts.astype(np.float32), str(arrays["fingerprint"])
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         raise UserError(f"{path} is no file of alignments; {remedy}.") from None
 
 

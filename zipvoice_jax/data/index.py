@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -100,7 +101,7 @@ class Index:
                 index = cls(**{name: arrays[name] for name in names})
         except FileNotFoundError:
             raise UserError(f"the index {path} does not exist; prepare the dataset anew.") from None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             raise UserError(
                 f"{path} is not an index of a dataset; prepare the dataset anew."
             ) from None

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import gzip
 import itertools
+import os
 import json
 import math
 import zlib
@@ -166,7 +167,7 @@ def _libritts_items(source: Source) -> Iterator[CorpusItem | Reject]:
         split = next(
             (
                 subset
-                for part, subset in itertools.product(transcript.parts[:-1], subsets)
+                for part, subset in itertools.product(reversed(transcript.parts[:-1]), subsets)
                 if part.startswith(f"{subset}-")
             ),
             "",
@@ -216,7 +217,9 @@ def _tsv_items(source: Source) -> Iterator[CorpusItem | Reject]:
         yield CorpusItem(
             id=item_id,
             text=text,
-            path=str(beside if beside.exists() or not Path(audio).exists() else Path(audio)),
+            path=str(
+                Path(audio) if os.path.exists(audio) and not os.path.exists(beside) else beside
+            ),
             language=source.language,
             recording=audio,
             start=span[0],
@@ -279,7 +282,7 @@ def _cut_item(cut: Mapping[str, Any], source: Source) -> CorpusItem:
     return CorpusItem(
         id=str(cut["id"]),
         text=" ".join(one.get("text") or "" for one in supervisions),
-        path=str(path if path.exists() else source.path.parent / path),
+        path=str(path if os.path.exists(path) else source.path.parent / path),
         language=str(languages[0]) if languages else source.language,
         recording=str(recording["id"]),
         start=float(start),

@@ -8,6 +8,7 @@ names; they stay in the tar until their bytes are read.
 """
 
 import dataclasses
+import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -119,7 +120,7 @@ def _tar_items(tar: Path, entries: dict[str, list[CorpusItem]]) -> Iterator[Corp
 def _unpacked_items(entries: dict[str, list[CorpusItem]]) -> Iterator[CorpusItem | Reject]:
     for items in entries.values():
         for item in items:
-            if Path(item.path).is_file():
+            if os.path.isfile(item.path):
                 yield item
             else:
                 yield Reject("unreadable", item.id, f"{item.path} is neither there nor in a tar")

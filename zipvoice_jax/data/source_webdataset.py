@@ -43,9 +43,9 @@ def tar_items(tar: Path, make: MakeItem) -> Iterator[CorpusItem | Reject]:
         with tarfile.open(tar, "r:") as archive:
             for member in archive:
                 path = PurePosixPath(member.name)
-                name, suffix = str(path.with_suffix("")), path.suffix.lower()
                 if not member.isfile() or not path.stem:
                     continue
+                name, suffix = str(path.with_suffix("")), path.suffix.lower()
                 if suffix == ".json":
                     objects[name] = _read_json(archive, member)
                 elif suffix in AUDIO_SUFFIXES:

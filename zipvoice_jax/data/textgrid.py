@@ -4,6 +4,7 @@ Both text formats, long and short, hold the same values in the same order, with 
 around them (Praat's manual, "TextGrid file formats").
 """
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,9 +87,12 @@ def timing_of_textgrid(path: Path, start: float, end: float | None) -> Timing | 
     rows = None
     for kind in ("words", "phones"):
         named = [rows for name, rows in tiers.items() if _names(name, kind)]
-        if len(named) == 1:
-            rows = named[0]
+        # The Montreal Forced Aligner writes one for each speaker.
+        if len(named) == 1 or all("- " in name for name in tiers if _names(name, kind)) and named:
+            rows = sorted((row for tier in named for row in tier), key=lambda row: row[1])
             break
+    if rows is None and not tiers:  # nothing but points
+        return None
     if rows is None:
         shown = ", ".join(tiers) or "none"
         raise Rejected("bad alignment", f"{path} has no one tier of words or phones ({shown})")
@@ -136,4 +140,4 @@ class TextGrids:
             candidates = [path for path in candidates if path.parent.name == audio.parent.name]
         if len(candidates) == 1:
             return candidates[0]
-        return beside if beside.is_file() else None
+        return beside if os.path.isfile(beside) else None

@@ -193,7 +193,12 @@ _HALF = r"(?P<half>\s?[ap]\.?m\.?)?"
 _NO = r"(?![\dA-Za-z])"
 _I = re.IGNORECASE
 
+# After a number, what makes it a quantity and no telephone number.
+_COUNTED = "分元人台部架条次字折个万亿"
+
 RULES: tuple[Rule, ...] = (
+    # A range with its measure at both ends: 9月1日-3日, 8点-10点, 10%~20%.
+    rule(r"(?<=\d)([\u4e00-\u9fff]{1,2}|\s?[%％℃℉])\s?[-–—−~～]\s?(?=\d)", r"\1到"),
     rule(r"(?<!\d)[~～≈](?=\d)", "约"),
     rule(r"(?<![\d.-])([12]\d{3})([-/.])(\d{1,2})\2(\d{1,2})(?:T(?=\d))?(?![\d-]|[./]\d)", _iso),
     rule(r"(?<![\d./-])(\d{1,2})([-/.])(\d{1,2})\2([12]\d{3})(?![\d-]|[./]\d)", _slashed),
@@ -207,7 +212,10 @@ RULES: tuple[Rule, ...] = (
         _time,
         _I,
     ),
-    rule(r"(?<![\d.:])(\d+)\s?[:：]\s?(\d+)(?![\d:])", lambda m: f"{number(m[1])}比{number(m[2])}"),
+    rule(
+        rf"(?<![\d.:])({_N})\s?[:：]\s?({_N})(?![\d:])",
+        lambda m: f"{number(m[1])}比{number(m[2])}",
+    ),
     # Phone numbers.
     rule(r"(?:\+|(?<!\d))86[\s-]?1[3-9]\d[\s-]?\d{4}[\s-]?\d{4}(?!\d)", _phone),
     rule(r"(?<![\d.,])1[3-9]\d[\s-]?\d{4}[\s-]?\d{4}(?![\d.])", _phone),
@@ -217,11 +225,17 @@ RULES: tuple[Rule, ...] = (
     ),
     rule(r"(?<![\d.-])\d+(?:-\d+){2,}(?![\d-])", _phone),
     rule(
-        r"(?<=[话号码机线])([:：是为]?\s?)(\d{3,4}[- ]?\d{3,4}(?:[- ]?\d{3,4})?|\d{5,})(?!\d)",
+        r"(?<=[话号码机线])([:：是为]?\s?)(\d{3,4}[- ]?\d{3,4}(?:[- ]?\d{3,4})?|\d{5,})"
+        rf"(?![\d{_COUNTED}])",
         lambda m: m[1] + digits(m[2]).replace("一", "幺"),
     ),
     rule(
-        r"(?<=[拨打])([打了]?\s?)(\d{3,6})(?!\d)", lambda m: m[1] + digits(m[2]).replace("一", "幺")
+        rf"(?<=[拨打])([打了]?\s?)(\d{{3,6}})(?![\d{_COUNTED}])",
+        lambda m: m[1] + digits(m[2]).replace("一", "幺"),
+    ),
+    rule(
+        rf"(?<=电话)([:：是为]?\s?)(1\d\d)(?![\d.{_COUNTED}])",
+        lambda m: m[1] + digits(m[2]).replace("一", "幺"),
     ),
     rule(r"(?<![\d.,])\d{12,}(?![\d.,万亿])", lambda m: digits(m[0])),
     # Versions.
@@ -280,11 +294,12 @@ RULES: tuple[Rule, ...] = (
     rule(r"\s?&\s?", "和"),
     rule(r"@(?=[\u4e00-\u9fff])", "艾特"),
     # The numbers that are left.
-    rule(rf"(?<![\d.,第])2(?=[{_MEASURES}](?!月|号|日))", "两"),
+    rule(rf"(?<![\d.,第])2(?=[{_MEASURES}](?!月|号|日|级|之))", "两"),
     rule(r"(?<![A-Za-z0-9.,)])[-−](\d+(?:\.\d+)?)(?!\d|\.\d)", lambda m: "负" + number(m[1])),
     rule(r"(?<![\d.,A-Za-z])(\d{1,3}(?:,\d{3})+(?:\.\d+)?)(?![\d.])", lambda m: number(m[1])),
     rule(r"(?<![\d.A-Za-z])(\d+\.\d+)(?![\d.])", lambda m: number(m[1])),
     # A year or a number that the official front end would read in the language of the word before.
+    rule(r"(?<![\d.A-Za-z])([12]\d{3})(?=\s?年的?历史)", lambda m: number(m[1])),
     rule(r"(?<![\d.A-Za-z])([12]\d{3})(?=\s?年)", lambda m: digits(m[1])),
     rule(r"(?<=\s)(\d+)(?=[\u4e00-\u9fff])", lambda m: number(m[1])),
 )

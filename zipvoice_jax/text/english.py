@@ -83,7 +83,7 @@ def money_words(m: re.Match[str]) -> str:
     if _ARTICLE.search(m.string[: m.start()]) and _NOUN.match(m.string[m.end() :]):
         many = one  # a $5 million deal
     sign = "minus " if m["sign"] or m["sign2"] else ""
-    mags = [MAGNITUDES.get((m[g] or "").strip().lower(), "") for g in ("mag", "mag2")]
+    mags = [MAGNITUDES.get((m[g] or "").strip(" -").lower(), "") for g in ("mag", "mag2")]
     if m["b"] or any(mags):
         words = cardinal(m["a"])
         if m["b"]:
@@ -111,7 +111,7 @@ def _amount(number: str, one: str, many: str, cent: str, cents: str) -> str:
 def after_money_words(m: re.Match[str]) -> str:
     """Money with its sign or code behind it: 5€, 100 USD."""
     one, many, cent, cents = CURRENCIES[m["cur"].upper()]
-    mag = MAGNITUDES.get((m["mag"] or "").strip().lower(), "")
+    mag = MAGNITUDES.get((m["mag"] or "").strip(" -").lower(), "")
     sign = "minus " if m["sign"] else ""
     if mag or m["b"]:
         words = cardinal(m["a"]) + (f" to {cardinal(m['b'])}" if m["b"] else "")
@@ -272,10 +272,31 @@ def times_words(m: re.Match[str]) -> str:
     return f" {' by '.join(words)} "
 
 
+def verse_words(m: re.Match[str]) -> str:
+    """Psalm 23:1, Matthew 5:3-12."""
+    if m["book1"]:
+        return f"{m['book1']} {cardinal(m['chapter1'])}, verse {cardinal(m['verse1'])} "
+    verses = f"{cardinal(m['verse'])} to {cardinal(m['to'])}"
+    return f"{m['book']} {cardinal(m['chapter'])}, verses {verses} "
+
+
+_LABELLED = re.compile(
+    r"\b(?:seat|row|gate|rooms?|apartment|apt\.?|flat|suite|unit|block|building|bus|route|flight|"
+    r"platform|terminal)\s$",
+    re.IGNORECASE,
+)
+
+
 def magnitude_words(m: re.Match[str]) -> str:
-    """10k, 1.5M."""
-    if m["k"] == "K" and len(m["n"]) == 1:
-        return f" {cardinal(m['n'])} K "
+    """10k, 1.5M; and what only looks so: 401k, 18K gold, seat 14B, 221B Baker Street."""
+    before, after = m.string[: m.start()], m.string[m.end() :]
+    if m[0] == "401k":
+        return " four oh one K "
+    if m["k"] == "K" and re.match(r"\s(?:yellow |white |rose )?gold\b", after):
+        return f" {cardinal(m['n'])} karat "
+    named = m["k"] == "B" and m["n"].isdigit() and re.match(r"\s[A-Z][a-z]", after)
+    if (m["k"] == "K" and len(m["n"]) == 1) or named or _LABELLED.search(before):
+        return f" {cardinal(m['n'])} {m['k']} "
     return f" {cardinal(m['n'])} {MAGNITUDES[m['k'].lower()]} "
 
 

@@ -30,14 +30,22 @@ _END = r"(?![A-Za-z0-9])"
 _CUR = any_of(k for k in CURRENCIES if k[-1] in "$€£¥￥₹₩₽₿₺₪₫฿₴")
 _AFTER = any_of([*CURRENCY_CODES, *"€£¥￥₹₩₽₿₺₪₫฿₴¢$"])
 _CODE = any_of(CURRENCY_CODES)
-_MAG = r"\s?(?:thousand|million|billion|trillion)\b|(?:k|m|mn|mm|b|bn|t|tn)\b"
+_MAG = r"[\s-]?(?:thousand|million|billion|trillion)\b|(?:k|m|mn|mm|b|bn|t|tn)\b"
 _UNIT = any_of(UNITS)
 _BIG_UNITS = any_of(u for u in UNITS if len(u) > 1 or u in "mgLlshWVΩ")
 _MONTH = "|".join(MONTHS) + "|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept|Sep|Oct|Nov|Dec"
 _AM = r"[ap]\.?\s?m\b\.?"
 _YEAR = r"(?:,?\s(?P<year>[12]\d{3})\b)?"
 _I = re.IGNORECASE
+_BOOKS = (
+    "Genesis|Exodus|Leviticus|Numbers|Deuteronomy|Joshua|Judges|Ruth|Job|Psalms?|Proverbs|"
+    "Ecclesiastes|Isaiah|Jeremiah|Ezekiel|Daniel|Matthew|Mark|Luke|John|Acts|Romans|Corinthians|"
+    "Galatians|Ephesians|Philippians|Colossians|Hebrews|James|Peter|Revelation"
+)
 _WORD_BEFORE_PHONE = r"(?:call|phone|tel|dial|number|fax|text|mobile|cell|hotline)"
+
+
+_AFTER_A_NO = "(?<!said )(?<!say )(?<!says )"  # a sentence may end with it
 
 
 def _names(short: Iterable[str]) -> str:
@@ -68,9 +76,14 @@ RULES: tuple[Rule, ...] = (
         english.month_day_words,
     ),
     rule(
-        rf"(?P<the>\b[Tt]he\s)?(?<![\w.:/-])(?P<day>[0-3]?\d)(?:st|nd|rd|th)?\s(?:of\s)?"
+        rf"(?P<the>\b[Tt]he\s)?(?<![\w.:/–-])(?P<day>[0-3]?\d)(?:st|nd|rd|th)?\s(?:of\s)?"
         rf"(?P<month>{_MONTH})\b\.?{_YEAR}",
         english.day_month_words,
+    ),
+    rule(
+        rf"\b(?P<book>{_BOOKS})\s(?P<chapter>\d{{1,3}}):(?P<verse>\d{{1,3}}){_DASH}(?P<to>\d{{1,3}})"
+        rf"(?![\w:])|\b(?P<book1>{_BOOKS})\s(?P<chapter1>\d{{1,3}}):(?P<verse1>\d)(?![\w:])",
+        english.verse_words,
     ),
     # Times; a range of two becomes two times.
     rule(
@@ -117,14 +130,20 @@ RULES: tuple[Rule, ...] = (
     ),
     rule(r"(?<![\w.,-])\d+(?:-\d+){2,}(?![\w-])", english.phone_words),
     rule(r"(?<![\w.,$€£])\d{10,}(?![\w,.]*\d)", lambda m: f" {english.digits(m[0])} "),
-    rule(r"(?<![\w.,$€£])0\d+(?![\w.,:/-]*\d)", lambda m: f" {english.digits(m[0])} "),
+    rule(r"(?<![\w.,$€£–-])0\d+(?![\w.,:/-]*\d)", lambda m: f" {english.digits(m[0])} "),
     rule(
-        r"\b((?:call|dial)(?:ed)?\s)(\d{3})\b(?!-)", lambda m: f"{m[1]}{english.digits(m[2])}", _I
+        r"\b((?:call|dial)(?:ed)?\s)([2-9]11|112|999|988|000)\b(?!-)",
+        lambda m: f"{m[1]}{english.digits(m[2])}",
+        _I,
     ),
     # Versions.
     rule(r"(?i:\b(?P<v>(?:v\.?|ver\.)\s?))(?P<n>\d+(?:\.\d+)+)\b", english.version_words),
     rule(r"\b(?P<v>v)(?P<n>\d+)\b", english.version_words),
     rule(r"(?<![\w.])(?P<v>)(?P<n>\d+(?:\.\d+){2,})(?![.\w]*\d)", english.version_words),
+    rule(
+        r"(?<![\w.,$€£])(100|1000)s(?=\sof\b)",
+        lambda m: "hundreds" if m[1] == "100" else "thousands",
+    ),  # fmt: skip
     rule(r"(?<![\w.,])'?(\d0|[12]\d\d0)'?s\b", english.decade_words),
     # Money.
     rule(rf"(?<=\d)(\s?[€£¥₹]){_DASH}(?=[\d.])", r"\1 to "),
@@ -168,6 +187,8 @@ RULES: tuple[Rule, ...] = (
         rf"(?:/(?P<per>{_UNIT}))?(?P<stop>\.(?=\s*$))?{_END}",
         english.unit_words,
     ),
+    rule(rf"(?<=\d)(k|K|M|B|bn|mn|tn){_DASH}(?=\d)", r"\1 to "),
+    rule(rf"(?<![\w.,/-])({_N}){_DASH}(?={_N}(?:k|K|M|B|bn|mn|tn)\b)", r"\1 to "),
     rule(rf"(?<![\w.,])(?P<n>{_N})(?P<k>k|K|M|B|bn|mn|tn)\b", english.magnitude_words),
     rule(rf"(?<![\w.,]){_N}(?:\s?(?P<x>[x×X])\s?{_N})+(?!\w)", english.times_words),
     rule(rf"(?<![\w.,])({_N})[x×](?!\w)", lambda m: f" {english.cardinal(m[1])} times "),
@@ -177,12 +198,12 @@ RULES: tuple[Rule, ...] = (
         english.fraction_words,
         _I,
     ),
+    rule(_AFTER_A_NO + _names(BEFORE_NUMBER) + r"(?=\s?\d)", english.abbreviation_words, _I),
     rule(rf"(?<![\w.,/-])(?P<a>{_N}){_DASH}(?P<b>{_N})(?![\w/-]|[.,]\d)", english.range_words),
     # Abbreviations.
     rule(_names(BEFORE_NAME) + r"(?=\s?[A-Z])", english.abbreviation_words, _I),
     rule(r"(?<![\w.])(?P<short>St)\.", english.abbreviation_words),
     rule(r"(?<![\w.-])(?P<short>Mrs|Mr|Dr|Ms)(?=\s[A-Z])", english.abbreviation_words),
-    rule(_names(BEFORE_NUMBER) + r"(?=\s?\d)", english.abbreviation_words, _I),
     rule(r"\b(?P<short>Co)\.(?=\s*$|\s|,)", english.abbreviation_words),
     rule(_names(ANYWHERE), english.abbreviation_words, _I),
     rule(r"(?<![\w.-])(?P<short>etc|vs|eg|ie)\b(?!\.\w)", english.abbreviation_words),
@@ -197,6 +218,7 @@ RULES: tuple[Rule, ...] = (
         english.abbreviation_words,
     ),
     rule(r"\b([A-Z]\w*|\d(?:st|nd|rd|th))\sSt\b(?!\.|\s[A-Z])", r"\1 Street"),
+    rule(r"\b([Cc]o)-op\b", r"\1operative"),  # "coop" is for hens
     rule(r"\b([Cc]o)-(?=[a-z])", r"\1"),
     rule(r"\bGen (?=[XYZ]\b)", "Generation "),
     rule(r"\bet al\.", "and others"),
@@ -210,7 +232,7 @@ RULES: tuple[Rule, ...] = (
     rule(r"\bw/(?=\s?\w)", "with "),
     *roman.RULES,
     # Signs.
-    rule(r"(?i:\bno\.?|№|#)\s?(?=\d)", "number "),
+    rule(rf"(?:{_AFTER_A_NO}\b[Nn]o\.|\bNo|№|#)\s?(?=\d)", "number "),
     rule(r"\b(he|him|his|she)/(she|her|hers|he)\b", r"\1 or \2", _I),
     rule(r"(?<=[A-Za-z])\s?/\s?(?=[A-Za-z])", " "),
     rule(r"\b([CcFf])#(?!\w)", r"\1 sharp"),
@@ -227,7 +249,7 @@ RULES: tuple[Rule, ...] = (
     rule(r"(?<=[\w)])\s<\s?(?=[\d\w])|(?<=\w)<(?=\d)|(?<!\S)<(?=\d)", " less than "),
     rule(r"(?<=[\w)])\s>\s?(?=[\d\w])|(?<=\w)>(?=\d)|(?<!\S)>(?=\d)", " greater than "),
     rule(r"(?<=\s)@(?=\s)", "at"),
-    rule(r"(?<=\d)\s?\*\s?(?=\d)", " times "),
+    rule(r"(?<=\w)\s?×\s?(?=\w)", " times "),
     rule(r"(?<=\w)(?:\^2(?!\d)|²)", " squared "),
     rule(r"(?<=\w)(?:\^3(?!\d)|³)", " cubed "),
     # The numbers that are left.

@@ -28,7 +28,11 @@ _EMOJI = re.compile(
     "[\U0001f000-\U0001faff\u2600-\u27bf\u2b00-\u2bff\u2300-\u23ff\u2500-\u25ff\u3030\u303d\u3297"
     "\u3299\ufe00-\ufe0f\u20d0-\u20ff\u200d\U000e0020-\U000e007f©®™℠]+"
 )
-_SMILEY = re.compile(r"(?<!\S)(?:[:;=8xX][-'^o]?[)(DPpO/|\\]|<3+|[:;]['-]\(|\^_*\^|T_T|XD)(?!\w)")
+# Eyes that may be numbers or letters need a nose; a heart is no "less than three days".
+_SMILEY = re.compile(
+    r"(?<!\S)(?:[:;=][-'^o]?[)(DPpO/|\\]|[8xX][-'^][)(DPp]|[xX]D|<3+(?!\s*(?:%|[a-z]*[mg]\b|"
+    r"(?:second|minute|hour|day|week|month|year)s?\b))|[:;]['-]\(|\^_*\^|T_T)(?!\w)"
+)
 _ARROW = re.compile(r"[^\S\n]*(?:-+>|=+>|<-+|[\u2190-\u21ff])[^\S\n]*")
 _BULLET = re.compile(r"^[^\S\n]*(?:[-*+•‣◦·●○▪–—][^\S\n]+|•)(?:\[[ xX]\][^\S\n]+)?")
 _NUMBERED = re.compile(r"^[^\S\n]*(\d{1,2})[.)][^\S\n]+(?=\S)")
@@ -155,6 +159,7 @@ def _markdown() -> Any:
 
 def _inline(line: str) -> str:
     """A line without the markup of emphasis, code, links and images."""
+    line = re.sub(r"(?<=\d)\s?\*\s?(?=\d)", "×", line)  # which is no emphasis
     if not any(c in line for c in "*_`~[]\\<"):
         return line
     parts = [

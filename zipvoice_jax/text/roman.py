@@ -12,7 +12,7 @@ _VALUES = {"L": 50, "X": 10, "V": 5, "I": 1}
 _BARE = r"(?=[LXVI])(?:XL|L?X{0,3})(?:IX|IV|V?I{0,3})"
 _END = r"(?![\w-]|['’](?!s\b))"  # noqa: RUF001
 _NUMERAL = _BARE + _END
-_LONG = rf"(?=[LXVI]{{2}}){_NUMERAL}"
+_LONG = rf"(?=[LXVI]{{2}})(?!XL\b){_NUMERAL}"  # XL alone is a size
 _RULERS = any_of(
     "Albert Alexander Alfonso Benedict Carl Carlos Catherine Charles Christian Clement Constantine "
     "Cleopatra Darius Edward Elizabeth Felipe Ferdinand Francis Frederick Friedrich George Gregory "
