@@ -115,11 +115,11 @@ ENGLISH = [
     ("2*3*4 and 10*20*30 cm",
      "two times three times four and ten times twenty times thirty centimeters"),
     # What only looks like something else
-    ("See the table (page 8). My son (aged 8) has Windows XP, all <3 months old.",
-     "See the table (page eight ). My son (aged eight ) has Windows XP, all less than three months old."),
+    ("See the table (page 8). My son (aged 8) has Windows XP, <3 months.",
+     "See the table (page eight ). My son (aged eight ) has Windows XP, less than three months."),
     ("221B Baker Street, seat 14B, 18K gold, my 401k and 20k-30k, 10-20k",
-     "two hundred twenty-one B Baker Street, seat fourteen B, eighteen karat gold, my four oh one K "
-     "and twenty thousand to thirty thousand, ten to twenty thousand"),
+     "two hundred twenty-one B Baker Street, seat fourteen B, eighteen karat gold, my four oh one "
+     "K and twenty thousand to thirty thousand, ten to twenty thousand"),
     ("100s of people called 200 customers, not 911. They called 911",
      "hundreds of people called two hundred customers, not nine hundred eleven . "
      "They called nine one one"),

@@ -4,9 +4,9 @@ import dataclasses
 import functools
 import gzip
 import itertools
-import os
 import json
 import math
+import os
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -88,7 +88,8 @@ def timing_of_textgrid(path: Path, start: float, end: float | None) -> Timing | 
     for kind in ("words", "phones"):
         named = [rows for name, rows in tiers.items() if _names(name, kind)]
         # The Montreal Forced Aligner writes one for each speaker.
-        if len(named) == 1 or all("- " in name for name in tiers if _names(name, kind)) and named:
+        by_speaker = all("- " in name for name in tiers if _names(name, kind))
+        if len(named) == 1 or (named and by_speaker):
             rows = sorted((row for tier in named for row in tier), key=lambda row: row[1])
             break
     if rows is None and not tiers:  # nothing but points

@@ -143,7 +143,7 @@ RULES: tuple[Rule, ...] = (
     rule(
         r"(?<![\w.,$€£])(100|1000)s(?=\sof\b)",
         lambda m: "hundreds" if m[1] == "100" else "thousands",
-    ),  # fmt: skip
+    ),
     rule(r"(?<![\w.,])'?(\d0|[12]\d\d0)'?s\b", english.decade_words),
     # Money.
     rule(rf"(?<=\d)(\s?[€£¥₹]){_DASH}(?=[\d.])", r"\1 to "),
