@@ -6,8 +6,6 @@ import hashlib
 import json
 import os
 import sys
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -26,6 +24,7 @@ from zipvoice_jax.align.network import (
     progress,
 )
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.files import DAMAGED_NPZ
 from zipvoice_jax.core.progress import progress_bar
 from zipvoice_jax.core.rng import named_key
 from zipvoice_jax.data.loader import Loader
@@ -225,7 +224,7 @@ def load_state(path: Path, like: State, mark: str) -> State:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             stored = str(arrays["mark"])
             leaves = [arrays[f"leaf_{i}"] for i in range(len(before))] if stored == mark else []
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+    except DAMAGED_NPZ:
         raise UserError(f"{path} is damaged; delete it, or give --overwrite.") from None
     if stored != mark:
         raise UserError(

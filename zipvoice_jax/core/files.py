@@ -4,6 +4,8 @@ import contextlib
 import fcntl
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,12 @@ from zipvoice_jax.core.outputs import partial_name
 _SURROGATES = "backslashreplace"
 
 Records = dict[str, dict[str, Any]]
+
+# What reading a damaged .npz raises, by which of its bytes are wrong.
+DAMAGED_NPZ = (
+    OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile,
+    zlib.error,
+)  # fmt: skip
 
 
 def cache_folder(name: str, variable: str | None = None) -> Path:

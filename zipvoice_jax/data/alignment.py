@@ -8,8 +8,6 @@ which ties it to the records of its split.
 import hashlib
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.files import DAMAGED_NPZ
 from zipvoice_jax.data.index import Index
 from zipvoice_jax.data.utterance import END_SLACK, alignment_fault
 
@@ -120,7 +119,7 @@ def _read(
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             offsets, starts = arrays["offsets"], arrays["starts"]
             return offsets.astype(np.int64), starts.astype(np.float32), str(arrays["fingerprint"])
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+    except DAMAGED_NPZ:
         raise UserError(f"{path} is no file of alignments; {remedy}.") from None
 
 

@@ -2,8 +2,6 @@
 
 import dataclasses
 import os
-import zipfile
-import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -12,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int8, Int32
 
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.files import DAMAGED_NPZ
 from zipvoice_jax.data.utterance import Utterance
 
 _NO_TOKENS = -1
@@ -96,12 +95,12 @@ class Index:
             UserError: the file is missing or not an index.
         """
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 names = [name for name in _COLUMNS if name != "aligned" or name in arrays]
                 index = cls(**{name: arrays[name] for name in names})
         except FileNotFoundError:
             raise UserError(f"the index {path} does not exist; prepare the dataset anew.") from None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        except DAMAGED_NPZ:
             raise UserError(
                 f"{path} is not an index of a dataset; prepare the dataset anew."
             ) from None

@@ -90,7 +90,9 @@ def timing_of_textgrid(path: Path, start: float, end: float | None) -> Timing | 
         # The Montreal Forced Aligner writes one for each speaker.
         by_speaker = all("- " in name for name in tiers if _names(name, kind))
         if len(named) == 1 or (named and by_speaker):
-            rows = sorted((row for tier in named for row in tier), key=lambda row: row[1])
+            rows = named[0]
+            if len(named) > 1:
+                rows = sorted((row for tier in named for row in tier), key=lambda row: row[1])
             break
     if rows is None and not tiers:  # nothing but points
         return None

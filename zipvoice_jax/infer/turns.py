@@ -39,12 +39,15 @@ def turns_of(
     turns: list[Turn] = []
     offset = -trimmed
     for job in jobs:
-        seconds = job.new_frames * features.hop_length / features.sampling_rate
+        hop = features.hop_length / features.sampling_rate
+        seconds = job.new_frames * hop
         if job.durations is None:
             bounds = np.linspace(0.0, seconds, len(job.tokens) + 1)
         else:
             ends = np.cumsum(np.concatenate([[0.0], job.durations]))
             bounds = seconds * ends / max(ends[-1], 1e-9)
+        lasting = seconds - hop  # of its wave: frames lie at its ends, too
+        bounds = np.minimum(bounds, lasting)
         for token, (begin, until) in zip(job.tokens, itertools.pairwise(bounds), strict=True):
             start, end = offset + float(begin), offset + float(until)
             if is_speaker_tag(token) and (not turns or turns[-1].speaker != token[1:-1]):
@@ -53,8 +56,7 @@ def turns_of(
                 turns.append(Turn("", start, end))
             else:
                 turns[-1] = dataclasses.replace(turns[-1], end=end)
-        # A wave is a frame shorter than the features that it is made of.
-        offset += seconds - features.hop_length / features.sampling_rate - fade_seconds
+        offset += lasting - fade_seconds
     clipped = (
         Turn(turn.speaker, min(max(turn.start, 0.0), duration), min(turn.end, duration))
         for turn in turns
