@@ -95,7 +95,7 @@ class Index:
             UserError: the file is missing or not an index.
         """
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 names = [name for name in _COLUMNS if name != "aligned" or name in arrays]
                 index = cls(**{name: arrays[name] for name in names})
         except FileNotFoundError:
