@@ -71,7 +71,7 @@ def bench_generate(
     lengths: Sequence[float],
     prompt_seconds: float,
     repeats: int,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[jax.Device] | None = None,  # type: ignore[valid-type]
 ) -> Iterator[dict[str, Any]]:
     """One row per length; one item per batch and device.
 
