@@ -305,6 +305,12 @@ def test_only_those_who_speak_are_looked_for(tmp_path: Path, encoder: SpeakerEnc
         encoder=encoder, recogniser=Told(words),
     )  # fmt: skip
     assert found["cpwer"] == 0.0 and found["cpsim"] > 0.8
+    stereo = np.stack([mono, np.zeros_like(mono)])  # where they have a channel, as ever
+    alone = judged(
+        tmp_path, stereo, "cpwer", text=f"[S1] {HERS[1].text} {HERS[2].text}",
+        encoder=encoder, recogniser=Told(words, words, []),
+    )  # fmt: skip
+    assert alone["attribution"]["words"] == "channel" and alone["cpwer"] == 0.0
 
 
 def test_voices_of_one_prompt_are_named_by_its_tags(

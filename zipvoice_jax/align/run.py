@@ -70,8 +70,9 @@ def align(
     message = f"{directory} is being aligned by another process; wait for it, or stop it."
     with alone(directory / ".align.lock", message):
         path = directory / ALIGNER
-        is_there = {name: (directory / alignment_name(name)).exists() for name in wanted}
-        missing = [name for name in wanted if overwrite or not is_there[name]]
+        missing = [
+            name for name in wanted if overwrite or not (directory / alignment_name(name)).exists()
+        ]
         for name in wanted:
             if name not in missing:
                 Alignments.beside(directory, name, every[name])  # whole, and of this dataset?

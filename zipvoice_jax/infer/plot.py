@@ -29,10 +29,10 @@ def plot(speech: Speech, path: Path) -> None:
     features = FeatureConfig(sampling_rate=speech.sampling_rate)
     wave = np.pad(speech.wave, ((0, 0), (0, max(features.n_fft - speech.wave.shape[1], 0))))
     mels = np.split(log_mel_host(wave, features, channels=channels), channels, axis=1)
+    shown = wave.shape[1] / speech.sampling_rate
     for channel in range(channels):
         top, bottom = axes[2 * channel], axes[2 * channel + 1]
-        seconds_shown = wave.shape[1] / speech.sampling_rate
-        extent = (0.0, seconds_shown, 0.0, float(mels[channel].shape[1]))
+        extent = (0.0, shown, 0.0, float(mels[channel].shape[1]))
         top.imshow(mels[channel].T, origin="lower", aspect="auto", extent=extent, cmap="magma")
         top.set_ylabel("mel bin")
         bottom.plot(seconds, speech.wave[channel], linewidth=0.4, color="#333333")

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from zipvoice_jax.infer.turns import Turn
 from zipvoice_jax.text.normalizer import single_line
 from zipvoice_jax.text.pauses import split_pauses
+from zipvoice_jax.text.tags import BARE_TAG
 
 _MOST = 84  # characters in a cue: two lines of 42
-_TURN = re.compile(r"\[(S[1-9][0-9]?)\]")
 # The end of a sentence or clause, with the blank after it.
 _ENDS = (
     re.compile("(?<=[.!?\u2026])\\s+|(?<=[\u3002\uff01\uff1f])"),
@@ -52,9 +52,10 @@ def _stretches(text: str) -> list[tuple[str, str]]:
 
 def _turns(passage: str) -> list[tuple[str, str]]:
     """Speaker and words of each turn; consecutive turns of a speaker merge, as in `turns_of`."""
-    first, *rest = _TURN.split(single_line(passage))
+    first, *rest = BARE_TAG.split(single_line(passage))
     turns = [("", first.strip())] if first.strip() else []
-    for speaker, words in zip(rest[::2], rest[1::2], strict=True):
+    for tag, words in zip(rest[::2], rest[1::2], strict=True):
+        speaker = tag[1:-1]
         if turns and turns[-1][0] == speaker:
             turns[-1] = (speaker, f"{turns[-1][1]} {words.strip()}")
         else:

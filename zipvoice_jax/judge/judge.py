@@ -118,14 +118,14 @@ class Judge:
         """
         configured = self.config.attribution
         require(
-            configured != "channel" or channels == speakers == 2,
+            configured != "channel" or (channels == 2 and speakers <= 2),
             f"the recording has {'one channel' if channels == 1 else 'two channels'} for "
             f"{speakers} speakers, who are therefore not known by channel; give "
             "--attribution auto.",
         )
         if configured != "auto":
             return configured
-        return "channel" if channels == speakers == 2 else "cluster"
+        return "channel" if channels == 2 and speakers <= 2 else "cluster"
 
     def judge(self, request: Request, path: Path, made: Mapping[str, Any]) -> dict[str, Any]:
         """The record of one item.
@@ -218,7 +218,8 @@ class Judge:
             self._count_cp_words(request, voices, wave.shape[1] / RATE, ratios, record)
         if "cpsim" in config.metrics and prompts is not None:
             own = [prompts[name] for name in spoken if name in prompts]
-            ratios["cpsim"] = (self._likeness(own, voices), 1.0)
+            if own:
+                ratios["cpsim"] = (self._likeness(own, voices), 1.0)
         if "turns" in config.metrics:
             _count_turns(request, voices, ratios)
 

@@ -13,13 +13,13 @@ from typing import Any, Literal, get_args
 
 from zipvoice_jax.core.errors import require
 from zipvoice_jax.text.pauses import without_pauses
+from zipvoice_jax.text.tags import BARE_TAG
 
 Normaliser = Literal["whisper", "official"]
 NORMALISERS: tuple[str, ...] = get_args(Normaliser)
 Language = Literal["en", "zh"]
 LANGUAGES: tuple[str, ...] = get_args(Language)
 
-_TAG = re.compile(r"\[S([1-9][0-9]?)\]")
 _MOST_SPEAKERS = 20  # of meeteval's cpWER
 # A Chinese character, or a word of another script.
 _CHARACTER_OR_WORD = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]|[^\W\u3400-\u9fff\uf900-\ufaff]+")
@@ -135,16 +135,16 @@ def by_speaker(text: str) -> dict[str, str]:
 
     S1 and S2 are always present; a recogniser may write tags of more speakers.
     """
-    before, *parts = _TAG.split(without_pauses(text))
+    before, *parts = BARE_TAG.split(without_pauses(text))
     words_of = {"S1": before, "S2": ""}
-    for number, words in zip(parts[::2], parts[1::2], strict=True):
-        words_of[f"S{number}"] = f"{words_of.get(f'S{number}', '')} {words}"
+    for tag, words in zip(parts[::2], parts[1::2], strict=True):
+        words_of[tag[1:-1]] = f"{words_of.get(tag[1:-1], '')} {words}"
     return words_of
 
 
 def without_tags(text: str) -> str:
     """The text without tags and pauses."""
-    return " ".join(_TAG.sub(" ", without_pauses(text)).split())
+    return " ".join(BARE_TAG.sub(" ", without_pauses(text)).split())
 
 
 def count_errors(reference: str, hypothesis: str) -> Errors:

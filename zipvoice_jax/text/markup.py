@@ -159,9 +159,9 @@ def _markdown() -> Any:
 
 def _inline(line: str) -> str:
     """A line without the markup of emphasis, code, links and images."""
-    line = re.sub(r"(?<=\d)\s?\*\s?(?=\d)", "×", line)  # which is no emphasis
     if not any(c in line for c in "*_`~[]\\<"):
         return line
+    line = re.sub(r"(?<=\d)\s?\*\s?(?=\d)", "×", line)  # which is no emphasis
     parts = [
         token.content
         for block in _markdown().parseInline(line)
