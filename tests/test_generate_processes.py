@@ -66,6 +66,8 @@ def test_parts_of_a_killed_run_count(tmp_path: Path) -> None:
 
 def test_one_text_is_not_shared_out() -> None:
     prompt = ("--prompt-wav", WAV1, "--prompt-text", TEXT1)
-    flags = ("--coordinator", "none", "--num-processes", "2")
-    status, _, err = run_main(*command(RELEASE / "zipvoice", *prompt, "--text", "Yes.", *flags))
-    assert status == 1 and "give --test-list" in err
+    run = command(RELEASE / "zipvoice", *prompt, "--text", "Yes.")
+    for status, _, err in finish(*start_several(run, 2)):
+        assert status == 1 and "give --test-list" in err
+    status, _, err = run_main(*run, "--coordinator", "none", "--num-processes", "2")
+    assert status == 1 and "say nothing without --coordinator" in err
