@@ -52,6 +52,7 @@ def get_config(
     threads: int = 1,  # that read data
     upsampling: str = "durations",
     t_shift: float = 0.3,  # of the stages of dialogues
+    channel_decoding: str = "separate",  # or joint: both channels in one pass
     only_speaker: float = 1.0,  # share of dialogues that are learnt voice by voice
     valid: bool = True,  # validation losses at each checkpoint, with programs of their own
     save_every: int = 500,
@@ -96,6 +97,7 @@ def get_config(
             upsampling=upsampling,  # type: ignore[arg-type]
             dtype=dtype,  # type: ignore[arg-type]
             speaker_prompts="own",
+            channel_decoding=channel_decoding,  # type: ignore[arg-type]
         ),
         stages=(
             Stage(
@@ -124,7 +126,7 @@ def get_config(
                 valid=of("stereo", "dev", 24.0, channels="alternate") if valid else None,
                 learning_rate=cosine(later, stereo),
                 exclusive_weight=1.0,
-                channel_difference=0.3,
+                channel_difference=0.3 if channel_decoding == "joint" else 0.0,
                 **dialogue,  # type: ignore[arg-type]
             ),
         ),

@@ -40,6 +40,7 @@ def get_config(
     speaker_tokens: str = "tags",
     speaker_embedding: str = "text_output",
     speaker_prompts: str = "own",  # or joint: sampled, and learnt, with both voices in sight
+    channel_decoding: str = "separate",  # or joint: both channels in one pass
     exclusive_weight: float = 1.0,
     one_channel: bool = True,  # alternates one- and two-channel batches of the stereo stage
     peak: float = 0.02,  # learning rate
@@ -56,7 +57,7 @@ def get_config(
         data, single=steps, dialog=steps, stereo=steps, peak=peak, later=peak,
         upsampling=upsampling, init=init, save_every=10_000, samples=0, valid=valid,
         batch_seconds=batch_seconds, buckets=buckets, dtype=dtype, threads=threads,
-        only_speaker=float(speaker_prompts == "own"),
+        only_speaker=float(speaker_prompts == "own"), channel_decoding=channel_decoding,
     )  # fmt: skip
     only = next(one for one in run.stages if one.name == stage)
     if alignment:

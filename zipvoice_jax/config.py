@@ -27,6 +27,7 @@ SpeakerTokens = Literal["tags", "separator"]
 SpeakerEmbedding = Literal["text_output", "text_input", "none"]
 Upsampling = Literal["average", "durations"]
 SpeakerPrompts = Literal["joint", "own"]
+ChannelDecoding = Literal["joint", "separate"]
 Schedule = Literal["uniform", "epss"]
 
 # Inputs of a distilled model's guidance embedding: officially a default that no model.json holds
@@ -66,6 +67,7 @@ _NOT_IN_MODEL_JSON = (
     "speaker_prompts",
     "upsampling",
     "duration_head",
+    "channel_decoding",
     "noise_skip",
 )
 
@@ -143,6 +145,11 @@ class ModelConfig:
     # The same head beside a model of average upsampling, for the length of the speech alone. One of
     # upsampling "durations" has it whatever is set here.
     duration_head: bool = False
+    # How a stereo model makes its two channels. "joint": both in one pass of the decoder, as
+    # officially. "separate": each in a pass of its own, by the same weights, as the channel of
+    # [S1] in a text whose tags are swapped for the second; a decoder that is large enough for one
+    # channel is then large enough for two.
+    channel_decoding: ChannelDecoding = "joint"
     # Whether the noise passes by the decoder: its linear estimate is taken off what the decoder
     # gives. Officially not; two channels of noise hardly fit through a narrow decoder.
     noise_skip: bool = False
@@ -165,6 +172,7 @@ class ModelConfig:
         _check_choice("speaker_embedding", self.speaker_embedding, get_args(SpeakerEmbedding))
         _check_choice("speaker_prompts", self.speaker_prompts, get_args(SpeakerPrompts))
         _check_choice("upsampling", self.upsampling, get_args(Upsampling))
+        _check_choice("channel_decoding", self.channel_decoding, get_args(ChannelDecoding))
         for name in ("duration_head", "noise_skip"):
             value = getattr(self, name)
             require(isinstance(value, bool), f"{name} is {value!r}; give true or false.")
@@ -206,6 +214,11 @@ class ModelConfig:
             f"pad and speaker ids {ids} must differ and be below vocab_size {self.vocab_size}; "
             "check that the token table belongs to this model.",
         )
+        require(
+            not self.separates_channels or self.speaker_turns == "tag",
+            f"speaker_turns is {self.speaker_turns!r}, which reads both channels' tags alike; with "
+            "channel_decoding 'separate' choose tag.",
+        )
         if self.is_dialog and self.more_speaker_ids:
             for name, value, two in (
                 ("kind", self.kind, "zipvoice_dialog_stereo"),
@@ -239,6 +252,11 @@ class ModelConfig:
         return self.kind == "zipvoice_dialog_stereo"
 
     @property
+    def separates_channels(self) -> bool:
+        """Whether each channel of a stereo dialogue takes a pass of the decoder."""
+        return self.is_stereo and self.channel_decoding == "separate"
+
+    @property
     def speaker_embed_dim(self) -> int:
         """Channels of the speaker-turn embedding; 0 without one."""
         dims = {"text_output": self.feat_dim, "text_input": self.text_embed_dim, "none": 0}
@@ -247,6 +265,12 @@ class ModelConfig:
     @property
     def samples_by_speaker(self) -> bool:
         """Whether each speaker's frames are sampled from that speaker's part of the prompt."""
+        # A channel that is sampled by itself has nobody else in its prompt.
+        return self.has_own_prompts and not self.separates_channels
+
+    @property
+    def has_own_prompts(self) -> bool:
+        """Whether what a speaker says is sampled with no other voice in sight."""
         return self.is_dialog and self.speaker_prompts == "own"
 
     @property
@@ -418,8 +442,10 @@ class SamplingConfig:
         """
         steered = {}
         named = {k: v for k, v in given.items() if v is not None}
-        if config.samples_by_speaker:
-            steered = {"speaker_guidance": 1.0, "voice_matching": 1.0}
+        if config.has_own_prompts:
+            steered = {"voice_matching": 1.0}
+            if config.samples_by_speaker:
+                steered["speaker_guidance"] = 1.0
             if named.get("voice_matching") != 0.0 and not config.is_stereo:
                 steered["voice_contrast"] = 0.5
         sampling = cls.for_kind(config.kind, **{**steered, **named})

@@ -184,6 +184,9 @@ def grow_to_stereo(
     sum. A difference added to one channel and taken from the other leaves what two equal channels
     give, and shows the decoder which is which.
 
+    With `channel_decoding="separate"` a channel takes what the mono model took, and both streams
+    start as it.
+
     Args:
         params: of a zipvoice_dialog model.
         config: of that model.
@@ -196,6 +199,7 @@ def grow_to_stereo(
     """
     _require_kind(config, "zipvoice_dialog", "zipvoice_dialog_stereo")
     params = _checked(params, config)
+    config = dataclasses.replace(config, kind="zipvoice_dialog_stereo")
     mono_in, mono_out = (params["fm_decoder"][name] for name in ("in_proj", "out_proj"))
     noisy, text, condition = np.split(mono_in["kernel"], 3, axis=0)
 
@@ -208,14 +212,18 @@ def grow_to_stereo(
         apart = channel_difference * mono.std() * drawn
         return mono / 2 + apart, mono / 2 - apart
 
-    channels = [*both("noisy", noisy), text, *both("condition", condition)]
+    if config.separates_channels:
+        stereo_in, stereo_out = mono_in, mono_out
+    else:
+        channels = [*both("noisy", noisy), text, *both("condition", condition)]
+        stereo_in = {"kernel": np.concatenate(channels, axis=0), "bias": mono_in["bias"]}
+        stereo_out = {name: np.concatenate([a, a], axis=-1) for name, a in mono_out.items()}
     decoder = {
-        "in_proj_0": {"kernel": np.concatenate(channels, axis=0), "bias": mono_in["bias"]},
-        "out_proj_0": {name: np.concatenate([a, a], axis=-1) for name, a in mono_out.items()},
+        "in_proj_0": stereo_in,
+        "out_proj_0": stereo_out,
         "in_proj_1": mono_in,
         "out_proj_1": mono_out,
     }
-    config = dataclasses.replace(config, kind="zipvoice_dialog_stereo")
     return _merged(params, {"fm_decoder": decoder}, config), config
 
 

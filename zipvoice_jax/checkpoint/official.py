@@ -204,6 +204,7 @@ def not_official(config: ModelConfig) -> str:
             f"with speaker_tokens={speakers[0]!r} and speaker_embedding={speakers[1]!r}",
         ),
         (config.looks_up_durations, "with upsampling='durations'"),
+        (config.separates_channels, "with channel_decoding='separate'"),
         (config.noise_skip, "with noise_skip"),
         (config.num_speakers > 2, f"of {config.num_speakers} speakers"),
     )

@@ -108,7 +108,10 @@ def _frames_of_only_speaker(
     config: ModelConfig, batch: FlowBatch
 ) -> Bool[Array, "batch frames"] | None:
     """True for the frames that `only_speaker` leaves; None where it is for both everywhere."""
+    channels = batch.features.shape[-1] // config.feat_dim
     if batch.only_speaker is None or not config.is_dialog:
+        return None
+    if channels == 2 and config.separates_channels:  # each has no other voice in it
         return None
     lens, frames = (batch.tokens_lens, batch.features_lens), batch.features.shape[1]
     first = speaker_frames(config, batch.tokens, *lens, frames, batch.token_starts) == 1
@@ -174,7 +177,8 @@ def flow_matching_loss(
     model = bound(params, config)
     frames = batch.features.shape[1]
     mask = padding_mask(batch.features_lens, frames)
-    embed = model.text_embed(batch.tokens, batch.tokens_lens, ctx)
+    channels = batch.features.shape[-1] // config.feat_dim
+    embed = model.text_embed(batch.tokens, batch.tokens_lens, ctx, channels)
     text = upsampled(embed, batch.tokens_lens, batch.features_lens, frames, batch.token_starts)
     text = text * batch.keep_text[:, None, None]
     speech = jnp.where(batch.speech_condition_mask[:, :, None], 0.0, batch.features)
@@ -190,11 +194,11 @@ def flow_matching_loss(
     count = jnp.maximum(weight.sum(), 1.0)
     error = (velocity - (batch.features - batch.noise)) ** 2
     parts = {"flow": jnp.sum(error.mean(axis=-1) * weight) / count}
-    if batch.features.shape[-1] == 2 * config.feat_dim:
+    if channels == 2:
         penalty = exclusive_penalty(xt + velocity * (1.0 - t), batch.features, batch.features_lens)
         parts["exclusive"] = jnp.sum(penalty * weight) / count
     if config.looks_up_durations:
-        parts["duration"] = duration_error(model, embed, batch)
+        parts["duration"] = duration_error(model, embed[..., : config.feat_dim], batch)
     loss = parts["flow"]
     for name, part in parts.items():
         if weights is not None and f"{name}_weight" in weights:

@@ -21,7 +21,10 @@ from zipvoice_jax.flow.matching import PromptVoices, match_voices, prompt_voices
 from zipvoice_jax.models.zipvoice import (
     ZipVoice,
     bound,
+    channels_as_items,
+    decoder_stream,
     fm_decoder_config,
+    items_as_channels,
     speaker_frames,
     upsampled,
     velocity_of,
@@ -187,6 +190,7 @@ class Prepared:
         speaker_guidance: of each item, if there is a branch for each speaker; None for none.
         voices: what `match_voices` moves towards; None where nothing is moved.
         guided: whether there is an unconditional branch.
+        separate: whether each channel is an item of its own in all of these but `voices`.
         stream: which of the decoder's projections.
     """
 
@@ -204,6 +208,7 @@ class Prepared:
     speaker_guidance: Float[Array, " batch"] | None
     voices: PromptVoices | None
     guided: bool = flax.struct.field(pytree_node=False)
+    separate: bool = flax.struct.field(pytree_node=False)
     stream: int = flax.struct.field(pytree_node=False)
 
 
@@ -234,19 +239,27 @@ def prepare(
     The projection of the decoder's inputs is linear, so that text and prompt can be projected
     here, and the state alone in each step.
     """
-    model, decoder_config = bound(params, config), fm_decoder_config(config)
+    model = bound(params, config)
     _, frames, dim = inputs.noise.shape
-    stream = decoder_config.out_dims.index(dim)
+    channels = dim // config.feat_dim
+    separate = config.separates_channels and channels == 2
+    stream = decoder_stream(config, channels)
     projection = model.fm_decoder.input_projection(stream)
     lens = inputs.tokens_lens, inputs.features_lens
-    text_embed = model.text_embed(inputs.tokens, inputs.tokens_lens)
-    starts = _predicted_starts(model, text_embed, inputs) if config.looks_up_durations else None
-    text = upsampled(text_embed, *lens, frames, starts)
+    text_embed, starts = model.text_embed(inputs.tokens, lens[0], channels=channels), None
+    if config.looks_up_durations:
+        starts = _predicted_starts(model, text_embed[..., : config.feat_dim], inputs)
+
+    def by_pass(x: Array) -> Array:
+        return channels_as_items(x, config.feat_dim) if separate else x
+
+    text = by_pass(upsampled(text_embed, *lens, frames, starts))
     in_prompt = ~padding_mask(inputs.prompt_lens, frames)[:, :, None]
     prompt = jnp.where(in_prompt, inputs.prompt_features, 0.0)
 
     def from_speech(speech: Array) -> Array:
-        return projection.part(speech, dim + config.feat_dim)
+        speech = by_pass(speech)
+        return projection.part(speech, speech.shape[-1] + config.feat_dim)
 
     from_prompt = from_speech(prompt)
     seen, first = (from_prompt,), None
@@ -256,6 +269,7 @@ def prepare(
         seen = tuple(from_speech(jnp.where(mine, prompt, 0.0)) for mine in (first, ~first))
     guided = guided and not config.is_distill
     mask = padding_mask(inputs.features_lens, frames)
+    passes = 2 if separate else 1
     scale = guidance_scale[None] if config.is_distill else None
     time_embs = model.fm_decoder.embed_time(times[:-1, None], scale)
     voices = None
@@ -272,18 +286,19 @@ def prepare(
             by_channel, mine & in_prompt, mine & ~in_prompt, voice_matching, feat_scale, contrast
         )
     return Prepared(
-        from_text=projection.part(text, dim) + projection.offset(),
+        from_text=projection.part(text, dim // passes) + projection.offset(),
         bias=projection.offset(),
         from_prompt=from_prompt,
         seen=seen,
         first=first,
-        mask=_branches([mask] * (len(seen) + guided)),
-        positions=precompute_positions(params["fm_decoder"], decoder_config, frames),
+        mask=_branches([jnp.repeat(mask, passes, axis=0)] * (len(seen) + guided)),
+        positions=precompute_positions(params["fm_decoder"], fm_decoder_config(config), frames),
         steps=(times[:-1], times[1:], time_embs),
-        guidance_scale=guidance_scale,
+        guidance_scale=jnp.repeat(guidance_scale, passes),
         speaker_guidance=speaker_guidance,
         voices=voices,
         guided=guided,
+        separate=separate,
         stream=stream,
     )
 
@@ -312,17 +327,18 @@ def step(
     """
     t, t_next, time_emb = now
     decoder = bound(params, config).fm_decoder
-    hidden = decoder.input_projection(prepared.stream).part(x, 0)
+    state = channels_as_items(x, config.feat_dim) if prepared.separate else x
+    hidden = decoder.input_projection(prepared.stream).part(state, 0)
     late = t > 0.5
     parts = [hidden + prepared.from_text + part for part in prepared.seen]
     if prepared.guided:
-        withheld = late if prepared.first is None else True
+        withheld = True if config.has_own_prompts else late
         parts.append(hidden + prepared.bias + jnp.where(withheld, 0.0, prepared.from_prompt))
     v = decoder.decode(
         _branches(parts), time_emb, prepared.mask, stream=prepared.stream,
         positions=prepared.positions,
     )  # fmt: skip
-    v = v.reshape(-1, len(parts), *x.shape[1:])
+    v = v.reshape(-1, len(parts), *state.shape[1:])
     first = prepared.first
     own = v[:, 0] if first is None else jnp.where(first, v[:, 0], v[:, 1])
     velocity = own
@@ -333,6 +349,8 @@ def step(
         # Behind the guidance, which would multiply it and spoil the voices.
         other = jnp.where(first, v[:, 1], v[:, 0])
         velocity = velocity + prepared.speaker_guidance[:, None, None] * (own - other)
+    if prepared.separate:
+        velocity = items_as_channels(velocity)
     # The state is the same in all branches, whose weights sum to one.
     velocity = velocity_of(config, velocity, t[None], x)
     if prepared.voices is None:

@@ -1,7 +1,7 @@
 """Floating-point operations of a model, counted from its sizes (2 per multiply-add)."""
 
 from zipvoice_jax.config import ModelConfig
-from zipvoice_jax.models.zipvoice import fm_decoder_config, text_encoder_config
+from zipvoice_jax.models.zipvoice import decoder_stream, fm_decoder_config, text_encoder_config
 from zipvoice_jax.nn.zipformer import ZipformerConfig
 
 
@@ -36,8 +36,10 @@ def sampling_flops(
         guided: whether guidance takes a second branch.
     """
     branches = 1 + config.samples_by_speaker + (guided and not config.is_distill)
-    velocity = zipformer_flops(fm_decoder_config(config), frames)
-    return zipformer_flops(text_encoder_config(config), tokens) + num_step * branches * velocity
+    decoder, text = fm_decoder_config(config), text_encoder_config(config)
+    passes = 2 if config.separates_channels else 1
+    velocity = zipformer_flops(decoder, frames)
+    return passes * (zipformer_flops(text, tokens) + num_step * branches * velocity)
 
 
 def training_flops(
@@ -50,6 +52,7 @@ def training_flops(
     """
     if head_alone:
         return zipformer_flops(text_encoder_config(config), tokens)
-    stream = 1 if config.is_stereo and channels == 1 else 0
+    stream = decoder_stream(config, channels)
+    passes = channels if config.separates_channels else 1
     forward = zipformer_flops(fm_decoder_config(config), frames, stream)
-    return 3 * (forward + zipformer_flops(text_encoder_config(config), tokens))
+    return 3 * passes * (forward + zipformer_flops(text_encoder_config(config), tokens))

@@ -46,9 +46,10 @@ def text_encoder_config(config: ModelConfig) -> ZipformerConfig:
 def fm_decoder_config(config: ModelConfig) -> ZipformerConfig:
     """Sizes of the flow-matching decoder; stereo has projections for two and one channels."""
     feat = config.feat_dim
+    together = 1 if config.separates_channels else 2  # of two channels, in one pass
     return ZipformerConfig(
-        in_dims=(5 * feat, 3 * feat) if config.is_stereo else (3 * feat,),
-        out_dims=(2 * feat, feat) if config.is_stereo else (feat,),
+        in_dims=((1 + 2 * together) * feat, 3 * feat) if config.is_stereo else (3 * feat,),
+        out_dims=(together * feat, feat) if config.is_stereo else (feat,),
         dim=config.fm_decoder_dim,
         downsampling_factor=config.fm_decoder_downsampling_factor,
         num_layers=config.fm_decoder_num_layers,
@@ -65,6 +66,31 @@ def fm_decoder_config(config: ModelConfig) -> ZipformerConfig:
         remat=config.remat,
         unroll_layers=config.unroll_layers,
     )
+
+
+def decoder_stream(config: ModelConfig, channels: int) -> int:
+    """Which of the decoder's projections serves speech of so many channels."""
+    return 1 if config.is_stereo and channels == 1 else 0
+
+
+def channels_as_items(
+    x: Float[Array, "batch frames channels_feat"], feat_dim: int
+) -> Float[Array, "channels_batch frames feat"]:
+    """Channels side by side as items of their own; those of an item are neighbours.
+
+    Sharding the batch keeps them on one device.
+    """
+    batch, frames, _ = x.shape
+    apart = x.reshape(batch, frames, -1, feat_dim)
+    return jnp.swapaxes(apart, 1, 2).reshape(-1, frames, feat_dim)
+
+
+def items_as_channels(
+    x: Float[Array, "channels_batch frames feat"], channels: int = 2
+) -> Float[Array, "batch frames channels_feat"]:
+    """The inverse of `channels_as_items`."""
+    apart = x.reshape(-1, channels, *x.shape[1:])
+    return jnp.swapaxes(apart, 1, 2).reshape(-1, x.shape[1], channels * x.shape[2])
 
 
 def token_embedding(config: ModelConfig) -> nn.Embed:
@@ -92,6 +118,14 @@ def speaker_turn_rows(
     return speaker_rows(tokens, speaker_ids=ids, pad_id=config.pad_id, rule=rule)
 
 
+def swapped_tags(
+    config: ModelConfig, tokens: Int[Array, "batch tokens"]
+) -> Int[Array, "batch tokens"]:
+    """A text with [S1] and [S2] in each other's place."""
+    first, second = tokens == config.spk_a_id, tokens == config.spk_b_id
+    return jnp.where(first, config.spk_b_id, jnp.where(second, config.spk_a_id, tokens))
+
+
 class ZipVoice(nn.Module):
     """ZipVoice, ZipVoice-Distill, ZipVoice-Dialog or ZipVoice-Dialog-Stereo."""
 
@@ -113,15 +147,22 @@ class ZipVoice(nn.Module):
         tokens: Int[Array, "batch tokens"],
         tokens_lens: Int[Array, " batch"],
         ctx: StepContext | None = None,
-    ) -> Float[Array, "batch tokens feat"]:
+        channels: int = 1,
+    ) -> Float[Array, "batch tokens texts_feat"]:
         """Text embeddings with the speaker-turn embedding of dialogue models.
 
         Args:
             tokens: ids, with at least one `pad_id` after each item.
             tokens_lens: lengths without padding.
             ctx: training step, or None.
+            channels: of the speech; where each takes a pass of the decoder, the embeddings of the
+                text with its tags swapped come beside the others.
         """
         c = self.config
+        if channels == 2 and c.separates_channels:
+            both = jnp.stack([tokens, swapped_tags(c, tokens)], axis=1)
+            both = both.reshape(-1, tokens.shape[1])
+            return items_as_channels(self.text_embed(both, jnp.repeat(tokens_lens, 2), ctx))
         mask = padding_mask(tokens_lens, tokens.shape[1])
         part = None if ctx is None else ctx.at("text_encoder")
         speaker = self._speaker_embed(tokens) if c.speaker_embed_dim else None
@@ -163,7 +204,8 @@ class ZipVoice(nn.Module):
         num_frames: int,
         ctx: StepContext | None = None,
         token_starts: Int[Array, "batch tokens"] | None = None,
-    ) -> Float[Array, "batch frames feat"]:
+        channels: int = 1,
+    ) -> Float[Array, "batch frames texts_feat"]:
         """Text embeddings, each repeated over its share of the frames.
 
         Args:
@@ -173,15 +215,16 @@ class ZipVoice(nn.Module):
             num_frames: padded number of frames.
             ctx: training step, or None.
             token_starts: the frame at which each token begins; None shares frames out equally.
+            channels: of the speech; see `text_embed`.
         """
-        embed = self.text_embed(tokens, tokens_lens, ctx)
+        embed = self.text_embed(tokens, tokens_lens, ctx, channels)
         return upsampled(embed, tokens_lens, features_lens, num_frames, token_starts)
 
     def velocity(
         self,
         t: Float[Array, " batch"],
         xt: Float[Array, "batch frames channels_feat"],
-        text_condition: Float[Array, "batch frames feat"],
+        text_condition: Float[Array, "batch frames texts_feat"],
         speech_condition: Float[Array, "batch frames channels_feat"],
         mask: Bool[Array, "batch frames"] | None,
         guidance_scale: Float[Array, " batch"] | None = None,
@@ -198,10 +241,18 @@ class ZipVoice(nn.Module):
             guidance_scale: of distilled models only.
             ctx: training step, or None.
         """
-        x = jnp.concatenate([xt, text_condition, speech_condition], axis=-1)
+        c, channels = self.config, xt.shape[-1] // self.config.feat_dim
+        inputs: tuple[Array, ...] = (xt, text_condition, speech_condition)
         time_emb = self.fm_decoder.embed_time(t, guidance_scale)
+        separate = c.separates_channels and channels == 2
+        if separate:
+            inputs = tuple(channels_as_items(part, c.feat_dim) for part in inputs)
+            time_emb = jnp.repeat(time_emb, 2, axis=0)
+            mask = None if mask is None else jnp.repeat(mask, 2, axis=0)
         part = None if ctx is None else ctx.at("fm_decoder")
-        return velocity_of(self.config, self.fm_decoder(x, time_emb, mask, part), t, xt)
+        stream = decoder_stream(c, channels)
+        decoded = self.fm_decoder(jnp.concatenate(inputs, axis=-1), time_emb, mask, part, stream)
+        return velocity_of(c, items_as_channels(decoded) if separate else decoded, t, xt)
 
     def __call__(
         self,
@@ -228,8 +279,10 @@ class ZipVoice(nn.Module):
             token_starts: the frame at which each token begins; None shares frames out equally.
             ctx: training step, or None.
         """
-        frames = xt.shape[1]
-        text = self.text_condition(tokens, tokens_lens, features_lens, frames, ctx, token_starts)
+        frames, channels = xt.shape[1], xt.shape[2] // self.config.feat_dim
+        text = self.text_condition(
+            tokens, tokens_lens, features_lens, frames, ctx, token_starts, channels
+        )
         mask = padding_mask(features_lens, frames)
         return self.velocity(t, xt, text, speech_condition, mask, guidance_scale, ctx)
 
@@ -263,12 +316,12 @@ def velocity_of(
 
 
 def upsampled(
-    text_embed: Float[Array, "batch tokens feat"],
+    text_embed: Float[Array, "batch tokens texts_feat"],
     tokens_lens: Int[Array, " batch"],
     features_lens: Int[Array, " batch"],
     num_frames: int,
     token_starts: Int[Array, "batch tokens"] | None = None,
-) -> Float[Array, "batch frames feat"]:
+) -> Float[Array, "batch frames texts_feat"]:
     """Text embeddings at the frames' rate; see `ZipVoice.text_condition`."""
     if token_starts is None:
         index = token_index(features_lens, tokens_lens, num_frames)

@@ -368,10 +368,6 @@ class Zipformer(nn.Module):
             )
         return self.time_embed_2(swoosh_r(self.time_embed_0(embedding)))
 
-    def stream(self, in_dim: int) -> int:
-        """Which input and output projection serves inputs of this size."""
-        return self.config.in_dims.index(in_dim)
-
     def decode(
         self,
         hidden: Float[Array, "batch frames dim"],
@@ -400,9 +396,9 @@ class Zipformer(nn.Module):
         time_emb: Float[Array, "#batch time_dim"] | None = None,
         mask: Mask | None = None,
         ctx: StepContext | None = None,
+        stream: int = 0,
     ) -> Float[Array, "batch frames out"]:
         """Input projection, stacks, output projection; the result is float32."""
-        stream = self.stream(x.shape[-1])
         hidden = self.input_projection(stream)(x)
         return self.decode(hidden, time_emb, mask, stream=stream, ctx=ctx)
 

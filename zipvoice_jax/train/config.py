@@ -282,6 +282,11 @@ class TrainConfig:
             "upsampling='durations' learns them from alignments; leave alignment out, or use "
             "upsampling='average'.",
         )
+        require(
+            self.model.channel_decoding == "joint" or not stage.channel_difference,
+            f"stage {stage.name}: channel_difference is {stage.channel_difference:g}, but with "
+            "channel_decoding='separate' no input holds two channels; leave it out.",
+        )
         window, period = self.window_of(stage), self.average_period
         check_number(f"stage {stage.name}: export_window", window, 0, MAX_STEPS, whole=True)
         begin = stage.steps - window

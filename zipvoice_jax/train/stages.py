@@ -186,6 +186,8 @@ def grown(
     params, config, table = before.params, before.config, before.table
     if not config.is_dialog:  # which has no speakers yet
         config = dataclasses.replace(config, **{n: getattr(wanted.config, n) for n in _SPEAKERS})
+    if not config.is_stereo:  # nor channels
+        config = dataclasses.replace(config, channel_decoding=wanted.config.channel_decoding)
     # No layer depends on the rule of upsampling, but for the head.
     free = ["upsampling", "duration_head"]
     objective = wanted.objective

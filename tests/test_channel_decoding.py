@@ -1,0 +1,155 @@
+"""Two channels in separate passes of the decoder: what they are, in training and in sampling."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_model import batch, error, make
+from test_speaker_prompts import DIALOGUE, inputs_of
+
+from zipvoice_jax.checkpoint.growth import grow_to_stereo, one_channel
+from zipvoice_jax.config import ModelConfig, SamplingConfig
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.flow.losses import counted_frames, flow_matching_loss
+from zipvoice_jax.flow.sampling import SampleInputs, sample, steering
+from zipvoice_jax.models.flops import sampling_flops, training_flops
+from zipvoice_jax.models.zipvoice import (
+    abstract_params,
+    bound,
+    channels_as_items,
+    items_as_channels,
+    swapped_tags,
+)
+
+STEREO = "zipvoice_dialog_stereo"
+
+
+def separate(**changes: Any) -> tuple[ModelConfig, Any, ModelConfig, Any]:
+    """A model of separate channels, and the mono one that it has grown from."""
+    mono, params = make(pad_id=0, channel_decoding="separate", **changes)
+    grown, config = grow_to_stereo(params, mono)
+    return config, jax.tree.map(jnp.asarray, grown), mono, params
+
+
+def of_channel(given: Any, config: ModelConfig, channel: int) -> Any:
+    """A batch of two channels as one of a single channel, whose speaker is [S1]."""
+    tokens = swapped_tags(config, given.tokens) if channel else given.tokens
+    names = "features", "noise", "prompt_features"
+    halves = {
+        name: getattr(given, name)[..., 10 * channel : 10 * (channel + 1)]
+        for name in names
+        if hasattr(given, name)
+    }
+    return dataclasses.replace(given, tokens=tokens, **halves)
+
+
+def test_channels_and_items() -> None:
+    x = jnp.arange(2 * 3 * 8.0).reshape(2, 3, 8)
+    items = channels_as_items(x, 4)
+    assert np.array_equal(items[1], x[0, :, 4:]) and np.array_equal(items[2], x[1, :, :4])
+    assert np.array_equal(items_as_channels(items), x)
+    config, _ = make()
+    assert swapped_tags(config, jnp.array([[18, 5, 19, 19, 0]])).tolist() == [[19, 5, 18, 18, 0]]
+
+
+@pytest.mark.parametrize("embedding", ["text_output", "text_input"])
+def test_a_channel_is_learnt_as_the_mono_model_learns_it(embedding: str) -> None:
+    config, grown, mono, params = separate(speaker_embedding=embedding)
+    given = batch(config)
+    loss, parts = flow_matching_loss(grown, config, given)
+    alone = [
+        float(flow_matching_loss(params, mono, of_channel(given, config, channel))[0])
+        for channel in (0, 1)
+    ]
+    assert float(parts["flow"]) == pytest.approx(sum(alone) / 2, rel=1e-5)
+    assert abs(alone[0] - alone[1]) > 1e-3
+    assert "exclusive" in parts and float(loss) == float(parts["flow"])
+    # One channel goes through the other projections, which start as the same.
+    assert one_channel(grown, config)[1] == mono
+
+
+def test_both_speakers_count_in_a_channel() -> None:
+    # What the other says is to be silence.
+    config, *_ = separate()
+    given = batch(config).replace(only_speaker=jnp.array([1, 0]))  # type: ignore[attr-defined]
+    assert float(counted_frames(config, given).sum()) == 10 + 5
+    joint = dataclasses.replace(config, channel_decoding="joint")
+    assert float(counted_frames(joint, given).sum()) < 10 + 5
+
+
+def stereo_inputs() -> SampleInputs:
+    given = inputs_of(DIALOGUE)
+    other = np.random.default_rng(9).standard_normal((2, *given.noise.shape)).astype(np.float32)
+    return dataclasses.replace(
+        given,
+        noise=jnp.concatenate([given.noise, other[0]], axis=-1),
+        prompt_features=jnp.concatenate([given.prompt_features, other[1]], axis=-1),
+    )
+
+
+@pytest.mark.parametrize("prompts", ["joint", "own"])
+@pytest.mark.parametrize("guided", [True, False])
+def test_a_channel_is_sampled_as_the_mono_model_samples_it(guided: bool, prompts: str) -> None:
+    config, grown, mono, params = separate(speaker_prompts=prompts)
+    given, times, scale = stereo_inputs(), jnp.linspace(0.0, 1.0, 4), jnp.full(1, 1.5)
+    both = jax.jit(sample, static_argnums=1, static_argnames="guided")(
+        grown, config, given, times, scale, guided=guided
+    )
+    assert both.shape == given.noise.shape
+    if guided and prompts == "own":  # the mono model would part its frames by speaker
+        return
+    mono = dataclasses.replace(mono, speaker_prompts="joint")
+    for channel in (0, 1):
+        alone = sample(
+            params, mono, of_channel(given, config, channel), times, scale, guided=guided
+        )
+        assert error(both[..., 10 * channel : 10 * (channel + 1)], alone) < 1e-4
+
+
+def test_a_batch_is_its_items() -> None:
+    config, grown, *_ = separate(speaker_prompts="own")
+    given = stereo_inputs()
+    pair = jax.tree.map(lambda x: jnp.concatenate([x, x[:, ::-1] if x.ndim == 3 else x]), given)
+    times = jnp.linspace(0.0, 1.0, 3)
+    rest = {"voice_matching": jnp.ones(2)}
+    found = sample(grown, config, pair, times, jnp.array([1.5, 0.5]), **rest)
+    for row, scale in ((0, 1.5), (1, 0.5)):
+        one = jax.tree.map(lambda x, row=row: x[row : row + 1], pair)
+        alone = sample(grown, config, one, times, jnp.full(1, scale), voice_matching=jnp.ones(1))
+        assert error(found[row : row + 1], alone) < 1e-4
+
+
+def test_defaults_and_cost() -> None:
+    config, *_ = separate(speaker_prompts="own")
+    sampling = SamplingConfig.for_model(config)
+    assert (sampling.voice_matching, sampling.speaker_guidance) == (1.0, 0.0)
+    assert set(steering(sampling, 1)) == {
+        "guidance_scale", "voice_matching", "voice_contrast", "feat_scale"
+    }  # fmt: skip
+    with pytest.raises(UserError, match="speaker_guidance"):
+        SamplingConfig.for_model(config, speaker_guidance=1.0)
+    joint = dataclasses.replace(config, channel_decoding="joint")
+    plain = dataclasses.replace(joint, speaker_prompts="joint")
+    twice = sampling_flops(config, 100, 20, 4, guided=True)
+    assert 1.7 < twice / sampling_flops(plain, 100, 20, 4, guided=True) < 2.0
+    assert training_flops(config, 100, 20) == training_flops(joint, 100, 20)
+    assert training_flops(config, 100, 20, channels=2) == 2 * training_flops(config, 100, 20)
+    with pytest.raises(UserError, match="choose tag"):
+        dataclasses.replace(config, speaker_turns="official")
+
+
+def test_one_call_leads_from_text_to_velocity() -> None:
+    config, grown, *_ = separate()
+    assert jax.tree.structure(abstract_params(config)) == jax.tree.structure(grown)
+    rng = np.random.default_rng(4)
+    x, speech = jnp.asarray(rng.standard_normal((2, 2, 12, 20)), jnp.float32)
+    tokens, lens = jnp.array([[18, 3, 19, 4, 0], [18, 5, 19, 0, 0]]), jnp.array([4, 3])
+    model, frames, t = bound(grown, config), jnp.array([12, 9]), jnp.array([0.2, 0.6])
+    text = model.text_condition(tokens, lens, frames, 12, channels=2)
+    mask = jnp.arange(12)[None] >= frames[:, None]
+    whole = model(tokens, lens, frames, t, x, speech)
+    assert whole.shape == x.shape
+    assert error(whole, model.velocity(t, x, text, speech, mask)) < 1e-6
