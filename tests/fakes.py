@@ -17,6 +17,7 @@ class Tone:
     """A vocoder whose waves stay where the first bin of the mel is."""
 
     name = "tone"
+    weights = ""
     compilations: tuple = ()
 
     def __call__(self, mels: Sequence[np.ndarray]) -> list[np.ndarray]:

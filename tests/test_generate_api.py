@@ -132,7 +132,7 @@ def test_guidance_of_zero_equals_the_limit_of_small_guidance(single: Synthesizer
 
 def test_very_short_texts_get_the_duration_floor(single: Synthesizer) -> None:
     def frames(text: str, **given: float) -> int:
-        return single.generate(text, **SINGLE, num_step=1, **given).mel.shape[0]
+        return single.generate(text, **SINGLE, num_step=2, **given).mel.shape[0]
 
     floor = int(np.ceil(FPS))
     assert frames("Yes.") == floor
@@ -159,7 +159,7 @@ def test_raw_evaluation_takes_prompt_and_text_as_they_are(single: Synthesizer) -
     assert raw.new_frames < cooked.new_frames == int(np.ceil(FPS))
     text = "A sentence of some length. " * 40
     assert len(item(text, False).jobs) > 1 and len(item(text, True).jobs) == 1
-    speech = single.generate("Yes", **SINGLE, raw_evaluation=True, num_step=1)
+    speech = single.generate("Yes", **SINGLE, raw_evaluation=True, num_step=2)
     assert speech.wave.shape[1] == (speech.mel.shape[0] - 1) * 256
 
 
@@ -168,14 +168,14 @@ def test_long_dialogue_is_cut_at_turns_and_cross_faded(
 ) -> None:
     monkeypatch.setattr(preparing, "DIALOG_CHUNK_SECONDS", 12.0)
     text = "[S1] How are you doing these days? [S2] Quite well, thank you. " * 3
-    sampling = zipvoice_jax.config.SamplingConfig.for_kind("zipvoice_dialog", num_step=1)
+    sampling = zipvoice_jax.config.SamplingConfig.for_kind("zipvoice_dialog", num_step=2)
     prepare = dialog.preparation(sampling)
     item = prepare(Request("long", text, (TEXT1, TEXT2), (WAV1, WAV2)))
     assert len(item.jobs) > 1
     assert [job.chunk for job in item.jobs] == list(range(len(item.jobs)))
     assert all(job.tokens[0] == "[S1]" for job in item.jobs)
     assert sum(job.tokens.count("[S2]") for job in item.jobs) == 3
-    speech = dialog.generate(text, **TWO, item_id="long", num_step=1)
+    speech = dialog.generate(text, **TWO, item_id="long", num_step=2)
     assert len(speech.buckets) == len(item.jobs)
     frames = [job.new_frames for job in item.jobs]
     assert speech.mel.shape[0] == sum(frames)
@@ -206,7 +206,7 @@ def test_chunks_are_the_same_alone_and_with_other_items(
 def test_items_appear_while_others_are_still_to_be_sampled(
     single: Synthesizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sampling = zipvoice_jax.config.SamplingConfig.for_kind("zipvoice", num_step=1)
+    sampling = zipvoice_jax.config.SamplingConfig.for_kind("zipvoice", num_step=2)
     prepare = single.preparation(sampling)
     texts = {"short": "Yes.", "long": "It is late, so let us go home. " * 4}
     items = [prepare(Request(n, t, (TEXT1,), (WAV1,))) for n, t in texts.items()]
@@ -231,6 +231,7 @@ def test_compiling_the_vocoder_is_not_counted_as_its_time(
 
     class Slow:
         name = "slow"
+        weights = ""
 
         def __init__(self) -> None:
             self.compilations: list[Compilation] = []
@@ -242,21 +243,21 @@ def test_compiling_the_vocoder_is_not_counted_as_its_time(
             return vocoder(mels)
 
     monkeypatch.setattr(single, "vocoder", Slow())
-    first = single.generate("Yes.", **SINGLE, num_step=1)
-    second = single.generate("Yes.", **SINGLE, num_step=1)
+    first = single.generate("Yes.", **SINGLE, num_step=2)
+    second = single.generate("Yes.", **SINGLE, num_step=2)
     assert np.array_equal(first.wave, second.wave)
     assert first.seconds_vocoder < 1.5
 
 
 def test_one_speaker_may_have_two_turns_in_a_row(dialog: Synthesizer) -> None:
     text = "[S2] Hello there. [S2] It is me again. [S1] So it is."
-    speech = dialog.generate(text, **TWO, num_step=1)
+    speech = dialog.generate(text, **TWO, num_step=2)
     assert [turn.speaker for turn in speech.turns] == ["S2", "S1"]
 
 
 def test_what_is_left_out_is_told(dialog: Synthesizer, tmp_path: Path) -> None:
     text = "[S1] Hello [laughter] there, мир. [S2] Yes."
-    speech = dialog.generate(text, **TWO, num_step=1)
+    speech = dialog.generate(text, **TWO, num_step=2)
     assert any("'[laughter]'" in note and "does not know" in note for note in speech.notes)
     listed = write_list(tmp_path / "l.tsv", [("a", TEXT1, TEXT2, WAV1, WAV2, text)])
     run = command(RELEASE / "zipvoice_dialog", "--test-list", listed, "--res-dir", tmp_path)
@@ -271,6 +272,7 @@ def test_an_item_without_a_usable_wave_costs_itself_only(
 
     class Broken:
         name = "broken"
+        weights = ""
         compilations: tuple = ()
 
         def __call__(self, mels: list[np.ndarray]) -> list[np.ndarray]:
@@ -278,7 +280,7 @@ def test_an_item_without_a_usable_wave_costs_itself_only(
             return [w * np.nan if len(m) == 188 else w for w, m in zip(waves, mels, strict=True)]
 
     monkeypatch.setattr(single, "vocoder", Broken())
-    sampling = zipvoice_jax.config.SamplingConfig.for_kind("zipvoice", num_step=1)
+    sampling = zipvoice_jax.config.SamplingConfig.for_kind("zipvoice", num_step=2)
     slow = single.preparation(sampling, min_duration=2.0)
     quick = single.preparation(sampling)
     bad, good = (p(Request(n, "Yes.", (TEXT1,), (WAV1,))) for n, p in (("b", slow), ("g", quick)))
@@ -293,10 +295,10 @@ def test_an_item_without_a_usable_wave_costs_itself_only(
 
 
 def test_remove_long_sil_and_target_rms(single: Synthesizer) -> None:
-    loud = single.generate("Hello.", **SINGLE, num_step=1, target_rms=0.5)
-    soft = single.generate("Hello.", **SINGLE, num_step=1, target_rms=0.0)
+    loud = single.generate("Hello.", **SINGLE, num_step=2, target_rms=0.5)
+    soft = single.generate("Hello.", **SINGLE, num_step=2, target_rms=0.0)
     assert distance(loud.mel, soft.mel) > 1e-3
-    cut = single.generate("Hello.", **SINGLE, num_step=1, remove_long_sil=True)
+    cut = single.generate("Hello.", **SINGLE, num_step=2, remove_long_sil=True)
     assert cut.wave.size and cut.turns == ()
 
 
@@ -337,7 +339,7 @@ def test_converted_models_say_the_same(kind: str, tmp_path: Path) -> None:
             made("convert", "--from", source, "--to", model, "--format", form)
         wav = tmp_path / f"wav_{form}" / "a.wav"
         flags = [*prompt_flags(kind), "--text", text, "--res-wav-path", wav]
-        made(*command(model, *flags, "--num-step", 1))
+        made(*command(model, *flags))
         waves.append(wav.read_bytes())
     assert len(set(waves)) == 1
 
@@ -371,7 +373,7 @@ def test_base_size_model_speaks(run_cli, tmp_path: Path) -> None:
 
 def test_bench_prints_a_row_per_length(tmp_path: Path) -> None:
     rows = tmp_path / "rows.json"
-    bench = ["bench", "generate", "--model-dir", RELEASE / "zipvoice", "--num-step", 1]
+    bench = ["bench", "generate", "--model-dir", RELEASE / "zipvoice", "--num-step", 2]
     bench += ["--vocoder-path", "griffin-lim", "--prompt-seconds", 1]
     status, out, err = run_main(*bench, "--lengths", 1, 2, "--repeats", 1, "--json", rows)
     assert status == 0, err
@@ -400,7 +402,7 @@ def test_a_report_that_cannot_be_written_ends_no_list(
         raise zipvoice_jax.UserError("report.jsonl cannot be written (No space left on device).")
 
     monkeypatch.setattr("zipvoice_jax.infer.report.append_record", full)
-    sampling = zipvoice_jax.config.SamplingConfig.for_kind("zipvoice", num_step=1)
+    sampling = zipvoice_jax.config.SamplingConfig.for_kind("zipvoice", num_step=2)
     requests = [Request("a", "Yes.", (TEXT1,), (WAV1,)), BadLine("line 2", "it is bad.")]
     told: list[str] = []
     totals = run_list(single, requests, tmp_path, sampling, RunOptions(), "model", told.append)
@@ -414,7 +416,7 @@ def test_half_written_waves_of_a_killed_run_are_removed(
     stray, foreign = tmp_path / ".a.wav.0123abcd.partial", tmp_path / ".b.wav.0123abcd.partial"
     stray.touch()
     foreign.touch()
-    sampling = zipvoice_jax.config.SamplingConfig.for_kind("zipvoice", num_step=1)
+    sampling = zipvoice_jax.config.SamplingConfig.for_kind("zipvoice", num_step=2)
     request = Request("a", "Yes.", (TEXT1,), (WAV1,))
     totals = run_list(single, [request], tmp_path, sampling, RunOptions(), "model", print)
     assert (totals.done, totals.failed) == (1, 0) and (tmp_path / "a.wav").is_file()

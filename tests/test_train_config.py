@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 from complaints import user_error
-from conftest import ROOT, RunCli
+from conftest import ROOT
+from generation import run_main
 from training import write_config
 
 from zipvoice_jax.config import ModelConfig
@@ -130,11 +131,15 @@ def test_differences_name_what_changed_and_pass_over_what_cannot_matter() -> Non
         "stages.0.learning_rate: 0.0001 -> 0.5",
         "seed: 42 -> 1",
     ]
-    # A run of a version that did not know a switch yet goes on with it off.
-    switch = old["model"].pop("duration_head")
-    assert switch is False and differences(old, run_of(stage()).to_dict()) == []
-    on = dataclasses.replace(run_of(stage()), model=ModelConfig(duration_head=True)).to_dict()
-    assert differences(old, on) == ["model.duration_head: null -> true"]
+    # A run of a version that did not know a setting yet goes on with its default.
+    switch, choice = old["model"].pop("duration_head"), old["model"].pop("channel_decoding")
+    assert switch is False and choice == "joint"
+    assert differences(old, run_of(stage()).to_dict()) == []
+    other = ModelConfig(duration_head=True, channel_decoding="separate")
+    assert differences(old, dataclasses.replace(run_of(stage()), model=other).to_dict()) == [
+        "model.duration_head: false -> true",
+        'model.channel_decoding: "joint" -> "separate"',
+    ]
 
 
 def at(config: TrainConfig, name: str, step: int) -> float:
@@ -239,12 +244,13 @@ def test_settings_of_a_config_are_checked(tmp_path: Path) -> None:
             load_config(path, [])
 
 
-def test_the_schedules_can_be_drawn(tmp_path: Path, run_cli: RunCli) -> None:
+def test_the_schedules_can_be_drawn(tmp_path: Path) -> None:
     picture = tmp_path / "deep" / "schedule.png"
-    done = run_cli("train", "--config", CONFIGS / "curriculum.py", "--show-schedule", picture)
-    assert done.returncode == 0, done.stderr
+    config = CONFIGS / "curriculum.py"
+    status, out, err = run_main("train", "--config", config, "--show-schedule", picture)
+    assert status == 0, err
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert "single, dialog, stereo, distill_first, distill_second" in done.stdout
+    assert "single, dialog, stereo, distill_first, distill_second" in out
 
 
 def test_every_config_is_listed() -> None:

@@ -337,6 +337,7 @@ class Hum:
     """A vocoder that makes the same sound of everything."""
 
     name = "hum"
+    weights = ""
 
     def __init__(self) -> None:
         self.compilations: list[Compilation] = []

@@ -34,9 +34,6 @@ Schedule = Literal["uniform", "epss"]
 # and that ZipVoiceDistill never sets (TTSZipformer.__init__).
 GUIDANCE_SCALE_EMBED_DIM = 192
 DURATION_HEAD_DIM = 128  # hidden channels
-# Deviation of scaled log-mel, by which `noise_skip` tells noise from speech: 0.31 over one channel
-# of the demo's dialogues, 0.54 over two, of which one is mostly silent.
-FEATURE_STD = 0.4
 SPEAKER_STD = 0.1  # ZipVoiceDialog initialises spk_embed with N(0, 0.1)
 # Times of EPSS (empirically pruned step sampling, arXiv 2505.19931) in 32nds, by number of steps:
 # those of 32 equal steps that are left when the redundant ones, most of them late, are dropped. As
@@ -68,7 +65,6 @@ _NOT_IN_MODEL_JSON = (
     "upsampling",
     "duration_head",
     "channel_decoding",
-    "noise_skip",
 )
 
 
@@ -136,7 +132,7 @@ class ModelConfig:
     speaker_embedding: SpeakerEmbedding = "text_output"
     # What of a dialogue's prompt a frame is sampled from. "joint": all of it, as officially; the
     # model has to know which voice is whose. "own": what the frame's own speaker says in it, at the
-    # cost of one more branch.
+    # cost of one more branch where both speakers share a channel.
     speaker_prompts: SpeakerPrompts = "joint"
     # How tokens are spread over frames. "average": all alike, the official rule. "durations": in
     # proportion to durations that a small head on the text encoder predicts, prompt and text each
@@ -150,9 +146,6 @@ class ModelConfig:
     # [S1] in a text whose tags are swapped for the second; a decoder that is large enough for one
     # channel is then large enough for two.
     channel_decoding: ChannelDecoding = "joint"
-    # Whether the noise passes by the decoder: its linear estimate is taken off what the decoder
-    # gives. Officially not; two channels of noise hardly fit through a narrow decoder.
-    noise_skip: bool = False
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -173,9 +166,10 @@ class ModelConfig:
         _check_choice("speaker_prompts", self.speaker_prompts, get_args(SpeakerPrompts))
         _check_choice("upsampling", self.upsampling, get_args(Upsampling))
         _check_choice("channel_decoding", self.channel_decoding, get_args(ChannelDecoding))
-        for name in ("duration_head", "noise_skip"):
-            value = getattr(self, name)
-            require(isinstance(value, bool), f"{name} is {value!r}; give true or false.")
+        require(
+            isinstance(self.duration_head, bool),
+            f"duration_head is {self.duration_head!r}; give true or false.",
+        )
         factors = self.fm_decoder_downsampling_factor
         half = len(factors) // 2
         # Up to the middle each stack doubles the factor, after it each halves it.
@@ -218,6 +212,13 @@ class ModelConfig:
             not self.separates_channels or self.speaker_turns == "tag",
             f"speaker_turns is {self.speaker_turns!r}, which reads both channels' tags alike; with "
             "channel_decoding 'separate' choose tag.",
+        )
+        require(
+            not self.separates_channels
+            or (self.speaker_tokens, self.speaker_embedding) != ("separator", "none"),
+            "with speaker_tokens 'separator' and speaker_embedding 'none' a text does not say "
+            "which words are whose, and so not which channel's; keep one of the two for "
+            "channel_decoding 'separate'.",
         )
         if self.is_dialog and self.more_speaker_ids:
             for name, value, two in (
@@ -370,7 +371,7 @@ class SamplingConfig:
     of steps only. With `t_shift=1` the times of either are taken as they stand.
 
     `speaker_guidance`, `voice_matching` and `voice_contrast` are not official, and 0 by default but
-    for models that sample by speaker; see `zipvoice_jax.flow.sampling.sample`.
+    for models of `speaker_prompts="own"`; see `zipvoice_jax.flow.sampling.sample`.
     """
 
     num_step: int = 16

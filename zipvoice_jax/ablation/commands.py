@@ -142,7 +142,7 @@ def share_out(
 def run_all(
     commands: Sequence[Command], logs: Path, places: Sequence[Place], bar: "tqdm[Any]"
 ) -> None:
-    """Runs commands that are not done, one at a time in each place; the first failure ends all.
+    """Runs commands that are not done, one at a time in each place; after a failure none is begun.
 
     Args:
         commands: commands that do not depend on each other.

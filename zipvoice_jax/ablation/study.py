@@ -285,7 +285,9 @@ def identity_of_model(folder: Path) -> str:
 def _identity_of_items(items: Sequence[Request]) -> str:
     """An identity that changes with the texts and the prompts."""
     prompts = dict.fromkeys(path for item in items for path in item.prompt_wavs)
-    texts = [[item.item_id, item.text, item.prompt_texts, item.speed] for item in items]
+    texts = [
+        [item.item_id, item.text, item.prompt_texts, item.speed, item.duration] for item in items
+    ]
     wavs = [[str(path), sha256_of_files(path)] for path in prompts]
     return identity(texts, [list(map(str, item.prompt_wavs)) for item in items], wavs)
 

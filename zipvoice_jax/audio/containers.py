@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -61,6 +62,14 @@ def container_of(path: Path | Recording) -> str | None:
     return None
 
 
+def _seconds(container: Any, stream: Any) -> float:
+    """How long the sound is said to be; 0 where only that of a picture is known."""
+    if stream.duration is not None:
+        return float(stream.duration * stream.time_base)
+    alone = len(container.streams) == 1
+    return (container.duration or 0) / 1e6 if alone else 0.0
+
+
 def decode(path: Path | Recording, name: str, *, limit: float | None = None) -> Decoded:
     """Decodes the first audio stream of a container.
 
@@ -90,7 +99,7 @@ def decode(path: Path | Recording, name: str, *, limit: float | None = None) -> 
                 raise UserError(f"{path} is {name} without sound; give a recording of speech.")
             stream = container.streams.audio[0]
             rate = stream.rate
-            promised = (container.duration or 0) / 1e6  # seconds
+            promised = _seconds(container, stream)
             resampler = av.AudioResampler(format="fltp", rate=rate)
             parts, samples = [], 0
             for frame in container.decode(stream):

@@ -5,10 +5,9 @@ WebM and WMA. Every fault of a file becomes one `UserError` that names it.
 """
 
 import io
-import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
@@ -21,6 +20,7 @@ from zipvoice_jax.core.files import write_bytes
 
 _MIN_RATE, _MAX_RATE = 4_000, 384_000  # Hz
 _MAX_PEAK = 100.0  # far above any overdriven recording, and below quiet speech in 16-bit scale
+_BLOCK = 1 << 16  # frames to encode at a time: libvorbis keeps all that it gets on the stack
 _SLACK = 0.1  # seconds that a lossy decoder or a rounded manifest entry may be off
 # Container and subtype of written files.
 _FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
@@ -67,8 +67,10 @@ def read_audio(
             start, count = _wanted_part(file, path, offset, duration, max_duration)
             wave = file.wave[start : start + count]
         else:
-            source = _file_name(path) if isinstance(path, Path) else path.open()
-            with soundfile.SoundFile(source) as file:
+            with (
+                path.open("rb") as opened,
+                soundfile.SoundFile(_nameless(opened), closefd=False) as file,
+            ):
                 rate = file.samplerate
                 start, count = _wanted_part(file, path, offset, duration, max_duration)
                 if start:
@@ -114,14 +116,18 @@ def sampling_rate_of(path: Path) -> int:
         name = container_of(path)
         if name is not None:
             return decode(path, name, limit=0.0).samplerate
-        return soundfile.info(_file_name(path)).samplerate
+        with (
+            path.open("rb") as opened,
+            soundfile.SoundFile(_nameless(opened), closefd=False) as file,
+        ):
+            return file.samplerate
     except (OSError, soundfile.SoundFileError):
         raise UserError(f"{path} is not an audio file") from None
 
 
-def _file_name(path: Path) -> Any:
-    """A name as soundfile takes it whatever its bytes are; it encodes strings strictly."""
-    return os.fsencode(path)
+def _nameless(opened: BinaryIO) -> Any:
+    """An open file without its name: soundfile takes ".raw" for a format, and names for UTF-8."""
+    return opened if isinstance(opened, io.BytesIO) else opened.fileno()
 
 
 def _check_file(path: Path | Recording) -> None:
@@ -238,7 +244,11 @@ def write_audio(
     # In memory: soundfile reports a full disk by an assertion, and not at all with `python -O`.
     encoded = io.BytesIO()
     try:
-        soundfile.write(encoded, data, sampling_rate, format=container, subtype=subtype)
+        with soundfile.SoundFile(
+            encoded, "w", sampling_rate, data.shape[1], subtype, format=container
+        ) as file:
+            for begin in range(0, len(data), _BLOCK):
+                file.write(data[begin : begin + _BLOCK])
     except (ValueError, AssertionError, soundfile.SoundFileError) as error:
         reason = (str(error).splitlines() or ["libsndfile failed"])[0]
         raise UserError(f"the audio for {path} cannot be encoded ({reason}).") from None

@@ -24,8 +24,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         description="Steady-state seconds, real-time factor, compile seconds, peak memory, and "
         "model FLOP/s as a share of a matrix product measured in the same run.",
     )
-    add_model(generate)
-    add_sampling(generate)
+    add_model(generate, text=False)
+    add_sampling(generate, text=False)
     generate.add_argument(
         "--lengths",
         type=float,

@@ -43,8 +43,11 @@ def run(args: argparse.Namespace) -> int:
 
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit is {args.limit}; give 1 or more.")
-    if args.to is not None and args.to.resolve() == args.wav_dir.resolve():
-        raise UserError("--to is --wav-dir, whose recordings would be overwritten; name another.")
+    if args.to is not None and args.to.resolve().is_relative_to(args.wav_dir.resolve()):
+        raise UserError(
+            "--to is --wav-dir or a folder in it, where what it holds would be overwritten, or "
+            "measured the next time; name another."
+        )
     check_folder(args.to)
     check_file(args.json)
     features = FeatureConfig()

@@ -1,5 +1,6 @@
 """Copy-synthesis: recordings to features and back to waves; the cost of a vocoder alone."""
 
+import collections
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,11 +33,17 @@ def recordings(folder: Path, limit: int | None = None) -> list[Path]:
     """Audio files in a folder and its subfolders, sorted by path.
 
     Raises:
-        UserError: there are none.
+        UserError: there are none, or two differ in nothing but their suffix.
     """
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise UserError(f"--wav-dir {folder} holds no audio ({', '.join(SUFFIXES)}).")
+    names = collections.Counter(path.with_suffix("") for path in paths)
+    if twice := [str(name) for name, count in names.items() if count > 1]:
+        raise UserError(
+            f"--wav-dir {folder} holds {len(twice)} recordings in two formats, such as "
+            f"{twice[0]}; keep one of each."
+        )
     return paths[:limit]
 
 
@@ -82,7 +89,6 @@ def resynthesise(
             row["mel_error"] = _distance(wave, mels, features)
         if to is not None:
             target = to / path.relative_to(folder).with_suffix(".wav")
-            target.parent.mkdir(parents=True, exist_ok=True)
             write_audio(target, wave, features.sampling_rate)
         yield row
 

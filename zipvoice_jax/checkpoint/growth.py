@@ -231,7 +231,8 @@ def one_channel(params: Params, config: ModelConfig) -> tuple[Params, ModelConfi
     """ZipVoice-Dialog-Stereo to -Dialog: the stream of one channel that every Stereo model has.
 
     It computes what the Stereo model computes for one channel; after `grow_to_stereo` it is the
-    model from before.
+    model from before. Batches of two channels do not train its projections: after a training
+    without any of one channel they are as they were, while all between them has changed.
 
     Args:
         params: of a zipvoice_dialog_stereo model.

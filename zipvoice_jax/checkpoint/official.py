@@ -196,7 +196,7 @@ def read_official(
 
 
 def not_official(config: ModelConfig) -> str:
-    """What the official code lacks of a model, as "with noise_skip"; "" where it has all."""
+    """What the official code lacks of a model, as "of 3 speakers"; "" where it has all."""
     speakers = config.speaker_tokens, config.speaker_embedding
     options = (
         (
@@ -205,7 +205,6 @@ def not_official(config: ModelConfig) -> str:
         ),
         (config.looks_up_durations, "with upsampling='durations'"),
         (config.separates_channels, "with channel_decoding='separate'"),
-        (config.noise_skip, "with noise_skip"),
         (config.num_speakers > 2, f"of {config.num_speakers} speakers"),
     )
     return next((what for is_ours, what in options if is_ours), "")
@@ -243,6 +242,14 @@ def write_official(
     check_table(config, table)
     if what := not_official(config):
         raise UserError(f"the official code has no model {what}; keep it in the native format.")
+    kept = FeatureConfig(
+        n_mels=features.n_mels, type=features.type, sampling_rate=features.sampling_rate
+    )
+    if features != kept:
+        raise UserError(
+            f"the official format has no place for windows of {features.n_fft} samples every "
+            f"{features.hop_length}; keep the model in the native format."
+        )
     state = to_official(params, config)
     model_json = {
         "model": config.to_model_json(),

@@ -120,8 +120,10 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.model_name} is a {loaded.config.kind} model, not {args.kind}.")
     before = loaded.config.kind
     loaded = _grow(loaded, args.grow, args.tokens, args.speakers, args.seed)
-    # The official format would leave out a head for the length of the speech, too.
-    to_official = from_native and not (loaded.config.has_durations or not_official(loaded.config))
+    # The official format would leave out a head for the length of the speech, too, and how to
+    # sample.
+    ours = loaded.config.has_durations or loaded.config.has_own_prompts
+    to_official = from_native and not (ours or not_official(loaded.config))
     target_format = args.format or ("pt" if to_official else "native")
     parts = (loaded.config, loaded.features, loaded.table, loaded.params)
     if target_format in ("native", "bfloat16"):

@@ -44,7 +44,7 @@ class Alignments:
         Raises:
             UserError: the file is damaged, or belongs to other records.
         """
-        remedy = "delete it, or run `zipvoice-jax align` again"
+        remedy = "delete it, or run `zipvoice-jax align --overwrite`"
         self._offsets, self._starts, fingerprint = _read(path, remedy)
         if fingerprint != _fingerprint(index):
             raise UserError(f"{path} belongs to other records than the dataset has; {remedy}.")

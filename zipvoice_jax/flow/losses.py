@@ -35,7 +35,7 @@ class FlowBatch:
         token_starts: the frame at which each token begins; None shares frames out equally.
         only_speaker: of each dialogue, the speaker whose turns alone are in sight and are to be
             generated, as `speaker_prompts="own"` samples them: 1 for [S1], 0 for [S2]; -1, or
-            None for a whole batch, for both.
+            None for a whole batch, for all. Separate channels have one speaker each anyway.
     """
 
     tokens: Int[Array, "batch tokens"]
@@ -114,9 +114,9 @@ def _frames_of_only_speaker(
     if channels == 2 and config.separates_channels:  # each has no other voice in it
         return None
     lens, frames = (batch.tokens_lens, batch.features_lens), batch.features.shape[1]
-    first = speaker_frames(config, batch.tokens, *lens, frames, batch.token_starts) == 1
+    speaker = speaker_frames(config, batch.tokens, *lens, frames, batch.token_starts)
     only = batch.only_speaker[:, None]
-    return (only < 0) | (first == (only == 1))
+    return (only < 0) | (speaker == only)
 
 
 def exclusive_penalty(
@@ -271,16 +271,17 @@ def _velocity(
         return model.velocity(times, x, text, speech, mask, scale, ctx)
 
     def guided(t: Array, x: Array) -> Array:
+        # An item's branches are neighbours, so that sharding the batch keeps them on one device.
         late = t > 0.5
-        both = (
-            jnp.concatenate([x, x]),
-            jnp.concatenate([jnp.zeros_like(text), text]),
-            jnp.concatenate([jnp.where(late, 0.0, speech), speech]),
+        pairs = (x, x), (text, jnp.zeros_like(text)), (speech, jnp.where(late, 0.0, speech))
+        state, said, shown = (
+            jnp.stack(pair, axis=1).reshape(2 * size, *pair[0].shape[1:]) for pair in pairs
         )
         times = jnp.broadcast_to(t, (2 * size,))
-        v = model.velocity(times, *both, jnp.concatenate([mask, mask]))
+        v = model.velocity(times, state, said, shown, jnp.repeat(mask, 2, axis=0))
+        v = v.reshape(size, 2, *x.shape[1:])
         weight = (scale * jnp.where(late, 1.0, 2.0))[:, None, None]
-        return (1.0 + weight) * v[size:] - weight * v[:size]
+        return (1.0 + weight) * v[:, 0] - weight * v[:, 1]
 
     return distilled if config.is_distill else guided
 

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 _SPEECH_NATS = 3.0  # below a speaker's loudest bin, where frames begin to count as speech
 _NATS_WIDTH = 0.7  # over which they do
+_ABSENT_NATS = 6.0  # below an item's loudest bin, where somebody does not speak at all
 _SHARPNESS = 3.0  # of the parting of dark and bright sounds, per deviation of their tilt
 _HALF_FRAMES = 10.0  # of speech at which a statistic is believed half
 _MOST_LOG = 0.7  # nats by which a deviation is exaggerated at most
@@ -45,6 +46,8 @@ def speech_weights(
 ) -> Float[Array, "batch frames channels speakers"]:
     """From 0 to 1 how much a frame is speech of a speaker: loud, beside that speaker's loudest.
 
+    Who is some 50 dB below the item's loudest does not speak: a silent channel is not a voice.
+
     Args:
         features: log-mel times `feat_scale`.
         member: 1 for the frames that are a speaker's.
@@ -56,6 +59,7 @@ def speech_weights(
         jnp.where(members, loudest_bin, -jnp.inf), axis=1, keepdims=True, initial=-1e9
     )
     scale = jnp.reshape(jnp.asarray(feat_scale, jnp.float32), (-1, 1, 1, 1))
+    members &= loudest > loudest.max(axis=(2, 3), keepdims=True) - _ABSENT_NATS * scale
     nats = (loudest_bin - loudest) / scale + _SPEECH_NATS
     return jnp.where(members, jax.nn.sigmoid(nats / _NATS_WIDTH), 0.0)
 

@@ -27,7 +27,6 @@ from zipvoice_jax.models.zipvoice import (
     items_as_channels,
     speaker_frames,
     upsampled,
-    velocity_of,
 )
 from zipvoice_jax.nn.zipformer import precompute_positions
 
@@ -351,8 +350,6 @@ def step(
         velocity = velocity + prepared.speaker_guidance[:, None, None] * (own - other)
     if prepared.separate:
         velocity = items_as_channels(velocity)
-    # The state is the same in all branches, whose weights sum to one.
-    velocity = velocity_of(config, velocity, t[None], x)
     if prepared.voices is None:
         return x + velocity * (t_next - t)
     # The speech that a straight path from here leads to is what has a mean and a deviation.
@@ -380,11 +377,11 @@ def sample(
     text, and for t > 0.5 the speech as well; up to t = 0.5 the scale is doubled. A distilled
     model takes the scale as an input and has one branch.
 
-    With `speaker_prompts="own"` a dialogue has a conditional branch for each speaker, which sees
-    of the prompt what that speaker says; a frame takes the velocity of its own speaker's branch,
-    and the unconditional one lacks text and speech at all times, so that guidance is towards the
-    voice as well. `speaker_guidance` adds this many times the difference between the speaker's own
-    branch and the other's: away from the other's voice.
+    With `speaker_prompts="own"` a dialogue in one channel has a conditional branch for each
+    speaker, which sees of the prompt what that speaker says; a frame takes the velocity of its own
+    speaker's branch. The unconditional one lacks text and speech at all times, so that guidance is
+    towards the voice as well. `speaker_guidance` adds this many times the difference between the
+    speaker's own branch and the other's: away from the other's voice.
 
     `voice_matching` moves the speech that each step leads to by `match_voices`, so that the next
     step goes on from a state that fits; `voice_contrast` moves it beyond, away from the other

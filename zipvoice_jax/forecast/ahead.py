@@ -208,6 +208,7 @@ def model_of(run: TrainConfig, stage: int) -> tuple[ModelConfig, str | None]:
 def _lower_sample(config: ModelConfig, layout: Layout, bucket: Bucket, num_step: int) -> Any:
     """Lowers the sampling of a batch that is split over the devices."""
     shape, size = jax.ShapeDtypeStruct, bucket.batch
+    bucket = dataclasses.replace(bucket, channels=config.channels)  # whatever it is trained on
     batch = abstract_batch(config, bucket)
     placeholders: dict[str, Any] = dict(
         tokens=batch.tokens,
@@ -215,7 +216,7 @@ def _lower_sample(config: ModelConfig, layout: Layout, bucket: Bucket, num_step:
         prompt_features=batch.features,
         prompt_lens=batch.features_lens,
         features_lens=batch.features_lens,
-        noise=shape((size, bucket.frames, config.channels * config.feat_dim), jnp.float32),
+        noise=batch.features,
         prompt_tokens_lens=batch.tokens_lens if config.looks_up_durations else None,
     )
     inputs = SampleInputs(**placeholders)

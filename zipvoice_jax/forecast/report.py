@@ -63,9 +63,9 @@ def details(row: dict[str, Any], parts: int = 0) -> list[str]:
 
 def too_much(row: dict[str, Any]) -> str:
     """One line on the memory that a case that does not fit needs, and what for."""
-    needs = _number(row, "hbm_gib", 1.0, ".2f")
+    needs, has = (_number(row, name, 1.0, ".2f") for name in ("hbm_gib", "hbm_limit_gib"))
     return (
-        f"it needs {needs} GiB of the {row['hbm_limit_gib']:.2f} GiB of a chip; the state takes "
+        f"it needs {needs} GiB of the {has} GiB of a chip; the state takes "
         f"{amount(row['state_gib'] * 2**30)}, and on each chip {'; '.join(row['memory'])}"
     )
 

@@ -220,7 +220,7 @@ def run_list(
     common = request_digest(
         model_id, dataclasses.asdict(sampling), options.min_duration, options.duration,
         options.raw_evaluation, options.text_repair, options.remove_long_sil,
-        synthesizer.vocoder.name, synthesizer.config.to_dict(),
+        synthesizer.vocoder.name, synthesizer.vocoder.weights, synthesizer.config.to_dict(),
     )  # fmt: skip
     keys = {}
     for request in requests:

@@ -116,8 +116,8 @@ def versions(*packages: str) -> str:
         return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     except importlib.metadata.PackageNotFoundError as error:
         raise UserError(
-            f"{error.name} is not installed; it comes with pip install 'zipvoice-jax[evaluate]', "
-            "or, if it is torch, transformers or funasr, by itself."
+            f"{error.name} is not installed; pip install it, or what judges here: "
+            "'zipvoice-jax[evaluate]'."
         ) from None
 
 

@@ -1,6 +1,7 @@
 """Pictures of a report: its numbers with intervals, and a sortable page with the recordings."""
 
 import html
+import io
 import itertools
 import json
 import os
@@ -16,7 +17,7 @@ from zipvoice_jax.audio.io import read_audio
 from zipvoice_jax.audio.mel import log_mel_host
 from zipvoice_jax.config import FeatureConfig
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.core.files import write_text
+from zipvoice_jax.core.files import write_bytes, write_text
 from zipvoice_jax.core.pictures import save_picture
 from zipvoice_jax.judge.config import ALL_METRICS
 from zipvoice_jax.judge.summary import Estimate, Records, summarise
@@ -25,6 +26,7 @@ _COLOURS = ("#3b6fb6", "#c8553d", "#5b8c5a", "#8a5a9c", "#666666")
 
 PAGE = "index.html"
 ESTIMATES, OFFSETS = "summary.png", "turns.png"  # pictures of a report
+_STAMP = "Source"  # of what a picture shows, in its PNG's text
 _TEMPLATE = Path(__file__).with_name("page.html")
 
 
@@ -109,7 +111,7 @@ def write_page(to: Path, records: Records, summary: str, about: Mapping[str, Any
             if (to / name).is_file()
         ),
         about=html.escape(json.dumps(about, indent=1)),
-        heads="".join(f"<th>{html.escape(head)}</th>" for head in heads),
+        heads="".join(f'<th tabindex="0">{html.escape(head)}</th>' for head in heads),
         rows="\n".join(_row(to, record, names) for record in records),
     )
     write_text(to / PAGE, page)
@@ -117,13 +119,14 @@ def write_page(to: Path, records: Records, summary: str, about: Mapping[str, Any
 
 def _row(to: Path, record: Mapping[str, Any], names: list[str]) -> str:
     item = html.escape(record["id"])
-    sound = urllib.parse.quote(os.path.relpath(record["wav"], to))
-    picture = _picture(to, record)
+    sound = urllib.parse.quote(os.fsencode(os.path.relpath(record["wav"], to)))
+    picture = urllib.parse.quote(_picture(to, record))
+    seen = f'<img class="mel" loading="lazy" alt="mel" src="{picture}">' if picture else ""
     seconds = record["seconds"]
     cells = [
         f'<td data-value="{item}">{item}<br><span class="who">{seconds:.1f} s</span></td>',
         f'<td data-value="{seconds}"><audio controls preload="none" src="{sound}"></audio>'
-        f'<img class="mel" loading="lazy" alt="mel" src="{urllib.parse.quote(picture)}"></td>',
+        f"{seen}</td>",
         f"<td>{_words(record)}</td>",
     ]
     for name in names:
@@ -154,22 +157,35 @@ def _words(record: Mapping[str, Any]) -> str:
 
 
 def _picture(to: Path, record: Mapping[str, Any]) -> str:
-    """Draws a recording's log-mel unless it is up to date; returns its path from the page."""
-    name = f"mels/{record['id']}.png"
-    path = to / name
-    wav = Path(record["wav"])
-    try:
-        if path.is_file() and path.stat().st_mtime >= wav.stat().st_mtime:
-            return name
-        from matplotlib.image import imsave
+    """Draws a recording's log-mel unless it is up to date; returns its path from the page.
 
-        features = FeatureConfig()
-        wave = read_audio(wav, features.sampling_rate, max_duration=None)
-        mel = np.concatenate(
-            [log_mel_host(channel[None], features) for channel in wave[::-1]], axis=1
-        )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        imsave(path, mel.T[::-1], cmap="magma")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}).") from None
+    Empty for what is too short to be drawn. The record's stamp is in the picture, so that neither
+    half a picture nor one of another recording is taken for it.
+    """
+    name = f"mels/{record['id']}.png"
+    if _stamp_of(to / name) == record["stamp"]:
+        return name
+    from matplotlib.image import imsave
+
+    features, drawn = FeatureConfig(), io.BytesIO()
+    try:
+        wave = read_audio(Path(record["wav"]), features.sampling_rate, max_duration=None)
+        mels = [log_mel_host(channel[None], features) for channel in wave[::-1]]
+    except UserError:  # it could be judged, and the rest of the page does not depend on it
+        return ""
+    mel = np.concatenate(mels, axis=1)
+    metadata = {_STAMP: record["stamp"]}
+    imsave(drawn, mel.T[::-1], cmap="magma", format="png", metadata=metadata)
+    write_bytes(to / name, drawn.getvalue())
     return name
+
+
+def _stamp_of(picture: Path) -> str | None:
+    """The stamp in a picture; None without one."""
+    from PIL import Image
+
+    try:
+        with Image.open(picture) as image:
+            return image.info.get(_STAMP)
+    except (OSError, ValueError):
+        return None

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.judge import packages
 from zipvoice_jax.judge.backends import (
     RATE,
@@ -47,9 +48,13 @@ class Dnsmos:
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            str(model), options, providers=["CPUExecutionProvider"]
-        )
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(model), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime has a class of its own for each damage
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{model} is no model that onnxruntime reads ({reason}).") from None
 
     def score(self, wave: Wave) -> float:
         """The score; speech shorter than 9 s is repeated, as in the official code."""

@@ -1,6 +1,7 @@
 """Judges a folder of recordings: item by item, restartable at any point."""
 
 import collections
+import contextlib
 import dataclasses
 import json
 import os
@@ -81,7 +82,8 @@ def evaluate(
     bar = progress_bar(requests, desc="judge", unit="item")
     for request in bar:
         path = wave_path(wav_dir, request.item_id)
-        stamp = _stamp(path, request)
+        its = made.get(request.item_id, {})
+        stamp = _stamp(path, request, its)
         before = known.get(request.item_id)
         if before is not None and "error" not in before and before.get("stamp") == stamp:
             if before["wav"] != str(path):  # called from another folder
@@ -93,7 +95,7 @@ def evaluate(
         try:
             if isinstance(request, BadLine):
                 raise UserError(request.error)
-            record = judge.judge(request, path, made.get(request.item_id, {}))
+            record = judge.judge(request, path, its)
             totals.done += 1
         except UserError as error:
             record = {"id": request.item_id, "error": str(error)}
@@ -159,6 +161,8 @@ def write_report(
     write_text(to / "summary.txt", text + "\n")
     if between:
         draw_offsets(between, to / OFFSETS)
+    else:
+        (to / OFFSETS).unlink(missing_ok=True)  # of a run with other metrics
     draw_estimates({name: summarise(one) for name, one in systems.items()}, to / ESTIMATES)
     write_page(to, good, text, about)
     return text
@@ -172,9 +176,9 @@ def _begin(to: Path, description: dict[str, Any], overwrite: bool) -> dict[str, 
             f"{to} holds the report of another judge (see {to / JUDGE}); give another --to, or "
             "--overwrite."
         )
-    write_json(to / JUDGE, description)
-    if overwrite:
+    if overwrite:  # before the new judge is named, whose records they are not
         write_text(to / ITEMS, "")
+    write_json(to / JUDGE, description)
     return known
 
 
@@ -230,13 +234,19 @@ def _libraries(description: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _stamp(path: Path, request: Request | BadLine) -> str:
-    """A string that changes with the recording, its text or its prompts."""
+def _stamp(path: Path, request: Request | BadLine, made: Mapping[str, Any]) -> str:
+    """A string that changes with the recording, how it was made, its text or its prompts."""
     try:
         stat = path.stat()
     except (OSError, ValueError):
         return "missing"
     if isinstance(request, BadLine):
         return "bad"
-    prompts = list(map(os.path.abspath, request.prompt_wavs))
-    return f"{stat.st_size} {stat.st_mtime_ns} {request.text} {prompts}"
+    prompts = []
+    for prompt in request.prompt_wavs:
+        with contextlib.suppress(OSError, ValueError):
+            file = prompt.stat()
+            prompts.append((os.path.abspath(prompt), file.st_size, file.st_mtime_ns))
+    said = request.text, request.prompt_texts
+    known = {name: made[name] for name in ("rtf", "turns") if name in made}
+    return f"{stat.st_size} {stat.st_mtime_ns} {said} {prompts} {known}"

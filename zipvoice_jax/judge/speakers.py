@@ -1,5 +1,6 @@
 """Speaker encoders: Resemblyzer and WavLM with ECAPA-TDNN in JAX, or models of torch."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -65,7 +66,10 @@ class Resemblyzer:
             "weights": packages.sha256_of_files(path),
             "options": "in JAX, speech parts by Silero's detector",
         }
-        weights = Weights(read_legacy(path)["model_state"], str(path))
+        tree = read_legacy(path)
+        if not isinstance(tree, Mapping) or "model_state" not in tree:
+            raise UserError(f"{path} holds no speaker encoder of Resemblyzer.")
+        weights = Weights(tree["model_state"], str(path))
         layers = [read_lstm(weights, f"lstm.{{}}_l{i}") for i in range(3)]
         self._tree: Tree = {"layers": layers, **weights.tree("linear")}
 

@@ -4,6 +4,7 @@ A loss can fall while speech stays unintelligible. `train --listen LIST` speaks 
 list with the averaged parameters of every checkpoint and counts word errors.
 """
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,7 +45,12 @@ class WordJudge:
         vocoder_path: str | Path | None = GriffinLim.name,
         guidance_scale: float | None = None,
     ) -> None:
-        requests = [item for path in lists for item in read_usable(path)]
+        requests = [
+            # Two lists may both call their first item 1.
+            dataclasses.replace(item, item_id=f"{number}/{item.item_id}")
+            for number, path in enumerate(lists)
+            for item in read_usable(path)
+        ]
         self._requests = {
             kind: [request for request in requests if is_dialogue(request) == kind][:items]
             for kind in (False, True)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from zipvoice_jax.config import DURATION_HEAD_DIM, FEATURE_STD, SPEAKER_STD, ModelConfig
+from zipvoice_jax.config import DURATION_HEAD_DIM, SPEAKER_STD, ModelConfig
 from zipvoice_jax.core.masks import padding_mask, speaker_rows
 from zipvoice_jax.core.upsampling import token_index, token_index_by_starts
 from zipvoice_jax.nn.durations import DurationHead
@@ -252,7 +252,7 @@ class ZipVoice(nn.Module):
         part = None if ctx is None else ctx.at("fm_decoder")
         stream = decoder_stream(c, channels)
         decoded = self.fm_decoder(jnp.concatenate(inputs, axis=-1), time_emb, mask, part, stream)
-        return velocity_of(c, items_as_channels(decoded) if separate else decoded, t, xt)
+        return items_as_channels(decoded) if separate else decoded
 
     def __call__(
         self,
@@ -287,34 +287,6 @@ class ZipVoice(nn.Module):
         return self.velocity(t, xt, text, speech_condition, mask, guidance_scale, ctx)
 
 
-def velocity_of(
-    config: ModelConfig,
-    decoded: Float[Array, "batch frames channels_feat"],
-    t: Float[Array, " #batch"],
-    xt: Float[Array, "batch frames channels_feat"],
-) -> Float[Array, "batch frames channels_feat"]:
-    """The velocity by what the decoder gives: the same, or with `noise_skip` less the noise.
-
-    The velocity is speech less noise. For speech of mean 0 and variance s the best linear estimate
-    of the noise in a state is (1 - t) xt / ((1 - t)^2 + s t^2). That much is taken off here, so
-    that near t = 0, where words are decided, no noise is left for the decoder to carry. The
-    estimate of the speech, which Karras et al. 2022 ("Elucidating the Design Space of
-    Diffusion-Based Generative Models", table 1) would put beside a network too, is left to the
-    decoder: with it two channels were learnt more slowly (docs/demo_model.md).
-
-    Args:
-        config: of the model.
-        decoded: of the decoder.
-        t: time of each item, 0 (noise) to 1 (speech).
-        xt: the state.
-    """
-    if not config.noise_skip:
-        return decoded
-    left = 1.0 - t[:, None, None]
-    share = left / (left**2 + (FEATURE_STD * t[:, None, None]) ** 2)
-    return decoded - share * xt
-
-
 def upsampled(
     text_embed: Float[Array, "batch tokens texts_feat"],
     tokens_lens: Int[Array, " batch"],
@@ -341,13 +313,12 @@ def speaker_frames(
     """Whose turn each frame is in; see `text_condition`.
 
     Returns:
-        The row of the speaker-turn embedding (1 for [S1], 0 for [S2]), 0 everywhere for models of
-        one speaker, and -1 where a frame looks the padding token up.
+        The row of the speaker-turn embedding (1 for [S1], 0 for [S2]), and 0 everywhere for models
+        of one speaker. Frames that average upsampling leaves over are the last speaker's.
     """
-    if config.is_dialog:
-        rows = speaker_turn_rows(config, tokens)
-    else:
-        rows = jnp.where(tokens == config.pad_id, -1, 0)
+    rows = speaker_turn_rows(config, tokens) if config.is_dialog else jnp.zeros_like(tokens)
+    last = jnp.take_along_axis(rows, jnp.maximum(tokens_lens - 1, 0)[:, None], axis=1)
+    rows = jnp.where(rows < 0, last, rows)
     as_floats = rows[:, :, None].astype(jnp.float32)
     frames = upsampled(as_floats, tokens_lens, features_lens, num_frames, token_starts)
     return frames[:, :, 0].astype(jnp.int32)

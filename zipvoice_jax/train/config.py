@@ -56,7 +56,8 @@ class Stage:
             is said in which voice. Near speech the loss is large whatever the model knows.
         only_speaker: share of the dialogues of which one speaker's turns alone, drawn evenly, are
             in sight and are to be generated: what a model of `speaker_prompts="own"` is asked
-            when it speaks. Officially 0.
+            when it speaks. Officially 0. Of more speakers only [S1] and [S2] are drawn; separate
+            channels of a stereo model have one speaker each, and all of them counts.
         exclusive_weight: of the stereo model's speaker-exclusive loss.
         channel_difference: of the start of a stereo model from a mono one: how far the input
             projections of its channels differ, as a share of the mono one's standard deviation.
@@ -346,13 +347,17 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """All settings as plain JSON values, to be kept with checkpoints and compared."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        return _plain(self)
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 # Settings that change how a run works and not what comes of it.
 _FREE = frozenset(
     "workers threads prefetch max_corrupt log_every keep_last keep_every keep_best max_bad_steps "
-    "samples vocoder_path".split()
+    "samples vocoder_path cache".split()
 )
 
 
@@ -360,9 +365,11 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What changed between two configs, one line each, such as `seed: 1 -> 2`.
 
     Settings that cannot change a result, such as the number of workers, are left out, and so are
-    fields that are false or empty and that the old config does not know: they came after it.
+    fields that the old config does not know, since they came after it, where they are false or
+    empty or, of the model, as they are by default.
     """
-    before, after = dict(_leaves(old)), dict(_leaves(new))
+    model = {**_plain(ModelConfig()), **old["model"]}
+    before, after = dict(_leaves({**old, "model": model})), dict(_leaves(new))
     newer = {name for name, value in after.items() if value in (False, []) and name not in before}
     return [
         f"{name}: {json.dumps(before.get(name))} -> {json.dumps(after.get(name))}"

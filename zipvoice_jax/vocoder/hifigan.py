@@ -91,8 +91,10 @@ class HifiganVocoder:
 
     name = NAME
 
-    def __init__(self, config: HifiganConfig, params: Params, features: FeatureConfig) -> None:
-        self.config, self.features = config, features
+    def __init__(
+        self, config: HifiganConfig, params: Params, features: FeatureConfig, weights: str = ""
+    ) -> None:
+        self.config, self.features, self.weights = config, features, weights
         self.device = jax.local_devices()[0]
         self.params = jax.device_put(params, self.device)
         self._context = context_frames(config)
@@ -210,7 +212,8 @@ def load_hifigan(path: Path, features: FeatureConfig) -> HifiganVocoder:
         f"{config.hop_size}, but the model makes them of {features.n_fft} every "
         f"{features.hop_length}; use --vocoder-path {NAME}.",
     )
-    return HifiganVocoder(config, params_from_official(_read(weights), config), features)
+    params = params_from_official(_read(weights), config)
+    return HifiganVocoder(config, params, features, sha256_of_files(weights))
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

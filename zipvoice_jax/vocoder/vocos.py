@@ -11,6 +11,7 @@ from zipvoice_jax.checkpoint.official import read_state_dict
 from zipvoice_jax.config import FeatureConfig
 from zipvoice_jax.core.compiling import Programs
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.packages import sha256_of_files
 from zipvoice_jax.models.vocos import VocosConfig, decode, load_vocos
 from zipvoice_jax.vocoder.base import Mels, Wave
 
@@ -24,7 +25,8 @@ class VocosVocoder:
 
     name = "vocos"
 
-    def __init__(self, config: VocosConfig, params: dict[str, Any]) -> None:
+    def __init__(self, config: VocosConfig, params: dict[str, Any], weights: str = "") -> None:
+        self.weights = weights
         self.config, self.params = config, jax.device_put(params, jax.local_devices()[0])
         self._programs = Programs(jax.local_devices()[0].platform)
         self.compilations = self._programs.compilations
@@ -61,10 +63,15 @@ def load_vocoder(directory: Path, features: FeatureConfig) -> VocosVocoder:
         UserError: it cannot be read, or does not fit the features.
     """
     config, params = load_vocos(directory, read_state_dict)
-    if (config.input_channels, config.hop_length) != (features.n_mels, features.hop_length):
+    takes = config.input_channels, config.n_fft, config.hop_length, config.sampling_rate
+    made = features.n_mels, features.n_fft, features.hop_length, features.sampling_rate
+    if takes != made:
         raise UserError(
-            f"the vocoder in {directory} takes {config.input_channels} mel bins every "
-            f"{config.hop_length} samples, but the model makes {features.n_mels} every "
-            f"{features.hop_length}; use charactr/vocos-mel-24khz."
+            f"the vocoder in {directory} takes {_described(takes)}, but the model makes "
+            f"{_described(made)}; use charactr/vocos-mel-24khz."
         )
-    return VocosVocoder(config, params)
+    return VocosVocoder(config, params, sha256_of_files(directory / "pytorch_model.bin"))
+
+
+def _described(features: tuple[int, int, int, int]) -> str:
+    return "{} mel bins of {} samples every {} at {} Hz".format(*features)
