@@ -331,7 +331,7 @@ def step(
     late = t > 0.5
     parts = [hidden + prepared.from_text + part for part in prepared.seen]
     if prepared.guided:
-        withheld = True if config.has_own_prompts else late
+        withheld = late if prepared.first is None else True
         parts.append(hidden + prepared.bias + jnp.where(withheld, 0.0, prepared.from_prompt))
     v = decoder.decode(
         _branches(parts), time_emb, prepared.mask, stream=prepared.stream,
@@ -379,8 +379,8 @@ def sample(
 
     With `speaker_prompts="own"` a dialogue in one channel has a conditional branch for each
     speaker, which sees of the prompt what that speaker says; a frame takes the velocity of its own
-    speaker's branch. The unconditional one lacks text and speech at all times, so that guidance is
-    towards the voice as well. `speaker_guidance` adds this many times the difference between the
+    speaker's branch, and the unconditional one lacks text and speech at all times, so that guidance
+    is towards the voice as well. `speaker_guidance` adds this many times the difference between the
     speaker's own branch and the other's: away from the other's voice.
 
     `voice_matching` moves the speech that each step leads to by `match_voices`, so that the next

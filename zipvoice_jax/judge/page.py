@@ -162,8 +162,8 @@ def _picture(to: Path, record: Mapping[str, Any]) -> str:
     Empty for what is too short to be drawn. The record's stamp is in the picture, so that neither
     half a picture nor one of another recording is taken for it.
     """
-    name = f"mels/{record['id']}.png"
-    if _stamp_of(to / name) == record["stamp"]:
+    name, stamp = f"mels/{record['id']}.png", record.get("stamp", "")
+    if stamp and _stamp_of(to / name) == stamp:
         return name
     from matplotlib.image import imsave
 
@@ -174,8 +174,7 @@ def _picture(to: Path, record: Mapping[str, Any]) -> str:
     except UserError:  # it could be judged, and the rest of the page does not depend on it
         return ""
     mel = np.concatenate(mels, axis=1)
-    metadata = {_STAMP: record["stamp"]}
-    imsave(drawn, mel.T[::-1], cmap="magma", format="png", metadata=metadata)
+    imsave(drawn, mel.T[::-1], cmap="magma", format="png", metadata={_STAMP: stamp})
     write_bytes(to / name, drawn.getvalue())
     return name
 
