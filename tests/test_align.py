@@ -1,6 +1,7 @@
 """`zipvoice-jax align`: the path, the loss, what is learned, going on after a stop, bad input."""
 
 import errno
+import functools
 import io
 import itertools
 import os
@@ -32,6 +33,17 @@ from zipvoice_jax.data.utterance import Utterance
 from zipvoice_jax.text.tokens import PAD, TokenTable
 
 SMALL = AlignConfig(steps=6, width=8, buckets=1, batch_seconds=4.0, warmup=1)
+first_state = functools.cache(fresh_state)
+
+
+@pytest.fixture(autouse=True)
+def _copied_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets trainings begin with copies, which they may donate, of states that are made once."""
+
+    def copied(*settings: Any) -> Any:
+        return jax.tree.map(jnp.copy, first_state(*settings))
+
+    monkeypatch.setattr(training, "fresh_state", copied)
 
 
 def silent(_: str) -> None:

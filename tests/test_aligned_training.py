@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from complaints import user_error
-from conftest import RunCli
 from datasets import write_dataset
 from flax.traverse_util import flatten_dict, unflatten_dict
 from generation import run_main
@@ -65,7 +64,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_model_of_durations_trains_resumes_and_speaks(place: Path, run_cli: RunCli) -> None:
+def test_a_model_of_durations_trains_resumes_and_speaks(place: Path) -> None:
     run = run_of(place, "stages=one", "steps=4")
     assert train(run, place / "whole").done
     asked = iter((False, False, True))
@@ -76,17 +75,17 @@ def test_a_model_of_durations_trains_resumes_and_speaks(place: Path, run_cli: Ru
     assert all(np.array_equal(ours[path], theirs[path]) for path in ours)
     logged = [one for one in entries(place / "whole") if one["kind"] == "train"]
     assert logged and all(np.isfinite(one["duration"]) for one in logged)
-    said = run_cli(
+    status, _, err = run_main(
         "generate", "--model-dir", place / "whole" / "one", "--vocoder-path", "griffin-lim",
         "--prompt-wav", PROMPT, "--prompt-text", "There is currently one other participant.",
         "--text", "Yes. No.", "--num-step", "1", "--res-wav-path", place / "said.wav",
     )  # fmt: skip
-    assert said.returncode == 0, said.stderr
-    refused = run_cli(
+    assert status == 0, err
+    status, _, err = run_main(
         "convert", "--from", place / "whole" / "one", "--to", place / "no", "--format", "pt"
     )
-    assert refused.returncode == 1 and "native format" in refused.stderr
-    assert "Traceback" not in refused.stderr and not (place / "no").exists()
+    assert status == 1 and "native format" in err
+    assert "Traceback" not in err and not (place / "no").exists()
 
 
 def test_a_head_is_trained_beside_a_model_that_stays_as_it_is(place: Path, tmp_path: Path) -> None:
@@ -137,11 +136,12 @@ def run_of(place: Path, *settings: str) -> TrainConfig:
 
 
 def test_data_without_alignments_are_refused_with_the_command_that_makes_them(
-    place: Path, run_cli: RunCli
+    place: Path,
 ) -> None:
-    done = run_cli(*command(place, "none", f"data={place / 'plain'}", "stages=one", "steps=1"))
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert f"zipvoice-jax align --data {place / 'plain' / 'mono'}" in done.stderr
+    settings = (f"data={place / 'plain'}", "stages=one", "steps=1")
+    status, _, err = run_main(*command(place, "none", *settings))
+    assert status == 1 and "Traceback" not in err
+    assert f"zipvoice-jax align --data {place / 'plain' / 'mono'}" in err
 
 
 def batch_of(place: Path) -> SpeechBatch:

@@ -352,6 +352,41 @@ def test_16_bit_audio_survives_a_round_trip(tmp_path, extension):
     assert read_audio(path.with_suffix(".ogg"), RATE).shape == wave.shape
 
 
+def test_any_length_and_any_name(tmp_path):
+    # Encoded at once, a minute and a half is more than libvorbis has room for on the stack.
+    path = tmp_path / "x.ogg"
+    write_audio(path, noise(1, 100 * RATE), RATE)
+    assert soundfile.info(path).frames == 100 * RATE
+    wave = noise(1, 2000)
+    named = _write(tmp_path / "x.wav", wave, subtype="FLOAT")
+    raw = tmp_path / "voice.raw"  # which soundfile takes for a format without a header
+    raw.write_bytes(named)
+    np.testing.assert_array_equal(read_audio(raw, RATE), wave)
+    assert sampling_rate_of(raw) == RATE
+    raw.write_bytes(b"no audio")
+    assert f"{raw} cannot be decoded" in message(read_audio, raw, RATE)
+    assert f"{raw} is not an audio file" in message(sampling_rate_of, raw)
+
+
+def test_a_picture_may_last_longer_than_its_sound(tmp_path):
+    av = pytest.importorskip("av")
+    path = tmp_path / "x.mp4"
+    with av.open(str(path), "w") as file:
+        picture = file.add_stream("mpeg4", rate=10)
+        picture.width = picture.height = 32
+        picture.pix_fmt = "yuv420p"
+        sound = file.add_stream("aac", rate=RATE)
+        for _ in range(40):
+            image = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+            file.mux(picture.encode(image))
+        block = av.AudioFrame.from_ndarray(0.1 * noise(1, 2 * RATE), format="fltp", layout="mono")
+        block.sample_rate = RATE
+        file.mux(sound.encode(block))
+        for stream in (picture, sound):
+            file.mux(stream.encode())
+    assert read_audio(path, RATE).shape[1] == pytest.approx(2 * RATE, abs=3000)
+
+
 def test_parts_of_a_file(tmp_path):
     path = tmp_path / "a.wav"
     wave = np.round(noise(1, 3 * RATE) * 32768) / np.float32(32768)

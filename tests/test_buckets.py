@@ -110,7 +110,7 @@ def test_an_item_is_the_same_alone_at_any_place_of_any_batch_and_in_any_bucket(
     kind: str, models: dict[str, Synthesizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = models[kind]
-    sampling = SamplingConfig.for_kind(kind, num_step=3)
+    sampling = SamplingConfig.for_kind(kind, num_step=2)
     jobs = jobs_of(model, DIALOGUES if is_dialog(kind) else SINGLES, sampling)
     assert len({j.features_len for j in jobs}) > 1
     alone = {
@@ -136,7 +136,7 @@ def test_noise_depends_on_the_seed_and_what_is_said_and_not_on_a_name(
     models: dict[str, Synthesizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, kind = models["zipvoice"], "zipvoice"
-    sampling = SamplingConfig.for_kind(kind, num_step=3)
+    sampling = SamplingConfig.for_kind(kind, num_step=2)
     (item,) = jobs_of(model, SINGLES[:1], sampling)
     other_name = dataclasses.replace(item, item_id="other")
     other_chunk = dataclasses.replace(item, chunk=1)

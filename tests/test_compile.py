@@ -26,6 +26,7 @@ from zipvoice_jax.train.load import load_config
 LIBTPU = Path(sys.prefix) / "libtpu"
 HAS_LIBTPU = LIBTPU.is_dir() or importlib.util.find_spec("libtpu") is not None
 NO_DATA = "data=none"  # nothing is read
+NO_HOOKS = "stages.two.hooks=no"
 needs_libtpu = pytest.mark.skipif(not HAS_LIBTPU, reason="libtpu is not installed")
 WITH_LIBTPU = {"PYTHONPATH": str(LIBTPU)}
 
@@ -48,16 +49,19 @@ def arguments(config: Path, *rest: str) -> list[str]:
 def here(
     config: Path, run_cli: RunCli
 ) -> tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]]:
-    """Both programs of the second stage on two CPU devices, and what was written of them."""
+    """Both programs of the second stage on two CPU devices, and what was written of them.
+
+    The train step has no hooks, with which it takes far longer to compile.
+    """
     path = config.parent / "new" / "rows.json"
     done = run_cli(
         *arguments(config, "--topology", "cpu", "--stage", "two", "--bucket", "4x96x24"),
-        *("--parts", "3", "--json", str(path)),
+        *("--parts", "3", "--json", str(path), "--set", NO_HOOKS),
         env=devices(2),
     )
     assert done.returncode == 0, done.stderr
     report = json.loads(path.read_text(encoding="utf-8"))
-    assert (report["config"], report["settings"]) == (str(config), [NO_DATA])
+    assert (report["config"], report["settings"]) == (str(config), [NO_DATA, NO_HOOKS])
     return done, report["rows"]
 
 

@@ -53,7 +53,7 @@ def test_a_run_with_both_examples_learns_and_logs_them(package: Path, tmp_path: 
     apply_guide(package)
     settings = (
         "stages=one", "steps=3", "stages.one.delta_weight=[[0, 0], [2, 0.5]]",
-        "stages.one.objective=mirrored_flow",
+        "stages.one.objective=mirrored_flow", "stages.one.hooks=no",
     )  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "zipvoice_jax.cli.main", *command(place, "run", *settings)],

@@ -1,5 +1,6 @@
 """Broken and hostile input to `generate`: each ends in one clear line, never in a traceback."""
 
+import functools
 import io
 import os
 import shutil
@@ -11,9 +12,12 @@ import jaxtyping
 import numpy as np
 import pytest
 import soundfile
+from conftest import RunCli
 from fuzz_models import MODELS, NOISE
 from fuzz_models import SOURCE as SINGLE
 from generation import RELEASE, TEXT1, TEXT2, WAV1, WAV2, command, one_line, run_main
+
+from zipvoice_jax.checkpoint import hub
 
 DIALOG = RELEASE / "zipvoice_dialog"
 Case = tuple[Callable[[Path], list[str]], str]
@@ -26,6 +30,15 @@ def _as_a_person_runs_it(
     """Away from the repository; without the tests' type checker, which would speak first."""
     monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+_load_once = functools.cache(hub.load_model)
+
+
+@pytest.fixture
+def _sound_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models are read once for all tests that break something else."""
+    monkeypatch.setattr(hub, "load_model", _load_once)
 
 
 # --- recordings ------------------------------------------------------------------------------
@@ -96,6 +109,7 @@ def with_wav(path: Path | str) -> list[str]:
     return command(SINGLE, "--prompt-wav", path, "--prompt-text", TEXT1, "--text", "Hello.")
 
 
+@pytest.mark.usefixtures("_sound_models")
 @pytest.mark.parametrize("name", AUDIO)
 def test_recording(name: str, tmp_path: Path) -> None:
     content, said = AUDIO[name]
@@ -117,6 +131,7 @@ PATHS: dict[str, Case] = {
 }
 
 
+@pytest.mark.usefixtures("_sound_models")
 @pytest.mark.parametrize("name", PATHS)
 def test_path_of_a_recording(name: str, tmp_path: Path) -> None:
     make, said = PATHS[name]
@@ -183,11 +198,13 @@ TEXTS: dict[str, tuple[list[str], str]] = {
 }
 
 
+@pytest.mark.usefixtures("_sound_models")
 @pytest.mark.parametrize("name", TEXTS)
 def test_text(name: str) -> None:
     argv, said = TEXTS[name]
-    status, _, err = run_main(*argv)
+    status, out, err = run_main(*argv)
     one_line(status, err, said)
+    assert out == ""
 
 
 # --- options ---------------------------------------------------------------------------------
@@ -260,12 +277,13 @@ USAGE = [
 ]
 
 
+@pytest.mark.usefixtures("_sound_models")
 @pytest.mark.parametrize("name", OPTIONS)
 def test_option(name: str) -> None:
     argv, said = OPTIONS[name]
-    status, _, err = run_main(*argv)
+    status, out, err = run_main(*argv)
     one_line(status, err, said)
-    assert list(Path().iterdir()) == []
+    assert out == "" and list(Path().iterdir()) == []
 
 
 @pytest.mark.parametrize("argv", USAGE, ids=" ".join)
@@ -288,12 +306,10 @@ def test_nothing_to_do_and_no_model() -> None:
         one_line(status, err, said)
 
 
-@pytest.mark.parametrize("name", ["wav_truncated", "third_speaker", "--num-step 0"])
-def test_the_process_ends_so_too(name: str, run_cli, tmp_path: Path) -> None:
-    (tmp_path / "x.wav").write_bytes(AUDIO["wav_truncated"][0])
-    cases = {"wav_truncated": (with_wav(tmp_path / "x.wav"), "truncated"), **TEXTS, **OPTIONS}
-    argv, said = cases[name]
-    done = run_cli(*argv)
+def test_the_process_ends_so_too(run_cli: RunCli, tmp_path: Path) -> None:
+    content, said = AUDIO["wav_truncated"]
+    (tmp_path / "x.wav").write_bytes(content)
+    done = run_cli(*with_wav(tmp_path / "x.wav"))
     one_line(done.returncode, done.stderr, said)
     assert done.stdout == ""
 

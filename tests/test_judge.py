@@ -1,9 +1,11 @@
 """The judge on real speech: each number moves as it must, and a report can be gone on with."""
 
+import functools
 import json
 import re
 import runpy
 import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ from conftest import ROOT, RunCli
 from generation import VOICES, one_line, run_main
 
 from zipvoice_jax.audio.io import read_audio
+from zipvoice_jax.judge import judge as judge_module
 from zipvoice_jax.judge import packages
-from zipvoice_jax.judge.backends import RATE
+from zipvoice_jax.judge.backends import RATE, Recogniser, Word
 from zipvoice_jax.judge.quality import open_quality_predictor
+from zipvoice_jax.judge.recognisers import open_recogniser
 from zipvoice_jax.judge.speakers import open_speaker_encoder
 from zipvoice_jax.judge.timing import changes, speech_regions, turns_of
 
@@ -29,6 +33,34 @@ def judges() -> Path:
     for name in ("whisper-tiny", "resemblyzer", "dnsmos"):
         packages.fetch(name)
     return packages.folder()
+
+
+class Remembering:
+    """A recogniser that hears everything once."""
+
+    def __init__(self, recogniser: Recogniser) -> None:
+        self.about, self.english_only = recogniser.about, recogniser.english_only
+        self.writes_tags, self._recogniser = recogniser.writes_tags, recogniser
+        self._known: dict[tuple[bytes, str], Sequence[Word]] = {}
+
+    def words(self, wave: np.ndarray, language: str) -> Sequence[Word]:
+        key = (wave.tobytes(), language)
+        if key not in self._known:
+            self._known[key] = self._recogniser.words(wave, language)
+        return self._known[key]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _heard_once() -> Iterator[None]:
+    """All reports made in this process are by one recogniser of a name, which remembers."""
+
+    @functools.cache
+    def opened(name: str) -> Remembering:
+        return Remembering(open_recogniser(name))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judge_module, "open_recogniser", opened)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -233,7 +233,7 @@ def test_two_processes_of_this_machine_train(tmp_path: Path) -> None:
     make_data(tmp_path)
     config = write_config(tmp_path)
     sets = ("--set", f"data={tmp_path}", "--set", "steps=4", "--set", "stages=one")
-    sets = (*sets, "--set", "batch_multiple=2")
+    sets = (*sets, "--set", "batch_multiple=2", "--set", "stages.one.hooks=no")
     done = launch(
         *("local.sh", "--processes", "2", "--port", str(free_port()), "--"),
         *("--config", str(config), "--to", str(tmp_path / "run"), *sets),

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import re
 import shutil
 import time
@@ -295,6 +296,41 @@ def test_a_listener_answers_by_keys_in_a_browser(systems: Path, browser: Any) ->
     assert "1 listener;" in out and re.search(r"ours .* 5 +5", out)
 
 
+def test_what_is_no_answer_is_none(systems: Path, browser: Any) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    assert make(systems, "test.html")[0] == 0
+    # A browser that keeps nothing, and sounds that cannot be played.
+    browser.execute_cdp_cmd(
+        "Page.addScriptToEvaluateOnNewDocument",
+        {"source": "Object.defineProperty(window, 'localStorage', {get() { throw Error(); }});"},
+    )
+    browser.get((systems / "test.html").as_uri())
+
+    def find(selector: str) -> Any:
+        return browser.find_element("css selector", selector)
+
+    assert "keeps nothing" in find("main").text
+    find("input").send_keys("   " + Keys.ENTER)
+    assert "pairs of recordings" in find("main").text  # a name of blanks is none
+    find("input").clear()
+    find("input").send_keys("x" + Keys.ENTER)
+    find("body").send_keys("a", "b")
+    ActionChains(browser).key_down(Keys.CONTROL).send_keys("7").key_up(Keys.CONTROL).perform()
+    assert "1 of 5" in find("main").text
+    browser.execute_script(
+        "window.Audio = function () { return { paused: true, pause() {}, "
+        "play() { return Promise.reject(new DOMException('', 'NotSupportedError')); } }; };"
+    )
+    find("body").send_keys("7")
+    assert "2 of 5" in find("main").text
+    find("body").send_keys("a", "b")
+    assert "B can't be played." in find("main").text
+    find("body").send_keys("7")
+    assert "2 of 5" in find("main").text
+
+
 def test_a_page_made_anew_begins_anew(systems: Path, browser: Any) -> None:
     from selenium.webdriver.common.keys import Keys
 
@@ -321,6 +357,32 @@ def test_a_page_made_anew_begins_anew(systems: Path, browser: Any) -> None:
         "Are the 2 voices of B those of the 2 people in A?",
     }
     assert "Thank you" in text()
+
+
+def test_pictures_of_a_report_are_those_of_its_recordings(tmp_path: Path) -> None:
+    from zipvoice_jax.judge.run import write_report
+
+    wav = tmp_path / "item.wav"
+    picture = tmp_path / "report" / "mels" / "item.png"
+
+    def report(seconds: float, stamp: str) -> bytes:
+        soundfile.write(wav, 0.1 * np.ones(int(24_000 * seconds)), 24_000)
+        os.utime(wav, (1.0, 1.0))  # older than any picture
+        record = {"id": "item", "wav": str(wav), "seconds": seconds, "text": "yes",
+                  "metrics": {"wer": [0, 1]}, "stamp": stamp}  # fmt: skip
+        write_report(tmp_path / "report", [record], {}, {"metrics": ["wer"]})
+        return picture.read_bytes()
+
+    first = report(0.2, "of one")
+    assert report(0.4, "of one") == first  # is not drawn again
+    second = report(0.4, "of another")
+    assert second != first
+    picture.write_bytes(b"half of a picture")
+    assert report(0.4, "of another") == second
+    picture.unlink()
+    with pytest.raises(FileNotFoundError):
+        report(0.01, "too short to be drawn")
+    assert "<img class" not in (tmp_path / "report" / "index.html").read_text()
 
 
 def test_the_report_is_sorted_in_a_browser(tmp_path: Path, browser: Any) -> None:

@@ -1,6 +1,7 @@
 """Matching of voices and guidance away from the other speaker's: on arrays, and in sampling."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -9,17 +10,18 @@ import numpy as np
 import pytest
 from complaints import user_error
 from test_model import error, make
-from test_speaker_prompts import DIALOGUE, FRAMES, OF_SECOND, PROMPT, inputs_of
+from test_speaker_prompts import DIALOGUE, FRAMES, OF_SECOND, PROMPT, compiled_sample, inputs_of
 
 from zipvoice_jax.config import ModelConfig, SamplingConfig
 from zipvoice_jax.flow.matching import (
+    PromptVoices,
     VoiceStatistics,
     match_voices,
     prompt_voices,
     speech_weights,
     told_apart,
 )
-from zipvoice_jax.flow.sampling import SampleInputs, prepare, sample, steering
+from zipvoice_jax.flow.sampling import SampleInputs, prepare, steering
 
 SCALE, BINS = 0.1, 6
 
@@ -71,6 +73,14 @@ def test_pauses_stay_and_little_speech_moves_little() -> None:
 def test_silence_and_a_speaker_without_prompt_are_left_alone() -> None:
     silence = np.full((1, 50, 1, BINS), -16.0 * SCALE, np.float32)
     assert np.isfinite(matched(speech(50, -6.0, 0.4), silence)).all()
+    # Of two channels, whose frames are both speakers', one may be silent throughout the prompt.
+    both = np.concatenate([speech(50, -6.0, 0.4), speech(50, -3.0, 0.6)], axis=2)
+    prompt = np.concatenate([both[:, :, :1] + 0.1, silence], axis=2)
+    everywhere = jnp.ones((1, 50, 1), bool)
+    voices = prompt_voices(jnp.asarray(prompt), everywhere, everywhere, jnp.ones(1), SCALE)
+    moved = np.asarray(match_voices(jnp.asarray(both), voices))
+    assert np.array_equal(moved[:, :, 1], both[:, :, 1])
+    assert np.abs(moved[:, :, 0] - both[:, :, 0]).max() > 0.05
     x = jnp.asarray(speech(60, -6.0, 0.4))
     frames = jnp.arange(60)[None, :, None]
     member = jnp.concatenate([frames < 0, frames < 30], axis=2)
@@ -148,7 +158,16 @@ def sampled(
     each = {name: jnp.full((size,), value) for name, value in how.items()}
     times, scale = jnp.linspace(0.0, 1.0, steps + 1), jnp.full((size,), 1.5)
     # The features are as if a nat were 1, so that most frames are about as loud.
-    return np.asarray(sample(params, config, inputs, times, scale, feat_scale=1.0, **each))
+    each["feat_scale"] = jnp.ones((size,))
+    return np.asarray(compiled_sample(params, config, inputs, times, scale, **each))
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def voices_of_prompt(
+    params: Any, config: ModelConfig, inputs: SampleInputs, **each: jax.Array
+) -> PromptVoices | None:
+    times, scale = jnp.linspace(0.0, 1.0, 2), jnp.ones(inputs.prompt_lens.shape)
+    return prepare(params, config, inputs, times, scale, **each).voices
 
 
 @pytest.mark.parametrize("rule", ["own", "joint"])
@@ -183,8 +202,8 @@ def test_contrast_moves_what_is_aimed_at_apart(rule: str) -> None:
     config, params = make(pad_id=0, speaker_prompts=rule)
 
     def distances(contrast: float) -> np.ndarray:
-        how = {"voice_matching": one, "voice_contrast": contrast * one, "feat_scale": 1.0}
-        voices = prepare(params, config, given, jnp.linspace(0.0, 1.0, 2), one, **how).voices
+        how = {"voice_matching": one, "voice_contrast": contrast * one, "feat_scale": one}
+        voices = voices_of_prompt(params, config, given, **how)
         assert voices is not None
         mean = np.asarray(voices.statistics.mean[0, 0])
         form = mean - mean.mean(axis=1, keepdims=True)
@@ -241,11 +260,11 @@ def test_channels_of_a_stereo_model_are_matched_each_on_its_own() -> None:
     state = given.noise.reshape(1, FRAMES, 2, 10)
     found = []
     for prompt in (given.prompt_features, louder):
-        one = dataclasses.replace(given, prompt_features=prompt)
-        times, scale = jnp.linspace(0.0, 1.0, 2), jnp.ones((1,))
+        one, share = dataclasses.replace(given, prompt_features=prompt), jnp.ones((1,))
+        each = {"voice_matching": share, "feat_scale": SCALE * share}
         voices, apart = (
-            prepare(params, config, one, times, scale, voice_matching=scale, **how).voices
-            for how in ({}, {"voice_contrast": scale})
+            voices_of_prompt(params, config, one, **each, **how)
+            for how in ({}, {"voice_contrast": share})
         )
         assert voices is not None and voices.statistics.mean.shape == (1, 2, 2, 10)
         # A channel of one's own is contrast enough.

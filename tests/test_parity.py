@@ -2,8 +2,6 @@
 
 import functools
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -36,21 +34,23 @@ def test_golden(group: str, golden: Path) -> None:
     assert not failed
 
 
-def test_a_missing_file_and_a_wrong_number_fail(golden: Path, tmp_path: Path) -> None:
+def test_a_missing_file_and_a_wrong_number_fail(
+    golden: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     shutil.copytree(golden, tmp_path / "golden")
     (tmp_path / "golden" / "eden.npz").unlink()
     d = dict(np.load(golden / "waveform_ops.npz"))
     d["fade_out"] = d["fade_out"] * np.float32(1.0001)
     np.savez(tmp_path / "golden" / "waveform_ops.npz", **d)
-    done = subprocess.run(
-        [sys.executable, str(Path(parity.__file__)), str(tmp_path / "golden"), "--only", "audio"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1, done.stdout + done.stderr
-    failed = [line for line in done.stdout.splitlines() if line.endswith("FAIL")]
+    monkeypatch.setattr("sys.argv", ["parity.py", str(tmp_path / "golden"), "--only", "audio"])
+    status = parity.main()
+    out, err = capsys.readouterr()
+    assert status == 1, out + err
+    failed = [line for line in out.splitlines() if line.endswith("FAIL")]
     assert len(failed) == 2
     assert "eden.npz is missing" in failed[0]
     assert "cross_fade_concat" in failed[1]
-    assert "2 fall short" in done.stdout
+    assert "2 fall short" in out

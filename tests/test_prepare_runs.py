@@ -16,6 +16,7 @@ import pytest
 import soundfile
 from complaints import user_error
 from conftest import ROOT, RunCli
+from generation import run_main
 from preparing import config
 
 from zipvoice_jax.core.files import alone
@@ -248,18 +249,19 @@ def test_the_demo_clips_are_what_their_list_says():
 
 
 def test_the_command_tells_bad_arguments_in_one_line(run_cli: RunCli, tmp_path: Path):
-    shown = run_cli("prepare", "--help").stdout
+    _, shown, _ = run_main("prepare", "--help")
     assert set(formats()) == set("opendialog emilia jsonl libritts tsv lhotse".split())
     assert all(name in shown for name in formats())
     manifest = preparing.tsv(tmp_path / "in", 1)
     base = ("prepare", "--format", "tsv", "--from", manifest, "--to", tmp_path / "out")
     odd = run_cli(*("prepare", "--format", "csv", "--from", manifest, "--to", tmp_path / "out"))
     assert odd.returncode == 1 and "'csv'; choose one of emilia" in odd.stderr
+    assert len(odd.stderr.strip().splitlines()) == 1, odd.stderr
     for extra, word in (
         (("--beam-option", "a=b"), "--beam-runner"),
         (("--from", tmp_path / "gone.tsv"), "gone.tsv"),
     ):
-        done = run_cli(*base, *extra)
-        assert done.returncode == 1
-        assert word in done.stderr
-        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+        status, _, err = run_main(*base, *extra)
+        assert status == 1
+        assert word in err
+        assert len(err.strip().splitlines()) == 1, err

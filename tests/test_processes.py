@@ -10,6 +10,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 from conftest import RunCli, devices
+from generation import run_main
 from processes import finish, start_several
 from training import command, entries, make_place, weights
 
@@ -47,10 +48,10 @@ def distance(a: Path, b: Path) -> float:
 
 
 @pytest.fixture(scope="module")
-def one(place: Path, run_cli: RunCli) -> Path:
-    """The run of one process with one device."""
-    done = run_cli(*command(place, "one", *SETTINGS), env=devices(1), timeout=600)
-    assert done.returncode == 0 and "1 device(s)" in done.stderr, done.stderr
+def one(place: Path) -> Path:
+    """The run of one process, this one, with one device."""
+    status, _, err = run_main(*command(place, "one", *SETTINGS))
+    assert status == 0 and "1 device(s)" in err, err
     return place / "one"
 
 
@@ -90,7 +91,7 @@ def test_processes_that_are_killed_and_change_in_number_learn_the_same(
 @pytest.mark.slow
 def test_one_process_that_is_asked_to_stop_stops_all_at_the_same_step(place: Path) -> None:
     log = place / "asked" / "log.jsonl"
-    settings = ("steps=100000", "batch_multiple=2", "stages=one")
+    settings = ("steps=100000", "batch_multiple=2", "stages=one", "stages.one.hooks=no")
     processes = start_several(
         [*command(place, "asked", *settings), "--peer-timeout", "300"], 2, devices(1)
     )

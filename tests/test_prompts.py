@@ -112,10 +112,10 @@ def test_open_files_are_called_by_their_names(tmp_path: Path) -> None:
 
 def test_speech_after_arrays_is_that_after_paths(dialog: Synthesizer) -> None:
     texts = [TEXT1, TEXT2]
-    paths = dialog.generate(DIALOGUE, prompt_wav=[WAV1, WAV2], prompt_text=texts, num_step=1)
+    paths = dialog.generate(DIALOGUE, prompt_wav=[WAV1, WAV2], prompt_text=texts, num_step=2)
     with WAV2.open("rb") as file:
         given = [(PCM, RATE), file]
-        arrays = dialog.generate(DIALOGUE, prompt_wav=given, prompt_text=texts, num_step=1)
+        arrays = dialog.generate(DIALOGUE, prompt_wav=given, prompt_text=texts, num_step=2)
     np.testing.assert_array_equal(arrays.wave, paths.wave)
     given = [(PCM, RATE), (0 * PCM, RATE)]
     with pytest.raises(UserError, match="the prompt of S2 is silent"):

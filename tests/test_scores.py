@@ -28,6 +28,14 @@ def plain(q: Any, k: Any, p: Any, positions: Any, mask: Any, keep: Any, penalize
     return jax.nn.softmax(jnp.where(mask[:, None, None, :], -1e30, scores), axis=-1)
 
 
+@jax.jit
+def both(inputs: Any, rest: Any, cotangent: jax.Array) -> Any:
+    """The weights in blocks and of all pairs, and what each gives back."""
+    found, back = jax.vjp(lambda *args: attention_weights(*args, *rest), *inputs)
+    expected, plain_back = jax.vjp(lambda *args: plain(*args, *rest), *inputs)
+    return (found, back(cotangent)), (expected, plain_back(cotangent))
+
+
 @pytest.mark.parametrize("frames", [1, 2, 7, 64, 100, 128, 200, 300])
 @pytest.mark.parametrize("keep", [0.0, 1.0])
 def test_blocks_give_what_all_pairs_give(frames: int, keep: float) -> None:
@@ -43,10 +51,9 @@ def test_blocks_give_what_all_pairs_give(frames: int, keep: float) -> None:
     rest = (mask, jnp.float32(keep), jnp.float32(1.0))
     cotangent = some(BATCH, HEADS, frames, frames)
 
-    found, back = jax.vjp(lambda *args: attention_weights(*args, *rest), q, k, p, positions)
-    expected, plain_back = jax.vjp(lambda *args: plain(*args, *rest), q, k, p, positions)
+    (found, back), (expected, plain_back) = both((q, k, p, positions), rest, cotangent)
     np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-7)
-    for ours, theirs in zip(back(cotangent), plain_back(cotangent), strict=True):
+    for ours, theirs in zip(back, plain_back, strict=True):
         assert np.linalg.norm(ours - theirs) <= 2e-5 * np.linalg.norm(theirs) + 1e-6
 
 

@@ -34,12 +34,14 @@ def inputs_of(tokens: list[int]) -> SampleInputs:
 DIALOGUE = [FIRST, 1, 2, SECOND, 3, 4, FIRST, 5, 6, SECOND, 7, 8]
 OF_SECOND = (np.arange(FRAMES) // 2 % 6 >= 3)[None, :, None]
 
+losses = jax.jit(flow_matching_loss, static_argnums=1)
+compiled_sample = jax.jit(sample, static_argnames=("config", "guided"))
+
 
 def sampled(rule: str, inputs: SampleInputs, *, steps: int = 1, guided: bool = True) -> np.ndarray:
-    config, params = make(pad_id=0)
-    config = dataclasses.replace(config, speaker_prompts=rule)  # type: ignore[arg-type]
+    config, params = make(pad_id=0, speaker_prompts=rule, **SMALL)
     times, scale = jnp.linspace(0.0, 1.0, steps + 1), jnp.asarray([1.5], jnp.float32)
-    return np.asarray(sample(params, config, inputs, times, scale, guided=guided))
+    return np.asarray(compiled_sample(params, config, inputs, times, scale, guided=guided))
 
 
 def test_a_speaker_hears_no_other_voice() -> None:
@@ -69,8 +71,8 @@ def test_neither_company_nor_padding_matters() -> None:
     }
     padded = dataclasses.replace(given, tokens=jnp.pad(given.tokens, ((0, 0), (0, 5))), **longer)
     both = jax.tree.map(lambda x: jnp.concatenate([x, x[:, ::-1] if x.ndim == 3 else x]), padded)
-    config, params = make(pad_id=0, speaker_prompts="own")
-    found = sample(params, config, both, jnp.linspace(0.0, 1.0, 3), jnp.full((2,), 1.5))
+    config, params = make(pad_id=0, speaker_prompts="own", **SMALL)
+    found = compiled_sample(params, config, both, jnp.linspace(0.0, 1.0, 3), jnp.full((2,), 1.5))
     alone = sampled("own", given, steps=2)
     assert error(np.asarray(found)[:1, :FRAMES], alone) < 1e-3
     assert error(np.asarray(found)[1:, :FRAMES], alone) > 0.1
@@ -104,8 +106,11 @@ def test_losses_of_one_speaker(kind: str) -> None:
     assert counted.sum() == 10 + 5
     for speaker, mine in ((1, first), (0, ~first)):
         found = np.asarray(counted_frames(config, of(given, speaker)))
-        # Frames that are left over belong to no speaker's token, and count for the second.
+        # Frames that are left over are the last speaker's.
         assert np.array_equal(found, counted * mine)
+    swapped = given.replace(tokens=jnp.array([[19, 3, 18, 4, 0], [19, 5, 18, 0, 0]]))  # type: ignore[attr-defined]
+    found = np.asarray(counted_frames(config, of(swapped, 1)))
+    assert np.array_equal(found, counted * ~first)
     both = flow_matching_loss(params, config, given)[0]
     assert np.array_equal(both, flow_matching_loss(params, config, of(given, -1))[0])
 
@@ -122,7 +127,7 @@ def test_what_the_other_says_is_not_in_sight(speaker: int) -> None:
     changed = given.replace(features=other)  # type: ignore[attr-defined]
     for only, moves in ((speaker, False), (-1, True)):
         before, after = (
-            float(flow_matching_loss(params, config, of(one, only))[0]) for one in (given, changed)
+            float(losses(params, config, of(one, only))[0]) for one in (given, changed)
         )
         assert (before != after) == moves
 

@@ -21,7 +21,7 @@ from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.rng import named_key
 from zipvoice_jax.data.batches import Batch
 from zipvoice_jax.flow.losses import DistillBatch, FlowBatch, distillation_loss
-from zipvoice_jax.models.zipvoice import init_params
+from zipvoice_jax.models.zipvoice import abstract_params, init_params
 from zipvoice_jax.nn.training import StepContext
 from zipvoice_jax.text.tokens import TokenTable
 from zipvoice_jax.train.config import OptimizerConfig, TrainConfig
@@ -29,7 +29,7 @@ from zipvoice_jax.train.load import load_config
 from zipvoice_jax.train.loop import train
 from zipvoice_jax.train.objectives import OBJECTIVES, SpeechBatch, condition_mask
 from zipvoice_jax.train.schedules import schedules_of, values_at
-from zipvoice_jax.train.stages import StagePlan, entered, first_params, grown, plan_stage
+from zipvoice_jax.train.stages import entered, first_params, grown, plan_stage
 from zipvoice_jax.train.state import TrainState, new_state
 from zipvoice_jax.train.step import Recipe, loss_and_gradients, micro_batches, train_step
 
@@ -115,8 +115,9 @@ def test_times_are_drawn_evenly_or_nearer_to_noise(run: TrainConfig) -> None:
 @pytest.mark.parametrize(("objective", "least"), [("distill_first", 0.0), ("distill_second", 1.0)])
 def test_distillation_draws_times_in_order(run: TrainConfig, objective: Any, least: float) -> None:
     values = values_at(schedules_of(run), jnp.int32(0))
+    draw = jax.jit(functools.partial(OBJECTIVES[objective].draw, feat_scale=0.1))
     for seed in range(20):
-        given = OBJECTIVES[objective].draw(jax.random.key(seed), speech(), values, 0.1)
+        given = draw(jax.random.key(seed), speech(), values)
         assert isinstance(given, DistillBatch)
         times = float(given.t), float(given.t_middle), float(given.t_end)
         assert 0.0 <= times[0] <= times[1] <= times[2] <= 1.0
@@ -247,10 +248,11 @@ def test_a_student_starts_as_its_teacher_and_has_nothing_to_learn_without_guidan
     assert isinstance(given, DistillBatch)
     # One step to where the first of the teacher's two steps ends, without guidance.
     same = given.replace(t_end=given.t_middle, guidance_scale=jnp.zeros(4))
-    loss, parts = distillation_loss(silent, config, params, teacher.config, same)
+    distil = jax.jit(distillation_loss, static_argnums=(1, 3))
+    loss, parts = distil(silent, config, params, teacher.config, same)
     assert float(loss) < 1e-9 and float(parts["reference"]) > 0.1
     guided = given.replace(guidance_scale=jnp.full(4, 2.0))
-    loss, _ = distillation_loss(silent, config, params, teacher.config, guided)
+    loss, _ = distil(silent, config, params, teacher.config, guided)
     assert float(loss) > 1e-6
 
 
@@ -332,23 +334,35 @@ def test_a_model_of_one_rule_of_upsampling_starts_one_of_the_other(
         np.testing.assert_array_equal(flatten_dict(made)[path], leaf)
 
 
-def test_a_model_may_start_one_with_a_noise_skip_but_not_teach_it(run: TrainConfig) -> None:
-    first = plan_stage(run, 0)
-    params = jax.device_get(init_params(first.config, jax.random.key(0)))
-    before = Loaded(first.config, FeatureConfig(), first.table, params)
+def test_channels_are_separate_from_the_stereo_stage_on(run: TrainConfig) -> None:
+    run = dataclasses.replace(
+        run, model=dataclasses.replace(run.model, channel_decoding="separate")
+    )
+    last = dataclasses.replace(run.stages[-1], name="last", kind="zipvoice_dialog_stereo")
+    run = dataclasses.replace(run, stages=(*run.stages[:2], last))
+    dialog, stereo = plan_stage(run, 1), plan_stage(run, 2)
+    assert (dialog.config.kind, stereo.config.kind) == ("zipvoice_dialog", last.kind)
+    params = jax.device_get(init_params(dialog.config, jax.random.key(0)))
+    before = Loaded(
+        dataclasses.replace(dialog.config, channel_decoding="joint"),
+        FeatureConfig(), dialog.table, params,
+    )  # fmt: skip
+    made = grown(before, stereo, jax.random.key(0))
+    assert jax.tree.map(np.shape, made) == jax.tree.map(np.shape, abstract_params(stereo.config))
+    joint = dataclasses.replace(stereo.config, channel_decoding="joint")
+    before = Loaded(
+        joint, FeatureConfig(), stereo.table, jax.device_get(init_params(joint, jax.random.key(0)))
+    )
+    with pytest.raises(UserError, match="differ in channel_decoding joint and separate"):
+        grown(before, stereo, jax.random.key(0))
 
-    def skipping(plan: StagePlan) -> StagePlan:
-        return dataclasses.replace(plan, config=dataclasses.replace(plan.config, noise_skip=True))
 
-    made = grown(before, skipping(first), jax.random.key(0))
-    assert jax.tree.all(jax.tree.map(np.array_equal, made, params))
-    used_to_it = dataclasses.replace(before, config=skipping(first).config)
-    with pytest.raises(UserError, match="differ in noise_skip True and False"):
-        grown(used_to_it, first, jax.random.key(0))
-    student = plan_stage(distilling(run), 1)
-    grown(before, student, jax.random.key(0))
-    with pytest.raises(UserError, match="differ in noise_skip"):
-        grown(before, skipping(student), jax.random.key(0))
+def test_a_teacher_has_the_tokens_of_its_student(run: TrainConfig) -> None:
+    stage = distilling(run).stages[-1]
+    objective = OBJECTIVES[stage.objective]
+    objective.check_source(stage, objective.source_kind, True)
+    with pytest.raises(UserError, match="another token table"):
+        objective.check_source(stage, objective.source_kind, False)
 
 
 def test_growing_refuses_what_has_no_way(run: TrainConfig) -> None:

@@ -7,7 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from complaints import message
+from generation import RELEASE, TEXT1, WAV1, command, made, write_list, write_vocos
 
+from zipvoice_jax.checkpoint.official import read_state_dict
+from zipvoice_jax.checkpoint.torch_file import write_torch_file
+from zipvoice_jax.config import FeatureConfig
 from zipvoice_jax.models.vocos import (
     Vocos,
     VocosConfig,
@@ -18,6 +22,7 @@ from zipvoice_jax.models.vocos import (
     vocos_config_from_yaml,
     vocos_params_from_official,
 )
+from zipvoice_jax.vocoder.vocos import load_vocoder
 
 YAML = """
 feature_extractor:
@@ -170,3 +175,28 @@ def test_other_weights_are_refused(tmp_path, state):
     assert "config.yaml does not exist" in message(load_vocos, tmp_path, lambda path: state)
     for wrong_sizes in ({"dim": 0}, {"padding": "same"}, {"hop_length": 300}):
         assert "vocoder's" in message(VocosConfig, **wrong_sizes)
+
+
+def test_a_vocoder_takes_the_features_that_are_made(tmp_path):
+    folder = write_vocos(tmp_path / "vocos")
+    vocoder = load_vocoder(folder, FeatureConfig())
+    assert vocoder.weights and vocoder.weights == load_vocoder(folder, FeatureConfig()).weights
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("sample_rate: 24000", "sample_rate: 22050"))
+    assert "at 22050 Hz" in message(load_vocoder, folder, FeatureConfig())
+
+
+def test_speech_by_other_weights_is_made_again(tmp_path):
+    listed = write_list(tmp_path / "list.tsv", [("a", TEXT1, WAV1, "Yes.")])
+    folder = write_vocos(tmp_path / "vocos")
+    run = command(
+        RELEASE / "zipvoice", "--num-step", "1", "--test-list", listed,
+        "--res-dir", tmp_path / "res", "--vocoder-path", folder,
+    )  # fmt: skip
+    assert "1 of 1 items" in made(*run)
+    assert "1 items were finished before" in made(*run)
+    state = read_state_dict(folder / "pytorch_model.bin")
+    write_torch_file(
+        folder / "pytorch_model.bin", {name: 0.9 * array for name, array in state.items()}
+    )
+    assert "1 of 1 items" in made(*run)

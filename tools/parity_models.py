@@ -100,10 +100,10 @@ def _velocities(config: ModelConfig, params: dict[str, Any], io: Any) -> Iterato
     lens, frames = _ids(io["features_lens"]), io["features"].shape[1]
 
     @functools.partial(jax.jit, static_argnames=("method", "num_frames"))
-    def apply(method: Callable[..., Any], *args: Any, **static: int) -> Any:
+    def apply(method: Callable[..., Any], params: Any, *args: Any, **static: int) -> Any:
         return ZipVoice(config).apply({"params": params}, *args, method=method, **static)
 
-    embed = apply(ZipVoice.text_embed, tokens, tokens_lens)
+    embed = apply(ZipVoice.text_embed, params, tokens, tokens_lens)
     yield Case("text_embed", relative_error(embed, io["text_embed"]))
     t, noise, features = jnp.asarray(io["t"][:, 0, 0]), io["noise"], io["features"]
     xt = features * io["t"] + noise * (1 - io["t"])
@@ -120,7 +120,7 @@ def _velocities(config: ModelConfig, params: dict[str, Any], io: Any) -> Iterato
     ):
         pick = np.array(rows)
         picked = (tokens[pick], tokens_lens[pick], lens[pick])
-        condition = apply(ZipVoice.text_condition, *picked, num_frames=total)
+        condition = apply(ZipVoice.text_condition, params, *picked, num_frames=total)
         mask = jnp.arange(total)[None, :] >= lens[pick][:, None]
         cut = min(total, frames)
         for row, b in enumerate(rows):
@@ -130,6 +130,7 @@ def _velocities(config: ModelConfig, params: dict[str, Any], io: Any) -> Iterato
         for name, dim in outputs.items():
             velocity = apply(
                 ZipVoice.velocity,
+                params,
                 t[pick],
                 _pad(xt[pick][:, :cut, :dim].astype(np.float32), total),
                 condition,

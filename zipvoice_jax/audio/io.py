@@ -7,7 +7,7 @@ WebM and WMA. Every fault of a file becomes one `UserError` that names it.
 import io
 import re
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -125,7 +125,7 @@ def sampling_rate_of(path: Path) -> int:
         raise UserError(f"{path} is not an audio file") from None
 
 
-def _nameless(opened: BinaryIO) -> Any:
+def _nameless(opened: Any) -> Any:
     """An open file without its name: soundfile takes ".raw" for a format, and names for UTF-8."""
     return opened if isinstance(opened, io.BytesIO) else opened.fileno()
 

@@ -159,8 +159,8 @@ def _words(record: Mapping[str, Any]) -> str:
 def _picture(to: Path, record: Mapping[str, Any]) -> str:
     """Draws a recording's log-mel unless it is up to date; returns its path from the page.
 
-    Empty for what is too short to be drawn. The record's stamp is in the picture, so that neither
-    half a picture nor one of another recording is taken for it.
+    Empty for what is too short to be drawn. The record's stamp is in the picture, so that one of
+    another recording is not taken for it.
     """
     name, stamp = f"mels/{record['id']}.png", record.get("stamp", "")
     if stamp and _stamp_of(to / name) == stamp:
