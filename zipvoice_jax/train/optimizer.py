@@ -13,7 +13,7 @@ sees 0. The official trainers call `scheduler.step_batch(n)` just before the n-t
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from zipvoice_jax.core.errors import UserError, require
-from zipvoice_jax.core.numbers import check_number
+from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.numbers import check_choice, check_number
 from zipvoice_jax.train.tensors import (
     KeyPath,
     dots,
@@ -34,6 +34,7 @@ from zipvoice_jax.train.tensors import (
     spread,
 )
 
+OptimizerName = Literal["scaled_adam", "adamw"]
 LearningRate = float | Array | optax.Schedule | None
 
 _EARLY_UPDATES = (10, 20, 40)  # at which a threshold is first estimated, from few norms
@@ -44,16 +45,13 @@ _EARLY_SLACK = 2.0  # factor on those thresholds, as norms change fast early on
 class OptimizerConfig:
     """Which optimiser; the learning rate belongs to the stage."""
 
-    name: Literal["scaled_adam", "adamw"] = "scaled_adam"
+    name: OptimizerName = "scaled_adam"
     clipping_scale: float = 2.0  # ScaledAdam: times the median norm
     clip_norm: float = 1.0  # AdamW: global norm
     weight_decay: float = 0.01  # AdamW
 
     def __post_init__(self) -> None:
-        require(
-            self.name in ("scaled_adam", "adamw"),
-            f"the optimizer {self.name!r} is unknown; choose scaled_adam or adamw.",
-        )
+        check_choice("the optimizer", self.name, get_args(OptimizerName))
         check_number("clipping_scale", self.clipping_scale, 0.0, 1e6, above=True)
         check_number("clip_norm", self.clip_norm, 0.0, 1e6, above=True)
         check_number("weight_decay", self.weight_decay, 0.0, 1e3)
