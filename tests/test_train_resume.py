@@ -29,7 +29,7 @@ from zipvoice_jax.train.config import TrainConfig
 from zipvoice_jax.train.load import load_config
 from zipvoice_jax.train.log import RunLog
 from zipvoice_jax.train.loop import TrainResult, train
-from zipvoice_jax.train.optimizer import grow_state
+from zipvoice_jax.train.scaled_adam import grow_state
 from zipvoice_jax.train.state import TrainState
 from zipvoice_jax.train.step import Recipe
 from zipvoice_jax.train.validate import Review

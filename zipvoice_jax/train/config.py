@@ -324,11 +324,6 @@ class TrainConfig:
             )
         )
 
-    def stage_at(self, step: int) -> int:
-        """The index of the stage to which a step belongs; the last one after the end."""
-        ends = self.boundaries[1:]
-        return next((i for i, end in enumerate(ends) if step < end), len(ends) - 1)
-
     def to_dict(self) -> dict[str, Any]:
         """All settings as plain JSON values, to be kept with checkpoints and compared."""
         return _plain(self)

@@ -27,9 +27,9 @@ from zipvoice_jax.models.zipvoice import init_params
 from zipvoice_jax.text.tokens import TokenTable
 from zipvoice_jax.train.config import Stage, TrainConfig
 from zipvoice_jax.train.objectives import OBJECTIVES, Objective
-from zipvoice_jax.train.optimizer import grow_state
+from zipvoice_jax.train.scaled_adam import grow_state
 from zipvoice_jax.train.sharding import Layout
-from zipvoice_jax.train.state import TrainState, abstract_state, new_state
+from zipvoice_jax.train.state import TrainState, new_state
 from zipvoice_jax.train.step import Recipe
 
 # How a model becomes another, step by step.
@@ -98,7 +98,7 @@ class StagePlan:
 
     def abstract_state(self, layout: Layout) -> TrainState:
         """The shapes of its state, with their shardings."""
-        return layout.abstract(abstract_state(self.run, self.config, self.objective))
+        return layout.abstract(self.recipe.abstract_state)
 
 
 def plan_stage(run: TrainConfig, index: int) -> StagePlan:
