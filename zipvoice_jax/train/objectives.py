@@ -145,13 +145,7 @@ class Objective:
         return {}
 
     def next_teacher(self, teacher: Params, params: Params, decay: float) -> Params:
-        """The teacher's parameters after a step.
-
-        Args:
-            teacher: before it.
-            params: of the model after it.
-            decay: of averages.
-        """
+        """The teacher's parameters after a step, from those before it and the model's after it."""
         return teacher
 
     def trains(self, part: str, config: ModelConfig) -> bool:
@@ -331,14 +325,7 @@ OBJECTIVES: dict[str, Objective] = {
 def only_trained(
     objective: Objective, after: Params, before: Params, config: ModelConfig
 ) -> Params:
-    """A tree of parameters, with what the objective does not train taken from another such tree.
-
-    Args:
-        objective: of the stage.
-        after: what is trained comes from here.
-        before: the rest.
-        config: sizes and options of the model.
-    """
+    """What the objective trains from the parameters `after`, and the rest from those `before`."""
     return {
         name: part if objective.trains(name, config) else before[name]
         for name, part in after.items()

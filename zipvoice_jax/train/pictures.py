@@ -67,11 +67,7 @@ def _source_name(source: SourceConfig) -> str:
 
 
 def draw_losses(log: Path, picture: Path) -> None:
-    """Draws training and validation losses of a log over its steps, stage by stage.
-
-    Args:
-        log: written by `RunLog`.
-        picture: PNG to write.
+    """Draws training and validation losses of a `RunLog` over its steps, stage by stage.
 
     Raises:
         UserError: the picture cannot be written.

@@ -51,13 +51,7 @@ class Recipe:
 
     @classmethod
     def of_stage(cls, config: ModelConfig, run: TrainConfig, stage: Stage) -> "Recipe":
-        """The recipe of a stage.
-
-        Args:
-            config: of its model.
-            run: the config of the run.
-            stage: one of the run's.
-        """
+        """The recipe of a stage of a run, with the config of its model."""
         objective = OBJECTIVES[stage.objective]
         return cls(config, objective, run, stage.hooks, run.is_aligned(stage))
 
@@ -82,12 +76,6 @@ def train_step(
     state: TrainState, batch: SpeechBatch, *, recipe: Recipe, layout: Layout | None = None
 ) -> tuple[TrainState, Metrics]:
     """One update on a batch from the loader, whose noise, times and masks are drawn here.
-
-    Args:
-        state: donated when compiled.
-        batch: from the loader.
-        recipe: what to compute.
-        layout: of the arrays on several devices.
 
     Returns:
         The next state, and what to log about this step.
@@ -122,7 +110,7 @@ def update(
         drawn: a batch with the random quantities of the step.
         values: the scheduled numbers at this step.
         recipe: what to compute.
-        layout: of the arrays on several devices.
+        layout: None on one device.
 
     Returns:
         The next state, and what to log about this step.
@@ -215,9 +203,14 @@ def micro_batch(batch: Any, index: Int[Array, ""] | int, parts: int) -> Any:
 
     It has rows from all over the batch, hence from every device.
     """
-    return jax.tree.map(
-        lambda x: x.reshape(-1, parts, *x.shape[1:])[:, index] if x.ndim else x, batch
-    )
+
+    def rows(x: Array) -> Array:
+        if x.ndim == 0:
+            return x
+        apart = x.reshape(-1, parts, *x.shape[1:])
+        return jax.lax.dynamic_index_in_dim(apart, index, axis=1, keepdims=False)
+
+    return jax.tree.map(rows, batch)
 
 
 def valid_step(
@@ -262,16 +255,7 @@ def call_train_step(
 def call_valid_step(
     programs: Programs, recipe: Recipe, layout: Layout, state: TrainState, batch: Batch, *rest: Any
 ) -> Metrics:
-    """`valid_step` of a state's parameters and this process's rows, compiled for their bucket.
-
-    Args:
-        programs: of the run.
-        recipe: what to compute.
-        layout: of the arrays.
-        state: whose parameters are judged.
-        batch: this process's rows.
-        *rest: the key and the scheduled numbers.
-    """
+    """`valid_step` of a state and this process's rows, by a key and the scheduled numbers."""
     rows = SpeechBatch(**layout.split(batch.arrays))
     step = functools.partial(valid_step, recipe=recipe, layout=layout)
     args = (state.params, state.teacher, rows, *layout.replicate(rest))
