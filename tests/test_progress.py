@@ -5,15 +5,20 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from tqdm import tqdm
 
 from zipvoice_jax.config import ModelConfig
+from zipvoice_jax.core.files import append_record
 from zipvoice_jax.core.progress import progress_bar
+from zipvoice_jax.data.config import DataConfig, SourceConfig
 from zipvoice_jax.data.plan import Bucket
 from zipvoice_jax.infer.requests import BadLine, Request, read_requests
+from zipvoice_jax.train.config import Stage, TrainConfig
 from zipvoice_jax.train.log import RunLog, Speedometer, read_log
+from zipvoice_jax.train.pictures import draw_losses, show_schedules
 
 
 def test_a_file_gets_lines_now_and_then(
@@ -119,3 +124,43 @@ def test_lists_may_end_their_lines_with_tabs(tmp_path: Path) -> None:
     assert not any("line" in one.error for one in bad)
     told = zip(bad, ("text of d", "text of e", "5 tab"), strict=True)
     assert all(words in one.error for one, words in told)
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The figures of training that are to be saved, instead of their files."""
+    figures: list[Any] = []
+    save = "zipvoice_jax.train.pictures.save_picture"
+    monkeypatch.setattr(save, lambda figure, *_, **__: figures.append(figure))
+    return figures
+
+
+@pytest.mark.parametrize("objective", ["flow", "distill", "duration"])
+def test_losses_of_every_objective_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str
+) -> None:
+    log, figures = tmp_path / "log.jsonl", drawn(monkeypatch)
+    for step, loss in ((1, 0.5), (2, 0.25)):
+        about = {"step": step, "stage": "a", "loss": loss, objective: loss}
+        for entry in ({"kind": "train", "bucket": "4x9x9x1"}, {"kind": "valid"}):
+            append_record(log, entry | about)
+    draw_losses(log, tmp_path / "losses.png")
+    lines = figures[0].axes[0].get_lines()
+    losses = [line.get_ydata().tolist() for line in lines if line.get_color() == "k"]
+    assert [0.5, 0.25] in [list(map(float, one)) for one in losses]
+
+
+def test_datasets_of_one_name_are_drawn_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = drawn(monkeypatch)
+    sources = (SourceConfig("d2/single"), SourceConfig("d3/single", repeats=2.0))
+    data = DataConfig(sources, batch_seconds=9.0)
+    stage = Stage(name="a", kind="zipvoice", steps=5, data=data)
+    run = TrainConfig(model=ModelConfig(), stages=(stage,), tokens="none")
+    show_schedules(run, tmp_path / "schedules.png")
+    levels = {
+        axes.get_ylabel(): {float(y) for y in axes.get_lines()[0].get_ydata()}
+        for axes in figures[0].axes
+    }
+    assert levels["repeats of d2/single (train)"] == {1.0}
+    assert levels["repeats of d3/single (train)"] == {2.0}

@@ -1,6 +1,5 @@
 """Dialogues of more than two: tags, prompts, lists, tracks, and models grown from those of two."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -176,19 +175,19 @@ def test_lists_and_commands_take_a_prompt_per_speaker(
 def test_a_stage_of_four_speakers_starts_from_a_model_of_one_or_two(tmp_path: Path) -> None:
     table = dialog_table(TokenTable.load(TOKENS), 4)
     (tmp_path / "four.txt").write_text(table.dumps(), encoding="utf-8")
-    settings = [f"data={tmp_path}", f"stages.two.tokens={tmp_path / 'four.txt'}"]
-    run = load_config(write_config(tmp_path), settings)
+    settings = [f"data={tmp_path}", "stages.two.speaker_std=0.5"]
+    four = f"stages.two.tokens={tmp_path / 'four.txt'}"
+    run = load_config(write_config(tmp_path), [*settings, four])
     one, two = plan_stage(run, 0), plan_stage(run, 1)
     assert (one.config.num_speakers, two.config.num_speakers) == (1, 4)
     params = jax.device_get(init_params(one.config, jax.random.key(0)))
     before = Loaded(one.config, run.features, one.table, params)
-    made = grown(before, two, jax.random.key(1), speaker_std=0.5)
+    made = grown(before, two, jax.random.key(1))
     check_params(made, two.config, source="the grown model")
     rows = made["spk_embed"]["embedding"]
     assert rows.shape[0] == 4 and 0.3 < float(np.std(rows)) < 0.7
-    pair = dataclasses.replace(run, stages=(run.stages[0], load_config(
-        write_config(tmp_path), [f"data={tmp_path}"]).stages[1]))  # fmt: skip
+    pair = load_config(write_config(tmp_path), settings)
     of_two = plan_stage(pair, 1)
-    known = grown(before, of_two, jax.random.key(1), speaker_std=0.5)
+    known = grown(before, of_two, jax.random.key(1))
     again = grown(Loaded(of_two.config, run.features, of_two.table, known), two, jax.random.key(2))
     np.testing.assert_array_equal(again["spk_embed"]["embedding"][:2], rows[:2])

@@ -329,3 +329,13 @@ def test_any_field_is_set_by_its_name() -> None:
 def test_a_field_that_is_not_there_or_cannot_be_so_is_one_line(setting: str, words: str) -> None:
     with user_error(words):
         load_config(CONFIGS / "demo.py", [setting])
+
+
+def test_a_tuple_that_may_be_none_is_set_as_a_list() -> None:
+    name = "stages.dialog.data.sources.0.languages"
+    for text, wanted in (('["en"]', ("en",)), ('["en", "zh"]', ("en", "zh")), ("none", None)):
+        config = load_config(CONFIGS / "demo.py", [f"{name}={text}"])
+        assert config.stages[1].data.sources[0].languages == wanted
+    for text in ("en", '"en"', "7"):
+        with user_error("languages", "cannot be read"):
+            load_config(CONFIGS / "demo.py", [f"{name}={text}"])

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from complaints import user_error
 from datasets import write_dataset
 from training import TOKENS, flac, make_data, speechlike, weights, write_config
 
@@ -26,10 +27,12 @@ from zipvoice_jax.data.utterance import Utterance
 from zipvoice_jax.models.zipvoice import init_params
 from zipvoice_jax.train.checkpoints import Checkpoints
 from zipvoice_jax.train.config import TrainConfig
+from zipvoice_jax.train.export import export_step
 from zipvoice_jax.train.load import load_config
-from zipvoice_jax.train.log import RunLog
+from zipvoice_jax.train.log import RunLog, read_log
 from zipvoice_jax.train.loop import TrainResult, train
-from zipvoice_jax.train.optimizer import grow_state
+from zipvoice_jax.train.samples import Samples
+from zipvoice_jax.train.scaled_adam import grow_state
 from zipvoice_jax.train.state import TrainState
 from zipvoice_jax.train.step import Recipe
 from zipvoice_jax.train.validate import Review
@@ -112,6 +115,46 @@ def test_another_config_is_shown_and_refused(
     train(config(tmp_path, data, "stages=one"), empty, stop=stop_at(0, states))
     shutil.rmtree(empty / "checkpoints")
     assert train(config(tmp_path, data, "stages=one", "steps=3"), empty).step == 3
+
+
+def files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_that_is_refused_leaves_its_folder_as_it_was(
+    tmp_path: Path, data: Path, states: list[TrainState]
+) -> None:
+    table, folder = shutil.copyfile(TOKENS, tmp_path / "tokens.txt"), tmp_path / "run"
+    run = config(tmp_path, data, f"tokens={table}")
+    train(run, folder, stop=stop_at(3, states))
+    with (folder / "log.jsonl").open("a") as log:  # as a killed run leaves behind
+        log.write('{"kind": "train", "step": 7}\n')
+    before = files(folder)
+    swapped_tokens(table)
+    with pytest.raises(UserError, match="another token table"):
+        train(run, folder)
+    shutil.copyfile(TOKENS, table)
+    one, two = run.stages
+    lacking = dataclasses.replace(run, stages=(one, dataclasses.replace(two, tokens="none.txt")))
+    with pytest.raises(UserError, match=r"none\.txt"):
+        train(lacking, folder, allow_config_change=True)
+    with pytest.raises(UserError, match="does not divide"):
+        train(run, folder, fsdp=3)
+    assert files(folder) == before
+
+
+def test_fewer_stages_than_a_checkpoint_has_seen_are_refused_in_one_line(
+    tmp_path: Path, data: Path, states: list[TrainState]
+) -> None:
+    run, folder = config(tmp_path, data, "steps=2"), tmp_path / "run"
+    train(run, folder, stop=stop_at(3, states))
+    fewer = dataclasses.replace(run, stages=run.stages[:1])
+    for attempt in (
+        lambda: train(fewer, folder, allow_config_change=True),
+        lambda: export_step(fewer, folder, 3, tmp_path / "model"),
+    ):
+        with user_error("checkpoint is of stage 2, but the config has 1"):
+            attempt()
 
 
 def test_a_run_goes_on_with_its_own_data_only(tmp_path: Path, states: list[TrainState]) -> None:
@@ -220,6 +263,25 @@ def test_a_stage_that_was_made_longer_has_the_model_of_its_new_end(
     assert all(np.array_equal(trained(5)[path], value) for path, value in longer.items())
 
 
+def test_a_stage_that_is_trained_anew_has_its_model_made_anew(
+    tmp_path: Path, data: Path, states: list[TrainState]
+) -> None:
+    folder = tmp_path / "run"
+    run = dataclasses.replace(config(tmp_path, data, "stages=one"), export_window=0)
+    assert train(run, folder).done
+    before = weights(folder / "one")
+    for path in (folder / "checkpoints").iterdir():
+        if int(path.name) > 6:
+            shutil.rmtree(path)
+    other = dataclasses.replace(run, export_window=8)  # the average, which does not move here
+    assert train(other, folder, allow_config_change=True).done
+    after = weights(folder / "one")
+    assert len(states) == 8 + 2
+    assert not any(np.array_equal(after[path], value) for path, value in before.items())
+    assert train(other, folder).done  # and is not made again
+    assert [entry["kind"] for entry in read_log(folder / "log.jsonl")].count("model") == 1
+
+
 def test_a_window_without_its_checkpoint_is_the_whole_stage(
     tmp_path: Path, data: Path, states: list[TrainState], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -230,19 +292,37 @@ def test_a_window_without_its_checkpoint_is_the_whole_stage(
     assert "averaging over the whole stage" in capfd.readouterr().err
 
 
-def test_records_that_cannot_be_used_are_named_as_they_come(
-    tmp_path: Path, states: list[TrainState], capfd: pytest.CaptureFixture[str]
-) -> None:
+def damaged_data(folder: Path) -> None:
     rng = np.random.default_rng(0)
     about = ("hello", tuple("hɛlo"), "en", 2.0, 1)
     good = [Utterance(f"good{i}", *about, flac(speechlike(rng, 2.0))) for i in range(6)]
     bad = Utterance("bad", *about, b"no sound at all")
-    write_dataset(tmp_path / "data" / "mono", "mono", {"train": [*good, bad]})
+    write_dataset(folder / "mono", "mono", {"train": [*good, bad]})
+
+
+def test_records_that_cannot_be_used_are_named_as_they_come(
+    tmp_path: Path, states: list[TrainState], capfd: pytest.CaptureFixture[str]
+) -> None:
+    damaged_data(tmp_path / "data")
     train(config(tmp_path, tmp_path / "data", "stages=one"), tmp_path / "run")
     assert "a record cannot be used: " in capfd.readouterr().err
     lines = (tmp_path / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()
     found = [entry for entry in map(json.loads, lines) if entry["kind"] == "corrupt"]
     assert len(found) == 1 and "bad" in found[0]["record"]
+
+
+def test_a_process_beside_the_first_tells_of_its_own_records(
+    tmp_path: Path,
+    states: list[TrainState],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    damaged_data(tmp_path / "data")
+    monkeypatch.setattr("zipvoice_jax.train.session.is_lead", lambda: False)
+    train(config(tmp_path, tmp_path / "data", "stages=one"), tmp_path / "run")
+    said = [line for line in capfd.readouterr().err.splitlines() if "cannot be used" in line]
+    assert len(said) == 1 and said[0].startswith("process 0: ") and "bad" in said[0]
+    assert not (tmp_path / "run" / "log.jsonl").exists()
 
 
 def validated(run: TrainConfig, samples: int = 1) -> TrainConfig:
@@ -260,11 +340,11 @@ def saved(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
         return sorted(int(one.name) for one in folder.glob("checkpoints/*") if one.name.isdigit())
 
     def losses(review: Review, state: TrainState) -> Any:
-        seen["valid"].append((int(state.step), steps(review.folder)))
+        seen["valid"].append((int(state.step), steps(review.session.folder)))
         return {"loss": 1.0 / int(state.step)}
 
-    def sample(review: Review, state: TrainState, *_: Any) -> None:
-        seen["samples"].append((int(state.step), steps(review.folder)))
+    def sample(samples: Samples, state: TrainState) -> None:
+        seen["samples"].append((int(state.step), steps(samples.session.folder)))
 
     def draw(log: Path, picture: Path) -> None:
         del log
@@ -272,7 +352,7 @@ def saved(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Review, "losses", losses)
-    monkeypatch.setattr(Review, "sample", sample)
+    monkeypatch.setattr(Samples, "__call__", sample)
     monkeypatch.setattr("zipvoice_jax.train.validate.draw_losses", draw)
     return seen
 
@@ -362,10 +442,10 @@ def test_samples_and_pictures_that_fail_end_nothing(
     tried: list[Any] = []
     run = validated(config(tmp_path, data, "stages=one", "steps=2"), samples=3)
     run = dataclasses.replace(run, export_window=0)
-    monkeypatch.setattr(Review, "_continue", lambda *_: (np.zeros((9, 100), np.float32), 4))
+    monkeypatch.setattr(Samples, "_continue", lambda *_: (np.zeros((9, 100), np.float32), 4))
     monkeypatch.setattr(Review, "losses", lambda *_: {"loss": 1.0})
-    monkeypatch.setattr("zipvoice_jax.train.validate.find_vocoder", lambda *_: (Hum(), ""))
-    monkeypatch.setattr("zipvoice_jax.train.validate.write_audio", full)
+    monkeypatch.setattr("zipvoice_jax.train.samples.find_vocoder", lambda *_: (Hum(), ""))
+    monkeypatch.setattr("zipvoice_jax.train.samples.write_audio", full)
     monkeypatch.setattr("zipvoice_jax.train.pictures.save_picture", full)
     assert train(run, tmp_path / "run").done
     said = capfd.readouterr().err
@@ -422,7 +502,8 @@ def test_checkpoints_are_kept_as_asked(tmp_path: Path, states: list[TrainState])
     for step, loss in losses.items():
         now = state.replace(step=jnp.int32(step))  # type: ignore[attr-defined]
         # A stage with higher losses begins with step 4.
-        kept.save(now, {"stage": int(step >= 4)}, loss=loss, wait=True)
+        kept.judge(step, int(step >= 4), loss)
+        kept.save(now, {"stage": int(step >= 4)}, wait=True)
     kept.close()
     # A step to keep, a multiple, the best of the latest stage, the last.
     assert Checkpoints(tmp_path, keep_last=1).steps == (3, 4, 5, 7)

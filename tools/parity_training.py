@@ -20,7 +20,7 @@ from zipvoice_jax.data.config import DataConfig, SourceConfig
 from zipvoice_jax.flow.losses import FlowBatch
 from zipvoice_jax.train.config import Stage, TrainConfig
 from zipvoice_jax.train.objectives import OBJECTIVES
-from zipvoice_jax.train.optimizer import scaled_adam
+from zipvoice_jax.train.scaled_adam import scaled_adam
 from zipvoice_jax.train.schedules import eden, schedules_of, values_at
 from zipvoice_jax.train.state import TrainState, new_state
 from zipvoice_jax.train.step import Recipe, update

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from zipvoice_jax.core.errors import UserError, require
-from zipvoice_jax.core.numbers import check_number
+from zipvoice_jax.core.numbers import check_choice, check_number
 
 ModelKind = Literal["zipvoice", "zipvoice_distill", "zipvoice_dialog", "zipvoice_dialog_stereo"]
 MODEL_KINDS: tuple[str, ...] = get_args(ModelKind)
@@ -71,10 +71,6 @@ _NOT_IN_MODEL_JSON = (
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     """The same fields with JSON's lists as tuples."""
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-
-
-def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
-    require(value in choices, f"{name} is {value!r}; choose one of {', '.join(map(str, choices))}.")
 
 
 def _check_size(name: str, value: object) -> None:
@@ -157,15 +153,15 @@ class ModelConfig:
                 )
                 for part in value if isinstance(value, tuple) else (value,):
                     _check_size(field.name, part)
-        _check_choice("kind", self.kind, MODEL_KINDS)
-        _check_choice("dtype", self.dtype, get_args(Dtype))
-        _check_choice("remat", self.remat, get_args(RematPolicy))
-        _check_choice("speaker_turns", self.speaker_turns, get_args(SpeakerTurns))
-        _check_choice("speaker_tokens", self.speaker_tokens, get_args(SpeakerTokens))
-        _check_choice("speaker_embedding", self.speaker_embedding, get_args(SpeakerEmbedding))
-        _check_choice("speaker_prompts", self.speaker_prompts, get_args(SpeakerPrompts))
-        _check_choice("upsampling", self.upsampling, get_args(Upsampling))
-        _check_choice("channel_decoding", self.channel_decoding, get_args(ChannelDecoding))
+        check_choice("kind", self.kind, MODEL_KINDS)
+        check_choice("dtype", self.dtype, get_args(Dtype))
+        check_choice("remat", self.remat, get_args(RematPolicy))
+        check_choice("speaker_turns", self.speaker_turns, get_args(SpeakerTurns))
+        check_choice("speaker_tokens", self.speaker_tokens, get_args(SpeakerTokens))
+        check_choice("speaker_embedding", self.speaker_embedding, get_args(SpeakerEmbedding))
+        check_choice("speaker_prompts", self.speaker_prompts, get_args(SpeakerPrompts))
+        check_choice("upsampling", self.upsampling, get_args(Upsampling))
+        check_choice("channel_decoding", self.channel_decoding, get_args(ChannelDecoding))
         require(
             isinstance(self.duration_head, bool),
             f"duration_head is {self.duration_head!r}; give true or false.",
@@ -402,7 +398,7 @@ class SamplingConfig:
         ):
             check_number(name, getattr(self, name), low, high)
         check_number("seed", self.seed, 0, 2**32 - 1, whole=True)
-        _check_choice("schedule", self.schedule, get_args(Schedule))
+        check_choice("schedule", self.schedule, get_args(Schedule))
         *most, last = EPSS_TIMES
         require(
             self.schedule != "epss" or self.num_step in EPSS_TIMES,
@@ -423,7 +419,7 @@ class SamplingConfig:
             kind: one of `MODEL_KINDS`.
             **given: values that replace a default; None leaves the default.
         """
-        _check_choice("kind", kind, MODEL_KINDS)
+        check_choice("kind", kind, MODEL_KINDS)
         defaults = {
             "zipvoice": {"num_step": 16, "guidance_scale": 1.0},
             "zipvoice_distill": {"num_step": 8, "guidance_scale": 3.0},

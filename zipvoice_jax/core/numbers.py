@@ -1,6 +1,7 @@
-"""Numbers and switches of configs and commands: parsing and range checks."""
+"""Numbers, choices and switches of configs and commands: parsing and checks."""
 
 import argparse
+from collections.abc import Iterable
 
 from zipvoice_jax.core.errors import require
 
@@ -31,6 +32,16 @@ def check_number(
         f"{'above' if above else 'from'} {_shown(low)} {'and up ' if above else ''}to "
         f"{_shown(high)}.",
     )
+
+
+def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
+    """Checks that a value is one of a few.
+
+    Raises:
+        UserError: it is not; the message names the value and the choices.
+    """
+    known = tuple(choices)
+    require(value in known, f"{name} is {value!r}; choose one of {', '.join(map(str, known))}.")
 
 
 def _shown(value: Number) -> str:

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal, get_args
 
 from zipvoice_jax.core.errors import require
-from zipvoice_jax.core.numbers import check_number
+from zipvoice_jax.core.numbers import check_choice, check_number
 from zipvoice_jax.text.tokenizer import TOKENIZERS, TokenizerName
 
 Channels = Literal["mono", "stereo", "alternate"]
@@ -136,10 +136,7 @@ class DataConfig:
             isinstance(self.cache, bool),
             f"cache is {self.cache!r}; give true or false.",
         )
-        require(
-            self.channels in get_args(Channels),
-            f"channels is {self.channels!r}; choose one of {', '.join(get_args(Channels))}.",
-        )
+        check_choice("channels", self.channels, get_args(Channels))
         require(
             self.tokenizer is None or self.tokenizer in TOKENIZERS,
             f"tokenizer is {self.tokenizer!r}; choose one of {', '.join(TOKENIZERS)}, or None for "

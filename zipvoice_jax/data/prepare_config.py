@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.core.numbers import check_number
+from zipvoice_jax.core.numbers import check_choice, check_number
 from zipvoice_jax.data.checks import Limits
 from zipvoice_jax.data.sources import SPLIT_RULES, Source, SplitRule
 from zipvoice_jax.text.tags import BARE_TAG
@@ -94,9 +94,6 @@ class PrepareConfig:
                 f"the dataset's name is {self.name!r}; use small letters, digits and _, a letter "
                 "first."
             )
-        if self.split not in SPLIT_RULES:
-            raise UserError(
-                f"the split rule is {self.split!r}; choose one of {', '.join(SPLIT_RULES)}."
-            )
+        check_choice("the split rule", self.split, SPLIT_RULES)
         check_number("dev_share", self.dev_share, 0.0, 0.999999)
         check_number("examples", self.examples, 0, 10**6, whole=True)

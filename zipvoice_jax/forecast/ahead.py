@@ -40,7 +40,6 @@ from zipvoice_jax.models.zipvoice import abstract_params
 from zipvoice_jax.train.config import TrainConfig
 from zipvoice_jax.train.sharding import Layout
 from zipvoice_jax.train.stages import plan_stage
-from zipvoice_jax.train.state import abstract_state
 from zipvoice_jax.train.step import Recipe, abstract_batch, lower_train_step
 
 # Tokens per frame of fast speech: English has 12 to 16 phonemes a second, features 93.75 frames.
@@ -252,7 +251,7 @@ def _compiled(run: TrainConfig, case: Case, fsdp: int) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     rate = run.features.sampling_rate / run.features.hop_length
     limit = topology.chip.hbm_bytes if topology else None
-    state = layout.abstract(abstract_state(run, config, recipe.objective))
+    state = layout.abstract(recipe.abstract_state)
     row: dict[str, Any] = {
         "topology": case.topology,
         "chips": len(devices),

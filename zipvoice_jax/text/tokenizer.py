@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.numbers import check_choice
 from zipvoice_jax.text import phonemes, pinyin
 from zipvoice_jax.text.normalizer import (
     clean_libritts,
@@ -302,8 +303,7 @@ def make_tokenizer(
     Raises:
         UserError: unknown name, type or language, or a table that does not fit.
     """
-    if name not in TOKENIZERS:
-        raise UserError(f"tokenizer is {name!r}; choose one of {', '.join(TOKENIZERS)}.")
+    check_choice("tokenizer", name, TOKENIZERS)
     if name != "espeak" and lang != "en-us":
         raise UserError(f"the {name} tokenizer takes no language ({lang!r}); use espeak for that.")
     if name == "libritts":

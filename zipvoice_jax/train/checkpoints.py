@@ -1,14 +1,13 @@
-"""What a run keeps to go on from: checkpoints of its state, its config, and a lock on its folder.
+"""What a run keeps to go on from: checkpoints of its state.
 
 Nothing else talks to Orbax about a run's state. A checkpoint holds the whole `TrainState` and a
 JSON object of everything else that a resumed run must know. Orbax writes it under another name and
 renames it, so one that a kill cut short is never seen; it is removed at the next start.
 """
 
-import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +17,16 @@ from etils import epath
 
 from zipvoice_jax.checkpoint.restricted_pickle import shown
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.core.files import alone
-from zipvoice_jax.core.processes import is_lead, on_lead
-from zipvoice_jax.train.config import TrainConfig, differences
+from zipvoice_jax.core.processes import is_lead
+from zipvoice_jax.train.config import TrainConfig
 from zipvoice_jax.train.state import TrainState
 
-CONFIG = "config.json"
-LOCK = ".lock"
 _STATE, _META = "state", "meta"
 
 
 def _plain(state: Any) -> dict[str, Any]:
     """The state with the key as numbers, as a dict that Orbax stores field by field."""
-    fields = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
-    return {**fields, "key": jax.random.key_data(fields["key"])}
+    return {**vars(state), "key": jax.random.key_data(state.key)}
 
 
 def _restored(plain: dict[str, Any]) -> TrainState:
@@ -106,7 +101,7 @@ class Checkpoints:
 
     def _rank(self, checkpoint: Any) -> tuple[float, float] | None:
         """By which checkpoints are compared, the least being the best; None: not judged."""
-        known = self._losses.get(checkpoint.step) or checkpoint.metrics
+        known = self._losses.get(checkpoint.step)
         # Losses of different stages cannot be compared: a later one is better.
         return None if known is None else (-known["stage"], known["loss"])
 
@@ -146,20 +141,12 @@ class Checkpoints:
             reason = error.strerror or error
             raise UserError(f"{self._judged} cannot be written ({reason}).") from None
 
-    def save(
-        self,
-        state: TrainState,
-        meta: dict[str, Any],
-        *,
-        loss: float | None = None,
-        wait: bool = False,
-    ) -> None:
+    def save(self, state: TrainState, meta: dict[str, Any], *, wait: bool = False) -> None:
         """Begins to write a checkpoint; it appears when it is whole.
 
         Args:
             state: to be kept; may be donated as soon as this returns.
             meta: JSON values.
-            loss: validation loss, if it is known already; see `judge`.
             wait: returns only when it is on disk.
 
         Raises:
@@ -168,8 +155,6 @@ class Checkpoints:
         step = int(state.step)
         if step in self.steps:
             return
-        if loss is not None:
-            self.judge(step, meta["stage"], loss)
         parts = {_STATE: _plain(state), _META: meta}
         try:
             self.wait()
@@ -199,7 +184,7 @@ class Checkpoints:
         plain = jax.tree.map(
             lambda x, y: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=y.sharding),
             jax.eval_shape(_plain, like),
-            {field.name: getattr(like, field.name) for field in dataclasses.fields(like)},
+            vars(like),
         )
         loaded = self._load(step, {_STATE: plain})[_STATE]
 
@@ -232,12 +217,10 @@ class Checkpoints:
 
 
 def open_checkpoints(run: TrainConfig, folder: Path, elsewhere: str | None = None) -> Checkpoints:
-    """The checkpoints of a run, kept as its config asks.
+    """The checkpoints of a run, kept as its config asks; `elsewhere` if not in its folder.
 
-    Args:
-        run: the config.
-        folder: of the run.
-        elsewhere: where they are, if not in the folder.
+    Raises:
+        UserError: their folder cannot be written.
     """
     return Checkpoints(
         elsewhere or folder / "checkpoints",
@@ -246,56 +229,3 @@ def open_checkpoints(run: TrainConfig, folder: Path, elsewhere: str | None = Non
         keep_best=run.keep_best,
         keep_steps=run.window_starts,
     )
-
-
-# --- the run's folder ------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Keeps a second run of this machine out of a run's folder; process 0 holds the lock.
-
-    Raises:
-        UserError: the folder cannot be written, or a run is at work in it.
-    """
-    with contextlib.ExitStack() as stack:
-        busy = f"another process is training in {folder}; wait for it, or give another folder."
-        on_lead("lock", lambda: stack.enter_context(alone(folder / LOCK, busy)))
-        yield
-
-
-def refuse_changes(old: dict[str, Any], new: dict[str, Any], where: object) -> None:
-    """Refuses a config that is not the one of the run before.
-
-    Args:
-        old: config of the run before, as `TrainConfig.to_dict` gives it.
-        new: that of this run.
-        where: the run before is.
-
-    Raises:
-        UserError: they differ in what can change a result; says in what.
-    """
-    if changed := differences(old, new):
-        raise UserError(
-            f"{where} holds a run with another config ({'; '.join(changed)}); give "
-            "another folder, or --allow-config-change to go on with this one."
-        )
-
-
-def keep_config(run: TrainConfig, folder: Path, allow_change: bool) -> None:
-    """Writes the config beside the checkpoints, and refuses one that is not theirs.
-
-    Raises:
-        UserError: it is another one and that is not allowed, or the file cannot be used.
-    """
-    path, values = folder / CONFIG, run.to_dict()
-    try:
-        if path.is_file() and not allow_change:
-            refuse_changes(json.loads(path.read_text(encoding="utf-8")), values, folder)
-        partial = path.with_suffix(".tmp")
-        partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}).") from None
-    except ValueError:
-        raise UserError(f"{path} is not readable JSON; remove it to go on.") from None

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from zipvoice_jax.config import MODEL_KINDS, SPEAKER_STD, FeatureConfig, ModelConfig, ModelKind
 from zipvoice_jax.core.errors import require
-from zipvoice_jax.core.numbers import check_number
+from zipvoice_jax.core.numbers import check_choice, check_number
 from zipvoice_jax.core.schedule import PiecewiseLinear
 from zipvoice_jax.data.config import DataConfig
 from zipvoice_jax.train.objectives import OBJECTIVES
@@ -113,22 +113,15 @@ class Stage:
             self.name.isidentifier(),
             f"the stage name {self.name!r} cannot name a folder; use letters, digits and _.",
         )
-        require(
-            self.kind in MODEL_KINDS,
-            f"stage {self.name}: kind {self.kind!r} is unknown; choose one of "
-            f"{', '.join(MODEL_KINDS)}.",
-        )
         prefix = f"stage {self.name}: "
+        check_choice(f"{prefix}kind", self.kind, MODEL_KINDS)
         check_number(f"{prefix}steps", self.steps, 0, MAX_STEPS, whole=True, above=True)
-        require(
-            self.objective in OBJECTIVES and self.mask in get_args(MaskKind),
-            f"stage {self.name}: objective {self.objective!r} or mask {self.mask!r} is unknown; "
-            f"objectives are {', '.join(OBJECTIVES)}, masks span and suffix.",
-        )
+        check_choice(f"{prefix}objective", self.objective, OBJECTIVES)
+        check_choice(f"{prefix}mask", self.mask, get_args(MaskKind))
         OBJECTIVES[self.objective].check_kind(self)
         require(
             (self.data.channels == "mono") or self.kind == "zipvoice_dialog_stereo",
-            f"stage {self.name}: its data has channels={self.data.channels!r} but {self.kind} is "
+            f"{prefix}its data has channels={self.data.channels!r} but {self.kind} is "
             "mono; use channels='mono'.",
         )
         for name, (low, high) in scheduled_fields(type(self)).items():
@@ -145,19 +138,15 @@ class Stage:
         check_number(f"{prefix}channel_difference", self.channel_difference, 0.0, 10.0)
         check_number(f"{prefix}speaker_std", self.speaker_std, 0.0, 100.0)
         check_number(f"{prefix}batch_count_offset", self.batch_count_offset, 0.0, 1e9)
-        require(
-            self.alignment_rule in get_args(AlignmentRule),
-            f"stage {self.name}: alignment_rule is {self.alignment_rule!r}; choose one of "
-            f"{', '.join(get_args(AlignmentRule))}.",
-        )
+        check_choice(f"{prefix}alignment_rule", self.alignment_rule, get_args(AlignmentRule))
         require(
             max(points(self.mask_low)) <= min(points(self.mask_high)),
-            f"stage {self.name}: mask_low {self.mask_low!r} is above mask_high "
+            f"{prefix}mask_low {self.mask_low!r} is above mask_high "
             f"{self.mask_high!r}; exchange them.",
         )
         require(
             not (self.keep_optimizer and self.after is not None),
-            f"stage {self.name}: keep_optimizer carries on the stage before, and after names "
+            f"{prefix}keep_optimizer carries on the stage before, and after names "
             "another; give one of them.",
         )
 
@@ -246,10 +235,7 @@ class TrainConfig:
         check_number("feat_scale", self.feat_scale, 1e-4, 100.0)
         check_number("ref_seconds", self.ref_seconds, 1e-3, 1e6)
         check_number("ema_decay", self.ema_decay, 0.0, MAX_DECAY, above=True)
-        require(
-            self.average in get_args(Average),
-            f"average is {self.average!r}; choose one of {', '.join(get_args(Average))}.",
-        )
+        check_choice("average", self.average, get_args(Average))
         for number, stage in enumerate(self.stages):
             self._check_stage(number, stage)
         require(
@@ -259,6 +245,7 @@ class TrainConfig:
         )
 
     def _check_stage(self, number: int, stage: Stage) -> None:
+        prefix = f"stage {stage.name}: "
         earlier = [one.name for one in self.stages[:number]]
         require(
             stage.after is None or stage.after in earlier,
@@ -267,34 +254,34 @@ class TrainConfig:
         )
         require(
             not stage.keep_optimizer or self.optimizer.name == "scaled_adam",
-            f"stage {stage.name}: keep_optimizer needs scaled_adam; choose that, or leave it out.",
+            f"{prefix}keep_optimizer needs scaled_adam; choose that, or leave it out.",
         )
         before = self.stages[max(number - 1, 0)]
         parts = [OBJECTIVES[one.objective].only_part for one in (before, stage)]
         require(
             not (stage.keep_optimizer and any(parts)),
-            f"stage {stage.name}: keep_optimizer has nothing to carry between the duration head "
+            f"{prefix}keep_optimizer has nothing to carry between the duration head "
             "alone and a whole model; leave it out.",
         )
         OBJECTIVES[stage.objective].check(self, stage)
         require(
             not self.model.looks_up_durations or self.is_aligned(stage),
-            f"stage {stage.name}: alignment is {stage.alignment!r}, but a model with "
+            f"{prefix}alignment is {stage.alignment!r}, but a model with "
             "upsampling='durations' learns them from alignments; leave alignment out, or use "
             "upsampling='average'.",
         )
         require(
             self.model.channel_decoding == "joint" or not stage.channel_difference,
-            f"stage {stage.name}: channel_difference is {stage.channel_difference:g}, but with "
+            f"{prefix}channel_difference is {stage.channel_difference:g}, but with "
             "channel_decoding='separate' no input holds two channels; leave it out.",
         )
         window, period = self.window_of(stage), self.average_period
-        check_number(f"stage {stage.name}: export_window", window, 0, MAX_STEPS, whole=True)
+        check_number(f"{prefix}export_window", window, 0, MAX_STEPS, whole=True)
         begin = stage.steps - window
         require(
             self.average == "ema" or window == 0 or stage.steps < period or begin <= 0
             or stage.steps // period > begin // period,
-            f"stage {stage.name}: its last {window} steps hold no multiple of average_period "
+            f"{prefix}its last {window} steps hold no multiple of average_period "
             f"{period}, so there is nothing to average; give it an export_window of {period} or "
             "more.",
         )  # fmt: skip
@@ -325,10 +312,7 @@ class TrainConfig:
     @property
     def boundaries(self) -> tuple[int, ...]:
         """The step at which each stage begins, and the last step's end."""
-        ends = [0]
-        for stage in self.stages:
-            ends.append(ends[-1] + stage.steps)
-        return tuple(ends)
+        return tuple(itertools.accumulate((stage.steps for stage in self.stages), initial=0))
 
     @property
     def window_starts(self) -> tuple[int, ...]:
@@ -339,11 +323,6 @@ class TrainConfig:
                 self.stages, itertools.pairwise(self.boundaries), strict=True
             )
         )
-
-    def stage_at(self, step: int) -> int:
-        """The index of the stage to which a step belongs; the last one after the end."""
-        ends = self.boundaries[1:]
-        return next((i for i, end in enumerate(ends) if step < end), len(ends) - 1)
 
     def to_dict(self) -> dict[str, Any]:
         """All settings as plain JSON values, to be kept with checkpoints and compared."""

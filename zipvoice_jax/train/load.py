@@ -114,19 +114,31 @@ def _read(text: str, hint: Any, name: str, setting: str) -> Any:
     if choices and text not in choices:
         raise UserError(f"--set {setting}: {text} is none of {', '.join(choices)}.")
     try:
-        if get_origin(hint) is tuple:  # [1, 2, 1]
-            return tuple(json.loads(text))
+        if any(get_origin(one) is tuple for one in (hint, *get_args(hint))):  # [1, 2, 1]
+            return tuple(_listed(text))
         if bool in kinds:
             return boolean(text)
         if int in kinds and float not in kinds:
             return int(text)
         if PiecewiseLinear in kinds and text.startswith("["):  # [[step, value], ...]
-            return PiecewiseLinear(tuple((float(at), float(v)) for at, v in json.loads(text)))
+            return PiecewiseLinear(tuple((float(at), float(v)) for at, v in _listed(text)))
         if float in kinds:
             return float(text)
         return text
     except (ValueError, TypeError, argparse.ArgumentTypeError):
         raise UserError(
-            f"--set {setting}: {text!r} cannot be read; give a number, true or false, a name, or "
-            "[[step, value], ...] for what changes with the step."
+            f"--set {setting}: {text!r} cannot be read; give a number, true or false, a name, a "
+            "list such as [1, 2], or [[step, value], ...] for what changes with the step."
         ) from None
+
+
+def _listed(text: str) -> list[Any]:
+    """A list of JSON.
+
+    Raises:
+        ValueError: the text is none.
+    """
+    found = json.loads(text)
+    if not isinstance(found, list):
+        raise ValueError(text)
+    return found

@@ -1,12 +1,13 @@
 """What a run reports: a progress bar with its speed, JSONL, TensorBoard, and W&B if it is there."""
 
+import contextlib
 import importlib
 import json
 import os
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -138,20 +139,31 @@ class RunLog:
         print(line, file=sys.stderr, flush=True)
         self.bar.refresh()
 
+    @contextlib.contextmanager
+    def may_fail(self, step: int, what: str) -> Iterator[None]:
+        """Within it a failure ends nothing, such as that of a full disk, and costs one line."""
+        try:
+            yield
+        except Exception as error:
+            self.lost(step, what, error)
+
+    def lost(self, step: int, what: str, error: Exception) -> None:
+        """Tells what a step lacks, and why."""
+        self.say(f"step {step}: no {what}: {in_words(error)}")
+
+    def fault(self, step: int, record: str) -> None:
+        """A record that cannot be used; other processes than the first tell it by their number."""
+        line = f"a record cannot be used: {record}"
+        if self.silent:
+            print(f"process {jax.process_index()}: {line}", file=sys.stderr, flush=True)
+        self.say(line)
+        self.write("corrupt", step, {"record": record})
+
     def step(
         self, stage: str, step: int, bucket: Bucket, values: dict[str, float],
         speed: Speedometer, *, write: bool,
     ) -> None:  # fmt: skip
-        """A step that has ended: on the bar, and where it is due, as an entry.
-
-        Args:
-            stage: its name.
-            step: its number.
-            bucket: shape of its batch.
-            values: its metrics.
-            speed: of the stage.
-            write: whether it gets an entry.
-        """
+        """A step that has ended, with its metrics: on the bar and, if to `write`, as an entry."""
         found = speed.read(step, bucket, values["frames"], values["padding"])
         shown = f"{stage} loss {values['loss']:.4f}"
         if found:
@@ -206,6 +218,12 @@ class RunLog:
         self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+
+def in_words(error: Exception) -> str:
+    """An error as part of one line; unexpected ones with their type."""
+    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    return f"{kind}{' '.join(str(error).split())[:300]}"
 
 
 def _start_wandb(folder: Path, config: dict[str, Any]) -> Any:

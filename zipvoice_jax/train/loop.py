@@ -1,7 +1,7 @@
 """The training loop: stage after stage, step after step, from wherever the last run stopped."""
 
+import collections
 import dataclasses
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,26 +9,17 @@ from typing import Any
 import jax
 
 from zipvoice_jax.checkpoint.mapping import count_parameters
-from zipvoice_jax.checkpoint.native import is_native
-from zipvoice_jax.core.compiling import Programs
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.core.processes import is_lead, meet, on_lead, stop_agreed
-from zipvoice_jax.data.loader import Loader
-from zipvoice_jax.train.checkpoints import (
-    Checkpoints,
-    alone_in,
-    keep_config,
-    open_checkpoints,
-    refuse_changes,
-)
+from zipvoice_jax.core.processes import stop_agreed
+from zipvoice_jax.data.plan import Bucket
 from zipvoice_jax.train.config import TrainConfig
 from zipvoice_jax.train.export import export_stage
-from zipvoice_jax.train.log import RunLog, Speedometer
-from zipvoice_jax.train.sharding import Layout
-from zipvoice_jax.train.stages import StagePlan, begin_state, plan_stage, plan_stages
+from zipvoice_jax.train.log import Speedometer
+from zipvoice_jax.train.session import Session, open_session
+from zipvoice_jax.train.stages import StagePlan, begin_state
 from zipvoice_jax.train.state import TrainState
 from zipvoice_jax.train.step import call_train_step
-from zipvoice_jax.train.validate import Listen, Review
+from zipvoice_jax.train.validate import Listen, is_owed, open_review
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,88 +66,52 @@ def train(
     Raises:
         UserError: data, config or folder cannot be used, or the loss stays without a value.
     """
-    folder = Path(folder).absolute()
-    with alone_in(folder):
-        kept = open_checkpoints(run, folder, checkpoints)
-        latest = on_lead("latest", lambda: kept.steps[-1] if kept.steps else None)
-        # An attempt that came to nothing binds no one.
-        begun = latest is not None or any(is_native(folder / one.name) for one in run.stages)
-        allowed = allow_config_change or not begun
-        on_lead("config", lambda: keep_config(run, folder, allowed))
-        total, values = run.boundaries[-1], run.to_dict()
-        log = RunLog(folder, start=latest or 0, total=total, config=values, silent=not is_lead())
-        try:
-            meta = {} if latest is None else _meta_of(run, kept, latest, allow_config_change)
-            layout = Layout.of(jax.devices(), fsdp)
-            programs = Programs(jax.devices()[0].platform, meet)
-            state, model = None, None
-            first = int(meta.get("stage", 0))
-            for plan in plan_stages(run, first):
-                data_state = None
-                if plan.index == first and latest is not None:
-                    state = kept.restore(latest, plan.abstract_state(layout))
-                    data_state = meta.get("data")
-                    log.say(f"goes on from step {latest} in stage {plan.name}")
-                else:
-                    state = begin_state(plan, folder, layout, state)
-                review = Review(
-                    plan=plan, folder=folder, programs=programs, layout=layout, log=log,
-                    checkpoints=kept, listen=listen,
-                )  # fmt: skip
-                state = _train_stage(plan, state, data_state, programs, layout, kept, review, stop)
-                if int(state.step) < plan.end:
-                    return TrainResult(False, int(state.step), model)
-                model = folder / plan.name
-                export_stage(plan, state, model, layout, kept, log)
-            assert state is not None
-            return TrainResult(True, int(state.step), model)
-        finally:
-            kept.close()
-            log.close()
+    opened = open_session(
+        run, folder, checkpoints=checkpoints, fsdp=fsdp, allow_config_change=allow_config_change
+    )
+    with opened as session:
+        state, model = None, None
+        for plan in session.plans:
+            data_state = None
+            if state is None and session.latest is not None:
+                wanted = plan.abstract_state(session.layout)
+                state = session.checkpoints.restore(session.latest, wanted)
+                data_state = session.data_state
+                session.log.say(f"goes on from step {session.latest} in stage {plan.name}")
+            else:
+                state = begin_state(plan, session.folder, session.layout, state)
+            state = _train_stage(plan, session, state, data_state, listen, stop)
+            if int(state.step) < plan.end:
+                return TrainResult(False, int(state.step), model)
+            model = export_stage(plan, session, state)
+        assert state is not None
+        return TrainResult(True, int(state.step), model)
 
 
 def _train_stage(
     plan: StagePlan,
+    session: Session,
     state: TrainState,
     data_state: dict[str, Any] | None,
-    programs: Programs,
-    layout: Layout,
-    checkpoints: Checkpoints,
-    review: Review,
+    listen: Listen | None,
     stop: Callable[[], bool],
 ) -> TrainState:
     """Steps until the stage's end, or until asked to stop; the last step is saved either way.
 
-    Args:
-        plan: the stage.
-        state: to go on from.
-        data_state: the loader's, saved with that state.
-        programs: of the run.
-        layout: of its arrays.
-        checkpoints: of the run.
-        review: of the stage's checkpoints.
-        stop: asked before every step.
+    `data_state` is the loader's, saved with the state to go on from; None begins.
 
     Raises:
         UserError: the data are not those of `data_state`, or cannot be used, or too many steps in
             a row had no finite loss.
     """
-    run, stage, recipe, log = plan.run, plan.stage, plan.recipe, review.log
-    step, owed = int(state.step), review.is_owed(int(state.step))
+    run, stage, recipe = plan.run, plan.stage, plan.recipe
+    log, programs, layout = session.log, session.programs, session.layout
+    step = int(state.step)
+    owed = is_owed(plan, session, listen, step)
     if step >= plan.end and not owed:
         return state
-    loader = Loader(
-        stage.data,
-        plan.table,
-        run.features,
-        seed=run.seed,
-        stage=stage.name,
-        batch_multiple=math.lcm(run.batch_multiple, jax.device_count() * run.accumulate),
-        host_index=jax.process_index(),
-        host_count=jax.process_count(),
-        alignments=recipe.aligned,
-    )
-    review = review.opened(loader)
+    loader = plan.loader()
+    review = open_review(plan, session, listen, loader)
     log.say(
         f"stage {stage.name}: {stage.kind}, {count_parameters(state.params):,} parameters, steps "
         f"{plan.begin} to {plan.end}, {jax.device_count()} device(s)\n{loader.report()}"
@@ -167,8 +122,8 @@ def _train_stage(
         plan.config, head_alone=not recipe.objective.trains("fm_decoder", plan.config)
     )
 
-    def note(step: int, bucket: Any, metrics: dict[str, Any]) -> None:
-        values = {name: float(value) for name, value in metrics.items()}
+    def note(step: int, bucket: Bucket, metrics: dict[str, Any]) -> None:
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         bad = values["bad_steps"]
         due = step % run.log_every == 0 or bad > 0 or step == plan.end
         log.step(stage.name, step, bucket, values, speed, write=due)
@@ -178,66 +133,39 @@ def _train_stage(
                 f"the last of them {step}; lower the learning rate, or look for bad data."
             )
 
-    pending = None
+    unread: collections.deque[tuple[int, Bucket, dict[str, Any]]] = collections.deque()
     with loader.iterate(step - plan.begin) as batches:
         if data_state is not None:
             batches.set_state(data_state)
-        while step < plan.end:
+        asked = False
+        while step < plan.end and not asked:
             batch = next(batches)
             for fault in batches.fresh:
-                log.say(f"a record cannot be used: {fault}")
-                log.write("corrupt", step + 1, {"record": fault})
+                log.fault(step + 1, fault)
             asked, compiled = stop_agreed(step, stop), len(programs.compilations)
             state, metrics = call_train_step(programs, recipe, layout, state, batch)
             step += 1
             for compilation in programs.compilations[compiled:]:
                 log.say(f"compiled {compilation.name} in {compilation.seconds:.1f} s")
                 speed.reset(step)
-            # The metrics of the step before: reading those of this one would wait for it.
-            if pending is not None:
-                note(*pending)
-            pending = (step, batch.bucket, metrics)
+            unread.append((step, batch.bucket, metrics))
             due = plan.saves(step)
+            # But for a checkpoint a step late: reading those of this step would wait for it.
+            while len(unread) > (0 if due or asked else 1):
+                note(*unread.popleft())
             if due or asked:
-                note(*pending)
-                pending = None
                 meta = {
                     "stage": plan.index,
-                    "name": stage.name,
                     "data": batches.get_state(),
                     "fingerprint": plan.table.fingerprint,
                     "config": run.to_dict(),
                 }
                 # What must be safe comes first, and is on disk before anything that may fail.
                 last = step == plan.end
-                checkpoints.save(state, meta, wait=asked or last or review.computes)
+                session.checkpoints.save(state, meta, wait=asked or last or review.computes)
                 if due and (last or not asked):
                     review(state)
                 speed.reset(step)
-            if asked:
-                break
     if batches.corrupt:
         log.say(f"{len(batches.corrupt)} records of stage {stage.name} could not be used")
     return state
-
-
-def _meta_of(
-    run: TrainConfig, checkpoints: Checkpoints, latest: int, allow_change: bool
-) -> dict[str, Any]:
-    """What is kept beside the state of the latest checkpoint.
-
-    Raises:
-        UserError: it is of another config or token table and that is not allowed.
-    """
-    meta = checkpoints.meta(latest)
-    if allow_change:
-        return {"stage": meta["stage"]}
-    refuse_changes(meta["config"], run.to_dict(), checkpoints.folder)
-    table = plan_stage(run, int(meta["stage"])).table
-    if meta["fingerprint"] != table.fingerprint:
-        raise UserError(
-            f"{checkpoints.folder / str(latest)} was trained with another token table "
-            f"(fingerprint {meta['fingerprint']}, now {table.fingerprint}); bring back the one "
-            "that it was trained with, or give --allow-config-change."
-        )
-    return meta

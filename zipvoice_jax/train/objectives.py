@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import flax.struct
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from zipvoice_jax.config import ModelConfig
@@ -24,14 +25,12 @@ from zipvoice_jax.core.upsampling import blended_starts
 from zipvoice_jax.flow.losses import (
     DistillBatch,
     FlowBatch,
-    counted_frames,
     distillation_loss,
     duration_loss,
     flow_matching_loss,
 )
 from zipvoice_jax.nn.training import StepContext
 from zipvoice_jax.train.schedules import points
-from zipvoice_jax.train.state import ema
 
 if TYPE_CHECKING:
     from zipvoice_jax.train.config import Stage, TrainConfig
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
 Params = dict[str, Any]
 Values = Mapping[str, Array]
 Losses = dict[str, Float[Array, ""]]
+Loss = tuple[Float[Array, ""], Losses]
 _LONGEST_STEP = 0.3  # of either teacher step in distillation
 _GUIDANCE_RANGE = 2.0  # width of the guidance scales that a student learns
 
@@ -73,7 +73,8 @@ class Objective:
         distills: whether there is a teacher, and the model is zipvoice_distill.
         source_kind: the kind of model that a stage has to start from; None for any.
         needs_alignments: learns from the data's own alignments, whatever the model's rule.
-        only_part: the one part of the parameters that has an optimiser state; None for all.
+        only_part: the one part of the parameters that is trained and has an optimiser state; None
+            for all.
     """
 
     name: ClassVar[str]
@@ -144,29 +145,20 @@ class Objective:
         return {}
 
     def next_teacher(self, teacher: Params, params: Params, decay: float) -> Params:
-        """The teacher's parameters after a step.
-
-        Args:
-            teacher: before it.
-            params: of the model after it.
-            decay: of averages.
-        """
+        """The teacher's parameters after a step, from those before it and the model's after it."""
         return teacher
 
     def trains(self, part: str, config: ModelConfig) -> bool:
         """Whether a part of the parameters, a key of the tree's top, is trained."""
+        if self.only_part is not None:
+            return part == self.only_part
         # A head that only estimates the length of the speech is trained by itself.
         return part != "duration_head" or config.looks_up_durations
 
     def draw(
-        self,
-        key: Key[Array, ""],
-        batch: SpeechBatch,
-        values: Values,
-        feat_scale: float,
-        *,
-        even_times: bool = False,
-    ) -> Any:
+        self, key: Key[Array, ""], batch: SpeechBatch, values: Values, feat_scale: float,
+        *, even_times: bool = False,
+    ) -> Any:  # fmt: skip
         """A batch with the random quantities of its step.
 
         Args:
@@ -185,15 +177,9 @@ class Objective:
         return drawn
 
     def loss(
-        self,
-        params: Params,
-        teacher: Params,
-        drawn: Any,
-        values: Values,
-        ctx: StepContext | None,
-        *,
-        config: ModelConfig,
-    ) -> tuple[Float[Array, ""], Losses]:
+        self, params: Params, teacher: Params, drawn: Any, values: Values,
+        ctx: StepContext | None, *, config: ModelConfig,
+    ) -> Loss:  # fmt: skip
         """The loss of a drawn batch, and its parts by name.
 
         Args:
@@ -206,10 +192,6 @@ class Objective:
         """
         raise NotImplementedError
 
-    def counted(self, drawn: Any, *, config: ModelConfig) -> Float[Array, "batch frames"]:
-        """1.0 for the frames that the loss is the mean of."""
-        return counted_frames(config, drawn)
-
     def watched(self, params: Params, drawn: Any, *, config: ModelConfig) -> Losses:
         """What validation shows beside the loss, for comparison."""
         return {}
@@ -221,15 +203,9 @@ class Flow(Objective):
     name = "flow"
 
     def loss(
-        self,
-        params: Params,
-        teacher: Params,
-        drawn: FlowBatch,
-        values: Values,
-        ctx: StepContext | None,
-        *,
-        config: ModelConfig,
-    ) -> tuple[Float[Array, ""], Losses]:
+        self, params: Params, teacher: Params, drawn: FlowBatch, values: Values,
+        ctx: StepContext | None, *, config: ModelConfig,
+    ) -> Loss:  # fmt: skip
         return flow_matching_loss(params, config, drawn, weights=values, ctx=ctx)
 
     def watched(self, params: Params, drawn: FlowBatch, *, config: ModelConfig) -> Losses:
@@ -278,19 +254,10 @@ class Durations(Objective):
                 "that it starts from; give it the same."
             )
 
-    def trains(self, part: str, config: ModelConfig) -> bool:
-        return part == "duration_head"
-
     def loss(
-        self,
-        params: Params,
-        teacher: Params,
-        drawn: FlowBatch,
-        values: Values,
-        ctx: StepContext | None,
-        *,
-        config: ModelConfig,
-    ) -> tuple[Float[Array, ""], Losses]:
+        self, params: Params, teacher: Params, drawn: FlowBatch, values: Values,
+        ctx: StepContext | None, *, config: ModelConfig,
+    ) -> Loss:  # fmt: skip
         return duration_loss(params, config, drawn)
 
 
@@ -316,26 +283,15 @@ class DistillFirst(Objective):
         return part == "fm_decoder"
 
     def draw(
-        self,
-        key: Key[Array, ""],
-        batch: SpeechBatch,
-        values: Values,
-        feat_scale: float,
-        *,
-        even_times: bool = False,
-    ) -> DistillBatch:
+        self, key: Key[Array, ""], batch: SpeechBatch, values: Values, feat_scale: float,
+        *, even_times: bool = False,
+    ) -> DistillBatch:  # fmt: skip
         return distill_batch(key, batch, values, feat_scale, self.least_guidance)
 
     def loss(
-        self,
-        params: Params,
-        teacher: Params,
-        drawn: DistillBatch,
-        values: Values,
-        ctx: StepContext | None,
-        *,
-        config: ModelConfig,
-    ) -> tuple[Float[Array, ""], Losses]:
+        self, params: Params, teacher: Params, drawn: DistillBatch, values: Values,
+        ctx: StepContext | None, *, config: ModelConfig,
+    ) -> Loss:  # fmt: skip
         # No gradient is worked out for what stays as it is.
         params = only_trained(self, params, jax.lax.stop_gradient(params), config)
         return distillation_loss(
@@ -357,7 +313,8 @@ class DistillSecond(DistillFirst):
         return params
 
     def next_teacher(self, teacher: Params, params: Params, decay: float) -> Params:
-        return ema(params, teacher, decay)
+        moved: Any = optax.incremental_update(params, teacher, 1.0 - decay)
+        return moved
 
 
 OBJECTIVES: dict[str, Objective] = {
@@ -368,14 +325,7 @@ OBJECTIVES: dict[str, Objective] = {
 def only_trained(
     objective: Objective, after: Params, before: Params, config: ModelConfig
 ) -> Params:
-    """A tree of parameters, with what the objective does not train taken from another such tree.
-
-    Args:
-        objective: of the stage.
-        after: what is trained comes from here.
-        before: the rest.
-        config: sizes and options of the model.
-    """
+    """What the objective trains from the parameters `after`, and the rest from those `before`."""
     return {
         name: part if objective.trains(name, config) else before[name]
         for name, part in after.items()

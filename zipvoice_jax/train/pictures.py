@@ -10,31 +10,29 @@ import numpy as np
 from jaxtyping import Float
 
 from zipvoice_jax.core.pictures import save_picture
+from zipvoice_jax.data.config import SourceConfig
 from zipvoice_jax.train.config import TrainConfig
 from zipvoice_jax.train.log import read_log
-from zipvoice_jax.train.schedules import data_schedules, schedules_of
+from zipvoice_jax.train.schedules import schedules_of
 
 
 def show_schedules(run: TrainConfig, path: Path) -> None:
     """Draws every schedule over the whole run, with the stages, into one picture."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure  # slow to import, and rarely needed
 
     bounds = np.asarray(run.boundaries)
     # Stages differ in length by orders of magnitude: each gets the same width.
     parts = [np.unique(np.linspace(a, b - 1, 400).round()) for a, b in itertools.pairwise(bounds)]
     steps = np.concatenate(parts).astype(np.int64)
-    stage = np.array([run.stage_at(int(step)) for step in steps])
+    stage = np.searchsorted(bounds, steps, side="right") - 1
     position = stage + (steps - bounds[stage]) / np.diff(bounds)[stage]
     lines = {
         name: np.asarray(jax.vmap(schedule)(jnp.asarray(steps, jnp.int32)))
-        for name, schedule in (schedules_of(run) | data_schedules(run)).items()
+        for name, schedule in schedules_of(run).items()
     }
-    figure, axes = plt.subplots(
-        len(lines), 1, figsize=(10, 1.2 * len(lines)), sharex=True, squeeze=False
-    )
+    lines |= {name: np.asarray(values)[stage] for name, values in data_of_stages(run).items()}
+    figure = Figure(figsize=(10, 1.2 * len(lines)))
+    axes = figure.subplots(len(lines), 1, sharex=True, squeeze=False)
     for axis, (name, values) in zip(axes[:, 0], lines.items(), strict=True):
         axis.step(position, values, where="post", color="#2a6f97")
         axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
@@ -48,38 +46,46 @@ def show_schedules(run: TrainConfig, path: Path) -> None:
     axes[-1, 0].set_xticks(range(len(bounds)), [f"{step:,}" for step in bounds])
     axes[-1, 0].set_xlabel("step (each stage at the same width)")
     figure.tight_layout()
-    try:
-        save_picture(figure, path, dpi=100)
-    finally:
-        plt.close(figure)
+    save_picture(figure, path, dpi=100)
+
+
+def data_of_stages(run: TrainConfig) -> dict[str, list[float]]:
+    """What the loader does in each stage: share of two-channel batches, weights of sources."""
+    share = {"mono": 0.0, "alternate": 0.5, "stereo": 1.0}
+    parts = [
+        {"two_channels": share[stage.data.channels]}
+        | {_source_name(source): source.weight or source.repeats for source in stage.data.sources}
+        for stage in run.stages
+    ]
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: [part.get(name, 0.0) for part in parts] for name in names}
+
+
+def _source_name(source: SourceConfig) -> str:
+    languages = f" {'+'.join(source.languages)}" if source.languages else ""
+    return f"{'weight' if source.weight else 'repeats'} of {source.name}{languages}"
 
 
 def draw_losses(log: Path, picture: Path) -> None:
-    """Draws training and validation losses of a log over its steps, stage by stage.
-
-    Args:
-        log: written by `RunLog`.
-        picture: PNG to write.
+    """Draws training and validation losses of a `RunLog` over its steps, stage by stage.
 
     Raises:
         UserError: the picture cannot be written.
     """
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure  # slow to import, and rarely needed
 
     found = read_log(log)
     train = [entry for entry in found if entry["kind"] == "train"]
     valid = [entry for entry in found if entry["kind"] == "valid"]
-    figure, axis = plt.subplots(figsize=(9, 4))
+    figure = Figure(figsize=(9, 4))
+    axis = figure.subplots()
     # Losses of one and of two channels are of different size.
     for stage, channels in dict.fromkeys((e["stage"], e["bucket"][-1]) for e in train):
         part = [e for e in train if (e["stage"], e["bucket"][-1]) == (stage, channels)]
         name = f"{stage}, {channels} channel{'s' if channels == '2' else ''}"
         axis.plot([e["step"] for e in part], [e["loss"] for e in part], lw=0.7, label=name)
     stages = dict.fromkeys(e.get("stage") for e in valid)
-    for name, style in (("flow", "k.-"), ("flow_unconditional", "k.:"), ("distill", "k.-")):
+    for name, style in (("loss", "k.-"), ("flow_unconditional", "k.:")):
         for stage in stages:
             shown = [e for e in valid if name in e and e.get("stage") == stage]
             steps, losses = [e["step"] for e in shown], [e[name] for e in shown]
@@ -91,11 +97,8 @@ def draw_losses(log: Path, picture: Path) -> None:
     axis.set_ylabel("loss")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
-    try:
-        figure.tight_layout()
-        save_picture(figure, picture, dpi=90)
-    finally:
-        plt.close(figure)
+    figure.tight_layout()
+    save_picture(figure, picture, dpi=90)
 
 
 def draw_sample(
@@ -116,12 +119,10 @@ def draw_sample(
         name: of the item.
         step: of the training.
     """
-    import matplotlib
+    from matplotlib.figure import Figure  # slow to import, and rarely needed
 
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(2, 1, figsize=(9, 5), sharex=True)
+    figure = Figure(figsize=(9, 5))
+    axes = figure.subplots(2, 1, sharex=True)
     low, high = float(true.min()), float(true.max())
     for axis, mel, title in ((axes[0], true, "recording"), (axes[1], made, f"step {step}")):
         extent = (0.0, len(mel) / fps, 0.0, float(mel.shape[1]))
@@ -133,5 +134,4 @@ def draw_sample(
         axis.set_title(f"{name}: {title}", fontsize=9, loc="left", parse_math=False)
     axes[-1].set_xlabel("seconds (before the line: prompt)")
     figure.tight_layout()
-    plt.close(figure)
     return figure

@@ -8,7 +8,6 @@ zipvoice/utils/common.py. All values are float32 scalars, traced or not.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
@@ -16,12 +15,11 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from zipvoice_jax.core.errors import UserError, require
+from zipvoice_jax.core.errors import require
 from zipvoice_jax.core.numbers import check_number
 from zipvoice_jax.core.schedule import PiecewiseLinear
 
 if TYPE_CHECKING:
-    from zipvoice_jax.data.config import SourceConfig
     from zipvoice_jax.train.config import Stage, TrainConfig
 
 Scalar = Float[Array, ""]
@@ -69,25 +67,19 @@ class Eden:
 
     def schedule(self, batch_seconds: float) -> optax.Schedule:
         """As an optax schedule of the number of updates begun (the first is 1)."""
-        if self.lr_hours is not None:
-            return eden(
-                self.base_lr,
-                self.lr_batches,
-                self.lr_hours,
-                epoch=lambda step: step * (batch_seconds / 3600.0),
-                warmup_batches=self.warmup_batches,
-                warmup_start=self.warmup_start,
-            )
-        assert self.lr_epochs is not None and self.steps_per_epoch is not None
-        steps = self.steps_per_epoch
+        lr_epochs, steps = self.lr_hours or self.lr_epochs, self.steps_per_epoch
+        assert lr_epochs is not None
+
+        def epoch(batch: Scalar) -> Scalar:
+            if self.lr_hours is not None:
+                return batch * (batch_seconds / 3600.0)
+            assert steps is not None
+            return (batch - 1) // steps
+
         return eden(
-            self.base_lr,
-            self.lr_batches,
-            self.lr_epochs,
-            epoch=lambda step: (step - 1) // steps,
-            warmup_batches=self.warmup_batches,
-            warmup_start=self.warmup_start,
-        )
+            self.base_lr, self.lr_batches, lr_epochs, epoch=epoch,
+            warmup_batches=self.warmup_batches, warmup_start=self.warmup_start,
+        )  # fmt: skip
 
 
 Rate = float | PiecewiseLinear | Eden
@@ -128,36 +120,6 @@ def scheduled_fields(stage: type) -> dict[str, tuple[float, float]]:
 # --- the official formulas -----------------------------------------------------------------
 
 
-def fixed(value: float) -> optax.Schedule:
-    """The same value at every step (FixedLRScheduler)."""
-    return lambda count: jnp.full((), value, jnp.float32)
-
-
-def warmup(
-    schedule: float | optax.Schedule, warmup_batches: float = 500.0, warmup_start: float = 0.5
-) -> optax.Schedule:
-    """A schedule times a factor that rises from `warmup_start` to 1 over `warmup_batches`.
-
-    Raises:
-        UserError: a start outside 0 to 1 or negative batches.
-    """
-    if not 0.0 <= warmup_start <= 1.0 or warmup_batches < 0:
-        raise UserError(
-            f"a warm-up of {warmup_batches} batches from {warmup_start} is impossible; give 0 or "
-            "more batches and a start from 0 to 1."
-        )
-    inner = schedule if callable(schedule) else fixed(schedule)
-    if warmup_batches == 0:
-        return inner
-
-    def warmed(count: ArrayLike) -> Scalar:
-        share = jnp.clip(jnp.asarray(count, jnp.float32) / warmup_batches, 0.0, 1.0)
-        factor = warmup_start + (1.0 - warmup_start) * share
-        return factor * jnp.asarray(inner(count), jnp.float32)
-
-    return warmed
-
-
 def eden(
     base_lr: float,
     lr_batches: float,
@@ -170,8 +132,8 @@ def eden(
     """The official schedule of training from scratch (Eden).
 
     base_lr * (1 + (batch / lr_batches)^2)^-1/4 * (1 + (epoch / lr_epochs)^2)^-1/4 * warm-up.
-    Its count is the official batch, which is 1 at the first update: see optimizer.py for the
-    count that an optimiser gives.
+    Its count is the official batch, which is 1 at the first update: see scaled_adam.py for
+    the count that an optimiser gives.
 
     Args:
         base_lr: at its highest.
@@ -181,23 +143,18 @@ def eden(
             or, with --lr-hours, batch * batch_seconds / 3600.
         warmup_batches: over which the rate rises to its value.
         warmup_start: share of its value at batch 0.
-
-    Raises:
-        UserError: an impossible warm-up, or no batches or epochs.
     """
-    if lr_batches <= 0 or lr_epochs <= 0:
-        raise UserError(
-            f"Eden has lr_batches {lr_batches} and lr_epochs {lr_epochs}; give numbers above 0."
-        )
 
     def decay(share: Scalar) -> Scalar:
         return (1.0 + share**2) ** -0.25
 
     def rate(count: ArrayLike) -> Scalar:
         batch = jnp.asarray(count, jnp.float32)
-        return base_lr * decay(batch / lr_batches) * decay(epoch(batch) / lr_epochs)
+        share = jnp.clip(batch / warmup_batches, 0.0, 1.0) if warmup_batches else 1.0
+        warmup = warmup_start + (1.0 - warmup_start) * share
+        return warmup * (base_lr * decay(batch / lr_batches) * decay(epoch(batch) / lr_epochs))
 
-    return warmup(rate, warmup_batches, warmup_start)
+    return rate
 
 
 def adjusted_batch_count(
@@ -272,29 +229,3 @@ def stage_step(boundaries: Sequence[int], step: Int[Array, ""]) -> Int[Array, ""
     """
     starts = jnp.asarray(boundaries[:-1], jnp.int32)
     return step - jnp.max(jnp.where(starts <= step, starts, 0))
-
-
-def data_schedules(run: "TrainConfig") -> Schedules:
-    """What the loader does at each step: share of two-channel batches, weights of sources.
-
-    These are constant within a stage: batch n of a stage depends on its config, seed and n alone.
-    """
-    share = {"mono": 0.0, "alternate": 0.5, "stereo": 1.0}
-    parts = [
-        {"two_channels": share[stage.data.channels]}
-        | {_source_name(source): source.weight or source.repeats for source in stage.data.sources}
-        for stage in run.stages
-    ]
-    names = dict.fromkeys(name for part in parts for name in part)
-    inner = list(run.boundaries[1:-1])
-    return {
-        name: optax.join_schedules(
-            [optax.constant_schedule(part.get(name, 0.0)) for part in parts], inner
-        )
-        for name in names
-    }
-
-
-def _source_name(source: "SourceConfig") -> str:
-    languages = f" {'+'.join(source.languages)}" if source.languages else ""
-    return f"{'weight' if source.weight else 'repeats'} of {Path(source.path).name}{languages}"

@@ -1,4 +1,4 @@
-"""Where the arrays of a run lie: one mesh of devices and one short table of rules.
+"""Where the arrays of a run lie: one mesh of devices and one rule.
 
 The batch is split over every device. Parameters, averages and moments are split over the axis
 `fsdp` alone and come together once a step: the whole family is small (the base model has 0.5 GB of
@@ -7,7 +7,6 @@ split the products of 512 channels, has nothing to gain.
 """
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,16 +16,9 @@ from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.train.tensors import in_layers
+from zipvoice_jax.train.scaled_adam import in_layers
 
-# What the axes of a leaf are, by the end of its path; an axis over layers comes before these.
-# All other leaves are small.
-LEAVES = (
-    ("kernel", ("inputs", "outputs")),
-    ("embedding", ("rows", "channels")),
-)
-# Which mesh axis an axis is split over, if its size can be divided.
-RULES = {"layers": None, "inputs": None, "outputs": "fsdp", "rows": None, "channels": "fsdp"}
+_SPLIT = ("kernel", "embedding")  # matrices, whose last axis is split; all other leaves are small
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,14 +66,10 @@ class Layout:
         )
 
     def _spec(self, path: tuple[Any, ...], shape: tuple[int, ...]) -> PartitionSpec:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        for end, axes in LEAVES:
-            axes = ("layers", *axes) if in_layers(path) else axes
-            if re.search(rf"(^|/){end}$", name) and len(axes) == len(shape):
-                names = [RULES[axis] for axis in axes]
-                sizes = [1 if n is None else self.mesh.shape[n] for n in names]
-                if all(size % parts == 0 for size, parts in zip(shape, sizes, strict=True)):
-                    return PartitionSpec(*names)
+        name = getattr(path[-1], "key", None)
+        rank = len(shape) - int(in_layers(path))
+        if name in _SPLIT and rank == 2 and shape[-1] % self.mesh.shape["fsdp"] == 0:
+            return PartitionSpec(*[None] * (len(shape) - 1), "fsdp")
         return PartitionSpec()
 
     # --- arrays from the host and back ------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,19 @@ from zipvoice_jax.checkpoint.growth import (
 from zipvoice_jax.checkpoint.hub import load_model, stored_table
 from zipvoice_jax.checkpoint.loaded import Loaded
 from zipvoice_jax.checkpoint.mapping import Params
-from zipvoice_jax.config import SPEAKER_STD, ModelConfig
+from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.rng import named_key
+from zipvoice_jax.data.loader import Loader
 from zipvoice_jax.data.plan import make_plan, repetition
 from zipvoice_jax.data.records import open_split
 from zipvoice_jax.models.zipvoice import init_params
 from zipvoice_jax.text.tokens import TokenTable
 from zipvoice_jax.train.config import Stage, TrainConfig
 from zipvoice_jax.train.objectives import OBJECTIVES, Objective
-from zipvoice_jax.train.optimizer import grow_state
+from zipvoice_jax.train.scaled_adam import grow_state
 from zipvoice_jax.train.sharding import Layout
-from zipvoice_jax.train.state import TrainState, abstract_state, new_state
+from zipvoice_jax.train.state import TrainState, new_state
 from zipvoice_jax.train.step import Recipe
 
 # How a model becomes another, step by step.
@@ -98,15 +100,40 @@ class StagePlan:
 
     def abstract_state(self, layout: Layout) -> TrainState:
         """The shapes of its state, with their shardings."""
-        return layout.abstract(abstract_state(self.run, self.config, self.objective))
+        return layout.abstract(self.recipe.abstract_state)
+
+    def loader(self) -> Loader:
+        """Its batches, of which this process gets its rows.
+
+        Raises:
+            UserError: the data cannot be used.
+        """
+        run, stage = self.run, self.stage
+        return Loader(
+            stage.data,
+            self.table,
+            run.features,
+            seed=run.seed,
+            stage=stage.name,
+            batch_multiple=math.lcm(run.batch_multiple, jax.device_count() * run.accumulate),
+            host_index=jax.process_index(),
+            host_count=jax.process_count(),
+            alignments=self.recipe.aligned,
+        )
 
 
 def plan_stage(run: TrainConfig, index: int) -> StagePlan:
     """Model and token table of a stage.
 
     Raises:
-        UserError: the token table is missing or lacks what the model needs.
+        UserError: there is no such stage, or the token table is missing or lacks what the model
+            needs.
     """
+    if index >= len(run.stages):
+        raise UserError(
+            f"the checkpoint is of stage {index + 1}, but the config has {len(run.stages)} "
+            "stage(s); give it those that the run was begun with."
+        )
     stages = run.stages[: index + 1]
     tokens = [stage.tokens for stage in stages if stage.tokens is not None]
     path = Path(tokens[-1] if tokens else run.tokens)
@@ -163,22 +190,13 @@ def _route(old: str, new: str) -> tuple[str, ...]:
     return _ROUTES[old, new]
 
 
-def grown(
-    before: Loaded,
-    wanted: StagePlan,
-    key: Key[Array, ""],
-    *,
-    speaker_std: float = SPEAKER_STD,
-    channel_difference: float = 0.0,
-) -> Params:
+def grown(before: Loaded, wanted: StagePlan, key: Key[Array, ""]) -> Params:
     """Parameters of one model as those of the next, by its tokens, speakers and projections.
 
     Args:
         before: what to start from.
-        wanted: the model to get.
+        wanted: whose model to get.
         key: of new rows and projections.
-        speaker_std: of a dialogue model's start; see `Stage`.
-        channel_difference: of a stereo model's start; see `Stage`.
 
     Raises:
         UserError: no way leads from one to the other, or their sizes differ.
@@ -206,12 +224,12 @@ def grown(
         if step == "dialog":
             params, config = grow_to_dialog(
                 params, config, old_table=table, new_table=wanted.table, key=key,
-                speaker_std=speaker_std,
+                speaker_std=wanted.stage.speaker_std,
             )  # fmt: skip
             table = wanted.table
         elif step == "stereo":
             params, config = grow_to_stereo(
-                params, config, channel_difference=channel_difference, key=key
+                params, config, channel_difference=wanted.stage.channel_difference, key=key
             )
         else:
             params, config = grow_to_distill(params, config, key=key)
@@ -241,23 +259,16 @@ def entered(plan: StagePlan, before: Loaded) -> tuple[Params, Params]:
     run, stage = plan.run, plan.stage
     key = named_key(jax.random.key(run.seed), "grow", stage.name)
     plan.objective.check_source(stage, before.config.kind, before.table == plan.table)
-    params = grown(
-        before, plan, key,
-        speaker_std=stage.speaker_std, channel_difference=stage.channel_difference,
-    )  # fmt: skip
+    params = grown(before, plan, key)
     return params, plan.objective.first_teacher(before.params, params)
 
 
 def begin_state(
     plan: StagePlan, folder: Path, layout: Layout, before: TrainState | None
 ) -> TrainState:
-    """The state at a stage's start: from `init` or nothing, or from the model before it.
+    """The state at a stage's start: from `init` or nothing, or from the model in a run's folder.
 
-    Args:
-        plan: the stage.
-        folder: of the run, where the models of finished stages are.
-        layout: of the run's arrays.
-        before: the last state of the stage before; None for the first.
+    `before` is the last state of the stage before; None for the first.
 
     Raises:
         UserError: the stage cannot begin from that model.

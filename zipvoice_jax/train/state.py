@@ -7,7 +7,7 @@ end / (end - start) times that.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import flax.struct
 import jax
@@ -16,15 +16,8 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from zipvoice_jax.checkpoint import growth
-from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.rng import named_key
-from zipvoice_jax.models.zipvoice import abstract_params
-from zipvoice_jax.train.optimizer import make_optimizer
-
-if TYPE_CHECKING:
-    from zipvoice_jax.train.config import TrainConfig
-    from zipvoice_jax.train.objectives import Objective
 
 
 @flax.struct.dataclass
@@ -38,7 +31,7 @@ class TrainState:
         average: averaged parameters, see `TrainConfig.average`.
         teacher: parameters of a distillation's teacher; empty otherwise.
         bad_steps: steps in a row whose loss or gradient was not finite; int32 ().
-        skipped: all such steps; they change nothing but `step`; int32 ().
+        skipped: all such steps, which change no parameter; int32 ().
         key: of all random numbers of the run, a typed key (); never changes.
     """
 
@@ -89,38 +82,6 @@ def new_state(
     )
 
 
-def abstract_state(run: "TrainConfig", config: ModelConfig, objective: "Objective") -> TrainState:
-    """The shapes of a stage's state.
-
-    Args:
-        run: the config of the run.
-        config: of the stage's model.
-        objective: of the stage.
-    """
-    teacher_config = objective.teacher_config(config)
-    teacher = {} if teacher_config is None else abstract_params(teacher_config)
-    optimizer = make_optimizer(run.optimizer, objective.only_part)
-
-    def start(params: Any, teacher: Any) -> TrainState:
-        return new_state(params, optimizer, seed=run.seed, teacher=teacher)
-
-    return jax.eval_shape(start, abstract_params(config), teacher)
-
-
-def averaged(run: "TrainConfig", params: Any, average: Any, done: Int[Array, ""]) -> Any:
-    """The average of parameters after an update, by the rule that the config names.
-
-    Args:
-        run: the config.
-        params: after the update.
-        average: before it.
-        done: updates made in the stage, this one included.
-    """
-    if run.average == "ema":
-        return ema(params, average, warm_decay(done, run.ema_decay))
-    return running_average(params, average, done, run.average_period)
-
-
 def running_average(params: Any, average: Any, step: Int[Array, ""] | int, period: int) -> Any:
     """The mean of the parameters at all multiples of `period` up to a step.
 
@@ -146,11 +107,6 @@ def running_average(params: Any, average: Any, step: Int[Array, ""] | int, perio
         params,
         average,
     )
-
-
-def ema(new: Any, old: Any, decay: float | Float[Array, ""]) -> Any:
-    """Exponential average: old * decay + new * (1 - decay) (`ema` in train_zipvoice_distill.py)."""
-    return optax.incremental_update(new, old, 1.0 - decay)
 
 
 def warm_decay(step: Int[Array, ""] | int, decay: float) -> Float[Array, ""]:

@@ -2,26 +2,28 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.core.compiling import Programs
 from zipvoice_jax.core.rng import named_key
 from zipvoice_jax.data.batches import Batch
 from zipvoice_jax.data.plan import Bucket
+from zipvoice_jax.flow.losses import counted_frames
+from zipvoice_jax.models.zipvoice import abstract_params
 from zipvoice_jax.nn.training import StepContext
 from zipvoice_jax.train.config import Stage, TrainConfig
 from zipvoice_jax.train.objectives import OBJECTIVES, Objective, SpeechBatch, only_trained
 from zipvoice_jax.train.optimizer import make_optimizer
 from zipvoice_jax.train.schedules import schedules_of, stage_step, values_at
 from zipvoice_jax.train.sharding import Layout
-from zipvoice_jax.train.state import TrainState, abstract_state, averaged
+from zipvoice_jax.train.state import TrainState, new_state, running_average, warm_decay
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -49,13 +51,7 @@ class Recipe:
 
     @classmethod
     def of_stage(cls, config: ModelConfig, run: TrainConfig, stage: Stage) -> "Recipe":
-        """The recipe of a stage.
-
-        Args:
-            config: of its model.
-            run: the config of the run.
-            stage: one of the run's.
-        """
+        """The recipe of a stage of a run, with the config of its model."""
         objective = OBJECTIVES[stage.objective]
         return cls(config, objective, run, stage.hooks, run.is_aligned(stage))
 
@@ -63,6 +59,14 @@ class Recipe:
     def optimizer(self) -> optax.GradientTransformationExtraArgs:
         """The stage's optimiser."""
         return make_optimizer(self.run.optimizer, self.objective.only_part)
+
+    @property
+    def abstract_state(self) -> TrainState:
+        """The shapes of the stage's state."""
+        config = self.objective.teacher_config(self.config)
+        teacher = {} if config is None else abstract_params(config)
+        start = functools.partial(new_state, optimizer=self.optimizer, seed=self.run.seed)
+        return jax.eval_shape(start, abstract_params(self.config), teacher=teacher)
 
     def __str__(self) -> str:
         return f"{self.config.kind} {self.objective.name}"
@@ -72,12 +76,6 @@ def train_step(
     state: TrainState, batch: SpeechBatch, *, recipe: Recipe, layout: Layout | None = None
 ) -> tuple[TrainState, Metrics]:
     """One update on a batch from the loader, whose noise, times and masks are drawn here.
-
-    Args:
-        state: donated when compiled.
-        batch: from the loader.
-        recipe: what to compute.
-        layout: of the arrays on several devices.
 
     Returns:
         The next state, and what to log about this step.
@@ -102,14 +100,17 @@ def update(
     recipe: Recipe,
     layout: Layout | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """One update; a loss or gradient that is not finite changes nothing but the counts.
+    """One update; a loss or gradient that is not finite changes no parameter and no moment.
+
+    Averages, and a teacher that is one, count such a step too, with the parameters as they stay:
+    else the mean over a window would lack a term.
 
     Args:
         state: before the step.
         drawn: a batch with the random quantities of the step.
         values: the scheduled numbers at this step.
         recipe: what to compute.
-        layout: of the arrays on several devices.
+        layout: None on one device.
 
     Returns:
         The next state, and what to log about this step.
@@ -136,7 +137,11 @@ def update(
 
     params, opt_state = jax.lax.cond(finite, step, lambda *old: old, state.params, state.opt_state)
     done = stage_step(run.boundaries, state.step) + 1
-    average = averaged(run, params, state.average, done)
+    if run.average == "ema":
+        share = 1.0 - warm_decay(done, run.ema_decay)
+        average: Any = optax.incremental_update(params, state.average, share)
+    else:
+        average = running_average(params, state.average, done, run.average_period)
     bad = (~finite).astype(jnp.int32)
     after = state.replace(  # type: ignore[attr-defined]
         step=state.step + 1,
@@ -170,45 +175,42 @@ def loss_and_gradients(
     def weighted(params: dict[str, Any], drawn: Any, key: Key[Array, ""]) -> Any:
         ctx = StepContext(values["batch_count"], key) if recipe.hooks else None
         loss, parts = objective.loss(params, state.teacher, drawn, values, ctx, config=config)
-        count = objective.counted(drawn, config=config).sum()
+        count = counted_frames(config, drawn).sum()
         sums = jax.tree.map(lambda x: x * count, {"loss": loss, **parts})
         return loss * count, {**sums, "count": count}
 
-    gradient = jax.grad(weighted, has_aux=True)
+    n, gradient = run.accumulate, jax.grad(weighted, has_aux=True)
     key = named_key(state.key, state.step, "model")
-    if run.accumulate == 1:
+    if n == 1:
         grads, sums = gradient(state.params, drawn, key)
     else:
-        keys = jax.vmap(lambda i: named_key(key, i))(jnp.arange(run.accumulate))
-        parts = (micro_batches(drawn, run.accumulate), keys)
-        structure = jax.tree.structure(drawn)
 
-        def of_part(part: tuple[list[Array], Key[Array, ""]]) -> Any:
-            leaves, key = part
-            return gradient(state.params, jax.tree.unflatten(structure, leaves), key)
+        def of_part(i: Int[Array, ""]) -> Any:
+            return gradient(state.params, micro_batch(drawn, i, n), named_key(key, i))
 
-        like = jax.eval_shape(of_part, jax.tree.map(lambda x: x[0], parts))
+        like = jax.eval_shape(of_part, jnp.int32(0))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
-        (grads, sums), _ = jax.lax.scan(
-            lambda total, part: (jax.tree.map(jnp.add, total, of_part(part)), None), zeros, parts
+        grads, sums = jax.lax.fori_loop(
+            0, n, lambda i, total: jax.tree.map(jnp.add, total, of_part(i)), zeros
         )
     count = jnp.maximum(sums.pop("count"), 1.0)
     means = jax.tree.map(lambda x: x / count, sums)
     return means, jax.tree.map(lambda g: g / count, grads)
 
 
-def micro_batches(batch: Any, parts: int) -> list[Array]:
-    """The leaves of a tree of batched arrays with a leading axis of `parts`; numbers are repeated.
+def micro_batch(batch: Any, index: Int[Array, ""] | int, parts: int) -> Any:
+    """One of several parts of a tree of batched arrays; numbers are in each.
 
-    Each part takes rows from all over the batch, hence from every device.
+    It has rows from all over the batch, hence from every device.
     """
 
-    def split(x: Array) -> Array:
+    def rows(x: Array) -> Array:
         if x.ndim == 0:
-            return jnp.broadcast_to(x, (parts,))
-        return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
+            return x
+        apart = x.reshape(-1, parts, *x.shape[1:])
+        return jax.lax.dynamic_index_in_dim(apart, index, axis=1, keepdims=False)
 
-    return [split(leaf) for leaf in jax.tree.leaves(batch)]
+    return jax.tree.map(rows, batch)
 
 
 def valid_step(
@@ -219,6 +221,7 @@ def valid_step(
     values: Mapping[str, Array],
     *,
     recipe: Recipe,
+    layout: Layout,
 ) -> Metrics:
     """Sums of losses over a validation batch, on noise and times that depend on the key alone.
 
@@ -228,11 +231,12 @@ def valid_step(
         Sums over the frames that are counted, and their `count`.
     """
     config, objective = recipe.config, recipe.objective
+    params, teacher = layout.whole((params, teacher))
     values = {**values, "condition_drop": jnp.zeros(())}
     drawn = objective.draw(key, batch, values, recipe.run.feat_scale, even_times=True)
     loss, parts = objective.loss(params, teacher, drawn, values, None, config=config)
     losses = {"loss": loss, **parts, **objective.watched(params, drawn, config=config)}
-    count = objective.counted(drawn, config=config).sum()
+    count = counted_frames(config, drawn).sum()
     return {**{name: value * count for name, value in losses.items()}, "count": count}
 
 
@@ -242,61 +246,50 @@ def valid_step(
 def call_train_step(
     programs: Programs, recipe: Recipe, layout: Layout, state: TrainState, batch: Batch
 ) -> tuple[TrainState, Metrics]:
-    """`train_step`, compiled for the batch's bucket.
-
-    Args:
-        programs: of the run.
-        recipe: what to compute.
-        layout: of the run's arrays.
-        state: before the step, given up.
-        batch: this process's rows.
-    """
+    """`train_step` of this process's rows, compiled for their bucket; the state is given up."""
     rows = SpeechBatch(**layout.split(batch.arrays))
-    key = ("train", recipe, batch.bucket)
-    name = f"train {recipe}, {batch.bucket}"
-    return programs.run(key, name, lambda: jit_train_step(recipe, layout), state, rows)
+    made = functools.partial(jit_train_step, recipe, layout)
+    return call_program(programs, "train", recipe, batch, made, state, rows)
 
 
 def call_valid_step(
     programs: Programs, recipe: Recipe, layout: Layout, state: TrainState, batch: Batch, *rest: Any
 ) -> Metrics:
-    """`valid_step` of a state's parameters, compiled for the batch's bucket.
+    """`valid_step` of a state and this process's rows, by a key and the scheduled numbers."""
+    rows = SpeechBatch(**layout.split(batch.arrays))
+    step = functools.partial(valid_step, recipe=recipe, layout=layout)
+    args = (state.params, state.teacher, rows, *layout.replicate(rest))
+    made = functools.partial(jax.jit, step, out_shardings=layout.everywhere)
+    return call_program(programs, "validate", recipe, batch, made, *args)
+
+
+def call_program(
+    programs: Programs, what: str, recipe: Recipe, batch: Batch, made: Callable[[], Any], *args: Any
+) -> Any:
+    """What a program of a recipe gives, which is compiled once for each bucket.
 
     Args:
-        programs: of the run.
-        recipe: what to compute.
-        layout: of the run's arrays.
-        state: whose parameters are judged.
-        batch: this process's rows.
-        *rest: the key and the scheduled numbers.
+        programs: those compiled so far.
+        what: it does, in a word, by which it is known.
+        recipe: what else it depends on.
+        batch: of whose bucket the arguments are.
+        made: makes it, by `jax.jit`.
+        *args: its arguments.
     """
-    rows = SpeechBatch(**layout.split(batch.arrays))
-    key = ("validate", recipe, batch.bucket)
-    name = f"validate {recipe}, {batch.bucket}"
-    args = (state.params, state.teacher, rows, *layout.replicate(rest))
-    return programs.run(key, name, lambda: jit_valid_step(recipe, layout), *args)
+    key = (what, recipe, batch.bucket)
+    return programs.run(key, f"{what} {recipe}, {batch.bucket}", made, *args)
 
 
 def jit_train_step(recipe: Recipe, layout: Layout) -> Any:
     """`train_step` of a state and a batch, whose state stays where it lies and is given up."""
     step = functools.partial(train_step, recipe=recipe, layout=layout)
-    state = layout.of_state(abstract_state(recipe.run, recipe.config, recipe.objective))
+    state = layout.of_state(recipe.abstract_state)
     return jax.jit(step, donate_argnums=(0,), out_shardings=(state, layout.everywhere))
-
-
-def jit_valid_step(recipe: Recipe, layout: Layout) -> Any:
-    """`valid_step`, whose sums every device has."""
-
-    def step(params: Any, teacher: Any, *rest: Any) -> Metrics:
-        params, teacher = layout.whole((params, teacher))
-        return valid_step(params, teacher, *rest, recipe=recipe)
-
-    return jax.jit(step, out_shardings=layout.everywhere)
 
 
 def lower_train_step(recipe: Recipe, layout: Layout, bucket: Bucket) -> Any:
     """A training step for a global batch of a bucket's shape, ready to be compiled."""
-    state = layout.abstract(abstract_state(recipe.run, recipe.config, recipe.objective))
+    state = layout.abstract(recipe.abstract_state)
     batch = layout.abstract_batch(abstract_batch(recipe.config, bucket, aligned=recipe.aligned))
     return jit_train_step(recipe, layout).lower(state, batch)
 
