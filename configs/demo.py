@@ -42,12 +42,13 @@ def get_config(
     tokens: str = str(TOKENS),
     single: int = 20_000,  # steps of each stage
     dialog: int = 6_000,
-    stereo: int = 3_000,
+    stereo: int = 1_200,
     batch_seconds: float = 40.0,
     buckets: int = 3,  # length classes; each is a program to compile
     peak: float = 0.035,  # learning rate of the first stage
-    later: float = 0.015,  # of the other stages
-    dim: int = 256,  # of the decoder; 200 features in two channels need about as many
+    later: float = 0.015,  # of the stage of dialogues
+    last: float = 0.006,  # of the stereo stage, which has little to learn and much to forget
+    dim: int = 256,  # of the decoder
     dtype: str = "float32",  # bfloat16 on an accelerator
     threads: int = 1,  # that read data
     upsampling: str = "durations",
@@ -124,7 +125,7 @@ def get_config(
                 steps=stereo,
                 data=of("stereo", "train", 24.0, channels="alternate"),
                 valid=of("stereo", "dev", 24.0, channels="alternate") if valid else None,
-                learning_rate=cosine(later, stereo),
+                learning_rate=cosine(last, stereo),
                 exclusive_weight=1.0,
                 channel_difference=0.3 if channel_decoding == "joint" else 0.0,
                 **dialogue,  # type: ignore[arg-type]

@@ -54,7 +54,7 @@ def get_config(
     """One row's run."""
     init = {"single": single_model, "dialog": dialog_model, "": ""}[start]
     run = demo.get_config(
-        data, single=steps, dialog=steps, stereo=steps, peak=peak, later=peak,
+        data, single=steps, dialog=steps, stereo=steps, peak=peak, later=peak, last=peak,
         upsampling=upsampling, init=init, save_every=10_000, samples=0, valid=valid,
         batch_seconds=batch_seconds, buckets=buckets, dtype=dtype, threads=threads,
         only_speaker=float(speaker_prompts == "own"), channel_decoding=channel_decoding,
