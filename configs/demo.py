@@ -47,7 +47,7 @@ def get_config(
     buckets: int = 3,  # length classes; each is a program to compile
     peak: float = 0.035,  # learning rate of the first stage
     later: float = 0.015,  # of the stage of dialogues
-    last: float = 0.006,  # of the stereo stage, which has little to learn and much to forget
+    last: float = 0.006,  # of the stereo stage
     dim: int = 256,  # of the decoder
     dtype: str = "float32",  # bfloat16 on an accelerator
     threads: int = 1,  # that read data
