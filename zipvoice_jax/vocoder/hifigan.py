@@ -212,16 +212,17 @@ def load_hifigan(path: Path, features: FeatureConfig) -> HifiganVocoder:
         f"{config.hop_size}, but the model makes them of {features.n_fft} every "
         f"{features.hop_length}; use --vocoder-path {NAME}.",
     )
-    params = params_from_official(_read(weights), config)
-    return HifiganVocoder(config, params, features, sha256_of_files(weights))
+    digest = sha256_of_files(weights)
+    params = params_from_official(_read(weights, digest), config)
+    return HifiganVocoder(config, params, features, digest)
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-    """Reads the arrays of a generator, by official name."""
+def _read(path: Path, digest: str) -> dict[str, np.ndarray]:
+    """Reads the arrays of a generator, by official name; `digest` is the file's."""
     if path.suffix == ".safetensors":
         return read_state_dict(path)
     # The legacy format is only read from known files.
-    if is_legacy(path) and sha256_of_files(path) == _SHA256:
+    if is_legacy(path) and digest == _SHA256:
         tree = read_legacy(path)
     else:
         tree = read_torch_file(path, _generator)
