@@ -15,7 +15,13 @@ from jaxtyping import Array, Bool, Float, Int
 from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.core.masks import padding_mask
 from zipvoice_jax.core.upsampling import durations_of
-from zipvoice_jax.models.zipvoice import ZipVoice, bound, speaker_frames, upsampled
+from zipvoice_jax.models.zipvoice import (
+    ZipVoice,
+    as_neighbours,
+    bound,
+    speaker_frames,
+    upsampled,
+)
 from zipvoice_jax.nn.training import StepContext
 
 
@@ -271,12 +277,9 @@ def _velocity(
         return model.velocity(times, x, text, speech, mask, scale, ctx)
 
     def guided(t: Array, x: Array) -> Array:
-        # An item's branches are neighbours, so that sharding the batch keeps them on one device.
         late = t > 0.5
         pairs = (x, x), (text, jnp.zeros_like(text)), (speech, jnp.where(late, 0.0, speech))
-        state, said, shown = (
-            jnp.stack(pair, axis=1).reshape(2 * size, *pair[0].shape[1:]) for pair in pairs
-        )
+        state, said, shown = map(as_neighbours, pairs)
         times = jnp.broadcast_to(t, (2 * size,))
         v = model.velocity(times, state, said, shown, jnp.repeat(mask, 2, axis=0))
         v = v.reshape(size, 2, *x.shape[1:])

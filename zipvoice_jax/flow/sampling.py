@@ -4,7 +4,6 @@ Official: zipvoice/models/modules/solver.py and `sample` in zipvoice/models/zipv
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import flax.struct
@@ -20,6 +19,7 @@ from zipvoice_jax.core.upsampling import shared_starts
 from zipvoice_jax.flow.matching import PromptVoices, match_voices, prompt_voices
 from zipvoice_jax.models.zipvoice import (
     ZipVoice,
+    as_neighbours,
     bound,
     channels_as_items,
     decoder_stream,
@@ -211,15 +211,6 @@ class Prepared:
     stream: int = flax.struct.field(pytree_node=False)
 
 
-def _branches(parts: Sequence[Array]) -> Array:
-    """The inputs of all branches as one batch.
-
-    An item's are neighbours in it, so that sharding the batch keeps them on one device.
-    """
-    stacked = jnp.stack(parts, axis=1)
-    return stacked.reshape(-1, *stacked.shape[2:])
-
-
 def prepare(
     params: dict[str, Any],
     config: ModelConfig,
@@ -290,7 +281,7 @@ def prepare(
         from_prompt=from_prompt,
         seen=seen,
         first=first,
-        mask=_branches([jnp.repeat(mask, passes, axis=0)] * (len(seen) + guided)),
+        mask=as_neighbours([jnp.repeat(mask, passes, axis=0)] * (len(seen) + guided)),
         positions=precompute_positions(params["fm_decoder"], fm_decoder_config(config), frames),
         steps=(times[:-1], times[1:], time_embs),
         guidance_scale=jnp.repeat(guidance_scale, passes),
@@ -334,7 +325,7 @@ def step(
         withheld = late if prepared.first is None else True
         parts.append(hidden + prepared.bias + jnp.where(withheld, 0.0, prepared.from_prompt))
     v = decoder.decode(
-        _branches(parts), time_emb, prepared.mask, stream=prepared.stream,
+        as_neighbours(parts), time_emb, prepared.mask, stream=prepared.stream,
         positions=prepared.positions,
     )  # fmt: skip
     v = v.reshape(-1, len(parts), *state.shape[1:])

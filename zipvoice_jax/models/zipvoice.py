@@ -7,6 +7,7 @@ upsampling look up the position after an item's last token.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -73,13 +74,19 @@ def decoder_stream(config: ModelConfig, channels: int) -> int:
     return 1 if config.is_stereo and channels == 1 else 0
 
 
+def as_neighbours(parts: Sequence[Array]) -> Array:
+    """Arrays of a batch as one batch, in which those of an item are neighbours.
+
+    So sharding the batch keeps them on one device.
+    """
+    stacked = jnp.stack(parts, axis=1)
+    return stacked.reshape(-1, *stacked.shape[2:])
+
+
 def channels_as_items(
     x: Float[Array, "batch frames channels_feat"], feat_dim: int
 ) -> Float[Array, "channels_batch frames feat"]:
-    """Channels side by side as items of their own; those of an item are neighbours.
-
-    Sharding the batch keeps them on one device.
-    """
+    """Channels side by side as items of their own; those of an item are neighbours."""
     batch, frames, _ = x.shape
     apart = x.reshape(batch, frames, -1, feat_dim)
     return jnp.swapaxes(apart, 1, 2).reshape(-1, frames, feat_dim)
@@ -160,8 +167,7 @@ class ZipVoice(nn.Module):
         """
         c = self.config
         if channels == 2 and c.separates_channels:
-            both = jnp.stack([tokens, swapped_tags(c, tokens)], axis=1)
-            both = both.reshape(-1, tokens.shape[1])
+            both = as_neighbours([tokens, swapped_tags(c, tokens)])
             return items_as_channels(self.text_embed(both, jnp.repeat(tokens_lens, 2), ctx))
         mask = padding_mask(tokens_lens, tokens.shape[1])
         part = None if ctx is None else ctx.at("text_encoder")
