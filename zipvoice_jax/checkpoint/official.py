@@ -242,19 +242,14 @@ def write_official(
     check_table(config, table)
     if what := not_official(config):
         raise UserError(f"the official code has no model {what}; keep it in the native format.")
-    kept = FeatureConfig(
-        n_mels=features.n_mels, type=features.type, sampling_rate=features.sampling_rate
-    )
-    if features != kept:
+    feature: dict[str, Any] = {"sampling_rate": features.sampling_rate, "type": features.type}
+    if features != FeatureConfig(n_mels=features.n_mels, **feature):
         raise UserError(
             f"the official format has no place for windows of {features.n_fft} samples every "
             f"{features.hop_length}; keep the model in the native format."
         )
     state = to_official(params, config)
-    model_json = {
-        "model": config.to_model_json(),
-        "feature": {"sampling_rate": features.sampling_rate, "type": features.type},
-    }
+    model_json = {"model": config.to_model_json(), "feature": feature}
     name = CHECKPOINT_NAMES[format == "safetensors"]
     with new_directory(model_dir, overwrite=overwrite) as made:
         if format == "pt":

@@ -117,6 +117,15 @@ def write_json(path: Path, content: object) -> None:
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
+def stamp_of(path: Path) -> list[Any]:
+    """Path, size and time of a file, to detect changes without reading it."""
+    try:
+        stat = path.stat()
+    except (OSError, ValueError):
+        return [str(path)]
+    return [str(path), stat.st_size, stat.st_mtime_ns]
+
+
 def json_line(record: dict[str, Any]) -> str:
     """A record as one line of a report."""
     return json.dumps(record, ensure_ascii=False) + "\n"

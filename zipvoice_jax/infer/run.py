@@ -16,7 +16,7 @@ import jax
 from zipvoice_jax.audio.io import write_audio
 from zipvoice_jax.config import SamplingConfig
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.core.files import write_text
+from zipvoice_jax.core.files import stamp_of, write_text
 from zipvoice_jax.core.outputs import check_file
 from zipvoice_jax.core.processes import exchange, is_lead, on_lead
 from zipvoice_jax.core.progress import progress_bar
@@ -86,18 +86,9 @@ def request_digest(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _stamp(path: Path) -> list[Any]:
-    """Path, size and time of a file, to detect changes without reading it."""
-    try:
-        stat = path.stat()
-    except (OSError, ValueError):
-        return [str(path)]
-    return [str(path), stat.st_size, stat.st_mtime_ns]
-
-
 def stamps_of(model_dir: Path) -> list[Any]:
     """Stamps of the files of a model directory, to detect changes without reading them."""
-    return [_stamp(path) for path in sorted(model_dir.resolve().iterdir()) if path.is_file()]
+    return [stamp_of(path) for path in sorted(model_dir.resolve().iterdir()) if path.is_file()]
 
 
 def _remove_strays(waves: set[Path]) -> None:
@@ -225,7 +216,7 @@ def run_list(
     keys = {}
     for request in requests:
         if isinstance(request, Request):
-            stamps = [_stamp(path) for path in request.prompt_wavs]
+            stamps = [stamp_of(path) for path in request.prompt_wavs]
             keys[request.item_id] = request_digest(common, dataclasses.asdict(request), stamps)
 
     suffixes = [".png"] if options.plot else []

@@ -1,7 +1,6 @@
 """Judges a folder of recordings: item by item, restartable at any point."""
 
 import collections
-import contextlib
 import dataclasses
 import json
 import os
@@ -10,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.core.files import append_record, read_records, write_json, write_text
+from zipvoice_jax.core.files import (
+    append_record,
+    read_records,
+    stamp_of,
+    write_json,
+    write_text,
+)
 from zipvoice_jax.core.progress import progress_bar
 from zipvoice_jax.infer.requests import BadLine, Request, wave_path
 from zipvoice_jax.judge.config import ROLES
@@ -242,11 +247,7 @@ def _stamp(path: Path, request: Request | BadLine, made: Mapping[str, Any]) -> s
         return "missing"
     if isinstance(request, BadLine):
         return "bad"
-    prompts = []
-    for prompt in request.prompt_wavs:
-        with contextlib.suppress(OSError, ValueError):
-            file = prompt.stat()
-            prompts.append((os.path.abspath(prompt), file.st_size, file.st_mtime_ns))
+    prompts = [stamp_of(Path(os.path.abspath(prompt))) for prompt in request.prompt_wavs]
     said = request.text, request.prompt_texts
     known = {name: made[name] for name in ("rtf", "turns") if name in made}
     return f"{stat.st_size} {stat.st_mtime_ns} {said} {prompts} {known}"
