@@ -495,6 +495,14 @@ def small_state() -> TrainState:
     )  # fmt: skip
 
 
+def test_what_a_kill_cut_short_is_gone_once_checkpoints_are_open(tmp_path: Path) -> None:
+    for step in range(300):
+        (tmp_path / f"{step}.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
+    opened = Checkpoints(tmp_path, keep_last=1)
+    # Nothing is left to a thread, which the end of the process could surprise.
+    assert opened.steps == () and not list(tmp_path.iterdir())
+
+
 def test_checkpoints_are_kept_as_asked(tmp_path: Path, states: list[TrainState]) -> None:
     kept = Checkpoints(tmp_path, keep_last=1, keep_every=4, keep_best=1, keep_steps=(3,))
     state = small_state()

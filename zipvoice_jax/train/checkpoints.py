@@ -7,6 +7,7 @@ renames it, so one that a kill cut short is never seen; it is removed at the nex
 
 import dataclasses
 import json
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,9 +86,16 @@ class Checkpoints:
                 "save_decision_policy": ocp.training.save_decision_policies.FixedIntervalPolicy(1),
                 "preservation_policy": policies.AnyPreservationPolicy(keep),
             }
+            known = set(threading.enumerate())
             self._orbax = ocp.training.Checkpointer(
                 str(self.folder), cleanup_tmp_directories=True, **options
             )
+            # Orbax removes what a kill cut short in a thread that its close() does not wait for. In
+            # a process that ends at once, such as one that refuses its data, that thread would
+            # fail with a traceback.
+            for thread in set(threading.enumerate()) - known:
+                if type(thread).__module__.startswith("orbax."):
+                    thread.join()
         except OSError as error:
             raise UserError(f"{folder} cannot be written ({error.strerror or error}).") from None
         # Beside the folder, in which there is nothing but checkpoints.
