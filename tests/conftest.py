@@ -60,7 +60,8 @@ def free_port() -> int:
 # Those that take minutes come first, so that no process of pytest is left with one at the end.
 _LONGEST = (
     "test_curriculum", "test_parity", "test_processes", "test_train_command", "test_generate_api",
-    "test_train_step", "test_generate", "test_model", "test_compile", "test_judge", "test_launch",
+    "test_train_step", "test_generate", "test_model_training", "test_model", "test_compile",
+    "test_judge", "test_launch",
 )  # fmt: skip
 
 

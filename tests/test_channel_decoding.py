@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_model import SMALL, batch, error, make
+from small_models import SMALL, batch, error, make
 from test_speaker_prompts import DIALOGUE, FRAMES, PROMPT, inputs_of, losses
 
 from zipvoice_jax.checkpoint.growth import grow_to_stereo, one_channel

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from complaints import user_error
-from test_model import error, make
+from small_models import error, make
 from test_speaker_prompts import DIALOGUE, FRAMES, OF_SECOND, PROMPT, compiled_sample, inputs_of
 
 from zipvoice_jax.config import ModelConfig, SamplingConfig

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_model import SMALL, batch, error, make
+from small_models import SMALL, batch, error, make
 
 from zipvoice_jax.core.rng import named_key
 from zipvoice_jax.flow.losses import FlowBatch, counted_frames, flow_matching_loss

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_model import SMALL, make
+from small_models import SMALL, make
 
 from zipvoice_jax.checkpoint.growth import grow_to_dialog
 from zipvoice_jax.checkpoint.native import read_native, save_native
@@ -48,6 +48,12 @@ def test_the_average_rule_is_the_official_index_bit_for_bit() -> None:
         starts = average_starts(frames, tokens, row["tokens_len"] + 3)
         assert token_index(frames, tokens, size)[0].tolist() == row["index"]
         assert token_index_by_starts(starts, tokens, size)[0].tolist() == row["index"]
+
+
+def test_token_index_with_more_tokens_than_frames() -> None:
+    index = token_index(jnp.array([3, 10]), jnp.array([5, 3]), 10)
+    assert index[0, :3].tolist() == [5, 5, 5]
+    assert index[1].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3]
 
 
 @settings(max_examples=40, deadline=None)
