@@ -1,4 +1,4 @@
-"""Small corpora of real speech in each format that `zipvoice-jax prepare` reads."""
+"""Small corpora of real speech in each format that `zipvoice-jax prepare` reads; its reports."""
 
 import gzip
 import io
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from zipvoice_jax.data.prepare import prepare
 from zipvoice_jax.data.prepare_config import PrepareConfig, TokenizerSettings
 from zipvoice_jax.data.sources import Source
 from zipvoice_jax.text.tokens import TokenTable
@@ -119,3 +120,16 @@ def config(source: Source, tokenizer: str = "emilia", **settings: Any) -> Prepar
     return PrepareConfig(
         source=source, tokenizer=TokenizerSettings(name=tokenizer, table=table), **settings
     )
+
+
+def run(to: Path, source: Source, **settings: Any) -> dict[str, Any]:
+    """Prepares in this process; the report."""
+    return prepare(config(source, **settings), to, workers=1)
+
+
+def left_out(report: dict[str, Any]) -> dict[str, list[str]]:
+    """The examples of each reason to leave an item out, by id."""
+    return {
+        reason: [one["id"] for one in entry["examples"]]
+        for reason, entry in report["rejects"].items()
+    }
