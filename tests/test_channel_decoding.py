@@ -52,7 +52,7 @@ def test_channels_and_items() -> None:
     x = jnp.arange(2 * 3 * 8.0).reshape(2, 3, 8)
     items = channels_as_items(x, 4)
     assert np.array_equal(items[1], x[0, :, 4:]) and np.array_equal(items[2], x[1, :, :4])
-    assert np.array_equal(items_as_channels(items), x)
+    assert np.array_equal(items_as_channels(items, 2), x)
     config, _ = make()
     assert swapped_tags(config, jnp.array([[18, 5, 19, 19, 0]])).tolist() == [[19, 5, 18, 18, 0]]
 

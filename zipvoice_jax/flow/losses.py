@@ -19,6 +19,7 @@ from zipvoice_jax.models.zipvoice import (
     ZipVoice,
     as_neighbours,
     bound,
+    decoder_passes,
     speaker_frames,
     upsampled,
 )
@@ -117,7 +118,7 @@ def _frames_of_only_speaker(
     channels = batch.features.shape[-1] // config.feat_dim
     if batch.only_speaker is None or not config.is_dialog:
         return None
-    if channels == 2 and config.separates_channels:  # each has no other voice in it
+    if decoder_passes(config, channels) > 1:  # each has no other voice in it
         return None
     lens, frames = (batch.tokens_lens, batch.features_lens), batch.features.shape[1]
     speaker = speaker_frames(config, batch.tokens, *lens, frames, batch.token_starts)

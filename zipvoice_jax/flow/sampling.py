@@ -22,6 +22,7 @@ from zipvoice_jax.models.zipvoice import (
     as_neighbours,
     bound,
     channels_as_items,
+    decoder_passes,
     decoder_stream,
     fm_decoder_config,
     items_as_channels,
@@ -189,7 +190,7 @@ class Prepared:
         speaker_guidance: of each item, if there is a branch for each speaker; None for none.
         voices: what `match_voices` moves towards; None where nothing is moved.
         guided: whether there is an unconditional branch.
-        separate: whether each channel is an item of its own in all of these but `voices`.
+        passes: above 1 each channel is an item of its own in all of these but `voices`.
         stream: which of the decoder's projections.
     """
 
@@ -207,7 +208,7 @@ class Prepared:
     speaker_guidance: Float[Array, " batch"] | None
     voices: PromptVoices | None
     guided: bool = flax.struct.field(pytree_node=False)
-    separate: bool = flax.struct.field(pytree_node=False)
+    passes: int = flax.struct.field(pytree_node=False)
     stream: int = flax.struct.field(pytree_node=False)
 
 
@@ -232,7 +233,7 @@ def prepare(
     model = bound(params, config)
     _, frames, dim = inputs.noise.shape
     channels = dim // config.feat_dim
-    separate = config.separates_channels and channels == 2
+    passes = decoder_passes(config, channels)
     stream = decoder_stream(config, channels)
     projection = model.fm_decoder.input_projection(stream)
     lens = inputs.tokens_lens, inputs.features_lens
@@ -241,7 +242,7 @@ def prepare(
         starts = _predicted_starts(model, text_embed[..., : config.feat_dim], inputs)
 
     def by_pass(x: Array) -> Array:
-        return channels_as_items(x, config.feat_dim) if separate else x
+        return channels_as_items(x, config.feat_dim) if passes > 1 else x
 
     text = by_pass(upsampled(text_embed, *lens, frames, starts))
     in_prompt = ~padding_mask(inputs.prompt_lens, frames)[:, :, None]
@@ -259,7 +260,6 @@ def prepare(
         seen = tuple(from_speech(jnp.where(mine, prompt, 0.0)) for mine in (first, ~first))
     guided = guided and not config.is_distill
     mask = padding_mask(inputs.features_lens, frames)
-    passes = 2 if separate else 1
     scale = guidance_scale[None] if config.is_distill else None
     time_embs = model.fm_decoder.embed_time(times[:-1, None], scale)
     voices = None
@@ -288,7 +288,7 @@ def prepare(
         speaker_guidance=speaker_guidance,
         voices=voices,
         guided=guided,
-        separate=separate,
+        passes=passes,
         stream=stream,
     )
 
@@ -317,7 +317,7 @@ def step(
     """
     t, t_next, time_emb = now
     decoder = bound(params, config).fm_decoder
-    state = channels_as_items(x, config.feat_dim) if prepared.separate else x
+    state = channels_as_items(x, config.feat_dim) if prepared.passes > 1 else x
     hidden = decoder.input_projection(prepared.stream).part(state, 0)
     late = t > 0.5
     parts = [hidden + prepared.from_text + part for part in prepared.seen]
@@ -339,8 +339,8 @@ def step(
         # Behind the guidance, which would multiply it and spoil the voices.
         other = jnp.where(first, v[:, 1], v[:, 0])
         velocity = velocity + prepared.speaker_guidance[:, None, None] * (own - other)
-    if prepared.separate:
-        velocity = items_as_channels(velocity)
+    if prepared.passes > 1:
+        velocity = items_as_channels(velocity, prepared.passes)
     if prepared.voices is None:
         return x + velocity * (t_next - t)
     # The speech that a straight path from here leads to is what has a mean and a deviation.

@@ -1,7 +1,12 @@
 """Floating-point operations of a model, counted from its sizes (2 per multiply-add)."""
 
 from zipvoice_jax.config import ModelConfig
-from zipvoice_jax.models.zipvoice import decoder_stream, fm_decoder_config, text_encoder_config
+from zipvoice_jax.models.zipvoice import (
+    decoder_passes,
+    decoder_stream,
+    fm_decoder_config,
+    text_encoder_config,
+)
 from zipvoice_jax.nn.zipformer import ZipformerConfig
 
 
@@ -37,7 +42,7 @@ def sampling_flops(
     """
     branches = 1 + config.samples_by_speaker + (guided and not config.is_distill)
     decoder, text = fm_decoder_config(config), text_encoder_config(config)
-    passes = 2 if config.separates_channels else 1
+    passes = decoder_passes(config, config.channels)
     velocity = zipformer_flops(decoder, frames)
     return passes * (zipformer_flops(text, tokens) + num_step * branches * velocity)
 
@@ -53,6 +58,6 @@ def training_flops(
     if head_alone:
         return zipformer_flops(text_encoder_config(config), tokens)
     stream = decoder_stream(config, channels)
-    passes = channels if config.separates_channels else 1
+    passes = decoder_passes(config, channels)
     forward = zipformer_flops(fm_decoder_config(config), frames, stream)
     return 3 * passes * (forward + zipformer_flops(text_encoder_config(config), tokens))

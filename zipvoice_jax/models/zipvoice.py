@@ -74,6 +74,11 @@ def decoder_stream(config: ModelConfig, channels: int) -> int:
     return 1 if config.is_stereo and channels == 1 else 0
 
 
+def decoder_passes(config: ModelConfig, channels: int) -> int:
+    """Passes of the decoder that speech of so many channels takes: one for each, or one for all."""
+    return channels if config.separates_channels else 1
+
+
 def as_neighbours(parts: Sequence[Array]) -> Array:
     """Arrays of a batch as one batch, in which those of an item are neighbours.
 
@@ -93,7 +98,7 @@ def channels_as_items(
 
 
 def items_as_channels(
-    x: Float[Array, "channels_batch frames feat"], channels: int = 2
+    x: Float[Array, "channels_batch frames feat"], channels: int
 ) -> Float[Array, "batch frames channels_feat"]:
     """The inverse of `channels_as_items`."""
     apart = x.reshape(-1, channels, *x.shape[1:])
@@ -166,9 +171,9 @@ class ZipVoice(nn.Module):
                 text with its tags swapped come beside the others.
         """
         c = self.config
-        if channels == 2 and c.separates_channels:
+        if decoder_passes(c, channels) == 2:
             both = as_neighbours([tokens, swapped_tags(c, tokens)])
-            return items_as_channels(self.text_embed(both, jnp.repeat(tokens_lens, 2), ctx))
+            return items_as_channels(self.text_embed(both, jnp.repeat(tokens_lens, 2), ctx), 2)
         mask = padding_mask(tokens_lens, tokens.shape[1])
         part = None if ctx is None else ctx.at("text_encoder")
         speaker = self._speaker_embed(tokens) if c.speaker_embed_dim else None
@@ -250,15 +255,15 @@ class ZipVoice(nn.Module):
         c, channels = self.config, xt.shape[-1] // self.config.feat_dim
         inputs: tuple[Array, ...] = (xt, text_condition, speech_condition)
         time_emb = self.fm_decoder.embed_time(t, guidance_scale)
-        separate = c.separates_channels and channels == 2
-        if separate:
+        passes = decoder_passes(c, channels)
+        if passes > 1:
             inputs = tuple(channels_as_items(part, c.feat_dim) for part in inputs)
-            time_emb = jnp.repeat(time_emb, 2, axis=0)
-            mask = None if mask is None else jnp.repeat(mask, 2, axis=0)
+            time_emb = jnp.repeat(time_emb, passes, axis=0)
+            mask = None if mask is None else jnp.repeat(mask, passes, axis=0)
         part = None if ctx is None else ctx.at("fm_decoder")
         stream = decoder_stream(c, channels)
         decoded = self.fm_decoder(jnp.concatenate(inputs, axis=-1), time_emb, mask, part, stream)
-        return items_as_channels(decoded) if separate else decoded
+        return items_as_channels(decoded, passes) if passes > 1 else decoded
 
     def __call__(
         self,
