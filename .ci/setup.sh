@@ -91,9 +91,13 @@ SECONDS=0
 say "installing the pinned packages (a minute or two; pip's words go to $LOG)"
 # The pins also hold in the environments in which pip builds packages: older pips read the first
 # variable for that, newer ones the second. Both are relative, since pip splits them at blanks.
+# Python compiles and keeps the modules that it imports; to compile all that there are takes pip a
+# minute more.
+compile=--no-compile
+[ -z "${PYTHONDONTWRITEBYTECODE:-}" ] || compile=--compile # as Python would not keep them
 if ! PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
   PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PYTHONWARNINGS=ignore \
-  "$VENV/bin/python" -m pip install --progress-bar off --editable '.[bpe,dev,evaluate,libritts]' \
+  "$VENV/bin/python" -m pip install --progress-bar off $compile --editable '.[bpe,dev,evaluate,libritts]' \
   >"$LOG" 2>&1 </dev/null; then
   printf '%s\n' "pip's last lines (all of them: $LOG):" >&2
   grep -v '^WARNING: Location' "$LOG" | tail -n 20 >&2
@@ -101,7 +105,7 @@ if ! PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
 fi
 # Compiles for TPUs that are not there. In a folder of its own, as with it on the path every start
 # of JAX would look for a TPU; the tests put it there for the commands that need it.
-if ! "$VENV/bin/python" -m pip install --no-deps --constraint constraints.txt \
+if ! "$VENV/bin/python" -m pip install $compile --no-deps --constraint constraints.txt \
   --target "$VENV/libtpu" libtpu >>"$LOG" 2>&1 </dev/null; then
   say "libtpu could not be installed (see $LOG): tests of compiling for TPUs will be left out"
 fi
