@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_models import error, make
+from small_models import SMALL, error, make
 
 from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.core.masks import padding_mask
@@ -53,7 +53,7 @@ def test_an_item_does_not_depend_on_its_company(kind: str, lens: list[int], more
 
 def test_padding_leaks_nothing_at_all() -> None:
     # Other rubbish in the padding gives the same bits: masked, not merely damped.
-    config, params = make()
+    config, params = make(**SMALL)
     first = velocities(config, params, [7, 10], 13, seed=0)
     second = velocities(config, params, [7, 10], 13, seed=1)
     assert np.array_equal(first[0, :7], second[0, :7])
@@ -61,7 +61,7 @@ def test_padding_leaks_nothing_at_all() -> None:
 
 
 def test_an_empty_row_of_a_batch_is_finite_and_harmless() -> None:
-    config, params = make()
+    config, params = make(**SMALL)
     assert np.isfinite(velocities(config, params, [9, 9], 12, seed=0)).all()
     mask = padding_mask(jnp.array([9, 0]), 12)
     x = jnp.ones((2, 12, config.feat_dim))
@@ -70,7 +70,7 @@ def test_an_empty_row_of_a_batch_is_finite_and_harmless() -> None:
 
 
 def test_one_call_leads_from_text_to_velocity() -> None:
-    config, params = make()
+    config, params = make(**SMALL)
     tokens, tokens_lens, lens = jnp.array([[18, 3, 19, 4, 0]]), jnp.array([4]), jnp.array([9])
     x, t = jnp.ones((1, 12, config.feat_dim)), jnp.array([0.3])
 
@@ -86,7 +86,7 @@ def test_one_call_leads_from_text_to_velocity() -> None:
 
 
 def test_text_does_not_depend_on_its_padding() -> None:
-    config, params = make()
+    config, params = make(**SMALL)
     tokens = np.array([[18, 3, 4, 19, 5, 6, 0]])
     longer = np.pad(np.repeat(tokens, 2, axis=0), ((0, 0), (0, 30)))
     longer[0, :9] = [18, 7, 8, 9, 10, 11, 12, 13, 14]
@@ -100,7 +100,7 @@ def test_text_does_not_depend_on_its_padding() -> None:
 
 
 def test_bfloat16_is_close_and_float32_at_its_ends() -> None:
-    config, params = make()
+    config, params = make(**SMALL)
     half = dataclasses.replace(config, dtype="bfloat16")
     reference = velocities(config, params, [20], 20, seed=0)
     ours = velocities(half, cast_params(params, half), [20], 20, seed=0)

@@ -258,7 +258,8 @@ def test_a_stage_that_was_made_longer_has_the_model_of_its_new_end(
         assert np.array_equal(again[path], value)
         assert np.array_equal(longer[path], value + 3.0)
     (folder / "one" / "zipvoice_jax.json").unlink()  # lost, but for the checkpoint
-    assert all(np.array_equal(trained(5)[path], value) for path, value in longer.items())
+    made_anew = trained(5)
+    assert all(np.array_equal(made_anew[path], value) for path, value in longer.items())
 
 
 def test_a_stage_that_is_trained_anew_has_its_model_made_anew(
