@@ -33,7 +33,7 @@ PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reord
 
 # Arrays are held to their annotations in the fast tests, which call every function; in the slow ones
 # that would take a fifth of the time.
-test: fast lint ## lint, then the whole test suite
+test: fast lint ## the fast tests, lint, then the slow tests
 	@ZIPVOICE_JAX_TYPECHECK=0 $(PYTEST) -m slow $(ARGS)
 
 fast: setup ## the tests that take seconds

@@ -2,7 +2,7 @@ r"""All stages in one run: the official recipes one after the other.
 
     zipvoice-jax train --config configs/curriculum.py --to exp/curriculum \
         --set english=data/emilia_en --set chinese=data/emilia_zh --set dialog=data/opendialog \
-        --set stereo=data/stereo --set tokens=tokens_dialog.txt
+        --set stereo=data/stereo --set tokens=zipvoice_jax/assets/tokens_dialog.txt
 
 Single speaker, dialogue, stereo; then both stages of distillation, from the single-speaker model.
 Each stage begins with the model that the one before it handed on, or the one its `after` names.

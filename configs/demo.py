@@ -1,18 +1,19 @@
 """A small model that speaks: three stages on hours of synthetic speech.
 
-    python data/demo/make_speech.py --to demo/speech
+    python data/demo/make_speech.py --to demo/speech  # what it needs is said there
     for name in single dialogue stereo; do
         tokenizer=dialog; if [ $name = single ]; then tokenizer=emilia; fi
         zipvoice-jax prepare --format jsonl --from demo/speech/$name.jsonl \
-            --dev-from demo/speech/${name}_dev.jsonl --to demo/data/$name --tokenizer $tokenizer \
-            --tokens zipvoice_jax/assets/tokens_dialog.txt --language en
+            --dev-from demo/speech/${name}_dev.jsonl --to demo/speech/data/$name --language en \
+            --tokenizer $tokenizer --tokens zipvoice_jax/assets/tokens_dialog.txt
     done
-    zipvoice-jax train --config configs/demo.py --set data=demo/data --to demo/run
+    zipvoice-jax train --config configs/demo.py --set data=demo/speech/data --to demo/speech/run
 
 10M parameters, upsampling by durations: it is told where tokens are spoken, and so says words after
-a small part of the updates that average upsampling takes: in an hour or two on two CPU cores, in
-minutes on a GPU (docs/demo_model.md). For a language of your own, give its data, prepared with
-alignments or aligned by `zipvoice-jax align`.
+a small part of the updates that average upsampling takes: within an hour or two on two CPU cores
+(`--set single=2000 --set dialog=550`; all the steps below take half a day or more there), in
+minutes on a GPU with the settings of docs/demo_model.md. For a language of your own, give its data,
+prepared with alignments or aligned by `zipvoice-jax align`.
 """
 
 import math
@@ -38,7 +39,7 @@ def cosine(peak: float, steps: int, warmup: int = 300) -> PiecewiseLinear:
 
 
 def get_config(
-    data: str = "demo/data",  # or several folders with commas between
+    data: str = "demo/speech/data",  # or several folders with commas between
     tokens: str = str(TOKENS),
     single: int = 20_000,  # steps of each stage
     dialog: int = 6_000,
@@ -54,7 +55,7 @@ def get_config(
     upsampling: str = "durations",
     t_shift: float = 0.3,  # of the stages of dialogues
     channel_decoding: str = "separate",  # or joint: both channels in one pass
-    only_speaker: float = 1.0,  # share of dialogues that are learnt voice by voice
+    only_speaker: float = 0.0,  # share of dialogues that are learnt voice by voice
     valid: bool = True,  # validation losses at each checkpoint, with programs of their own
     save_every: int = 500,
     samples: int = 2,  # validation items to draw and to hear at each checkpoint
@@ -72,7 +73,8 @@ def get_config(
 
     # A few seconds of one voice say enough of it: up to all of an utterance is to be generated.
     common = dict(condition_drop=0.15, hooks=False)
-    # Of most conversations both voices are in sight, before or after what is to be generated.
+    # A span anywhere: either voice may be in sight, before or after what is to be generated. Where
+    # `only_speaker` draws one of the speakers, the other's turns are not in sight.
     dialogue = dict(
         mask="span",
         mask_low=0.3,

@@ -1,7 +1,7 @@
 """Ablations at the size of the demo model, on its corpus: small, and yet understood.
 
-    zipvoice-jax ablate turns --config configs/demo_ablations.py --set data=demo/data \
-        --set single_model=demo/run/single --test-list demo/speech/test_dialogue.tsv \
+    zipvoice-jax ablate turns --config configs/demo_ablations.py --set data=demo/speech/data \
+        --set single_model=demo/speech/run/single --test-list demo/speech/test_dialogue.tsv \
         --to demo/ablate/turns --vocoder-path hifigan --seeds 0 1
 
 Data, model and rates are those of demo.py. Rows that do not say otherwise start from one model of
@@ -28,12 +28,12 @@ DIALOGUE = ("wer", "cpwer", "cpsim", "voices", "turns")
 
 
 def get_config(
-    data: str = "demo/data",  # or several folders with commas between
+    data: str = "demo/speech/data",  # or several folders with commas between
     stage: str = "dialog",  # single, dialog or stereo
     steps: int = 300,
     start: str = "single",  # single, dialog or nothing: random weights
-    single_model: str = "demo/run/single",
-    dialog_model: str = "demo/run/dialog",
+    single_model: str = "demo/speech/run/single",
+    dialog_model: str = "demo/speech/run/dialog",
     upsampling: str = "durations",
     alignment: str = "",  # blend or items: boundaries from true to average
     mixture: float = 0.0,  # share of single speakers in the dialogue stage

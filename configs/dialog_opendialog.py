@@ -1,7 +1,8 @@
 r"""ZipVoice-Dialog on OpenDialog, from a ZipVoice model (egs/zipvoice_dialog/run_opendialog.sh).
 
     zipvoice-jax train --config configs/dialog_opendialog.py --to exp/dialog \
-        --set data=data/opendialog --set tokens=tokens_dialog.txt --set init=download/zipvoice
+        --set data=data/opendialog --set init=download/zipvoice \
+        --set tokens=zipvoice_jax/assets/tokens_dialog.txt
 
 Chinese comes twice an epoch, as officially.
 """

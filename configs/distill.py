@@ -2,7 +2,7 @@ r"""ZipVoice-Distill: both stages, from a ZipVoice model (stages 4 to 6 of run_e
 
     zipvoice-jax train --config configs/distill.py --to exp/distill \
         --set english=data/emilia_en --set chinese=data/emilia_zh \
-        --set tokens=tokens_emilia.txt --set init=exp/zipvoice/single
+        --set tokens=zipvoice_jax/assets/tokens_emilia.txt --set init=exp/zipvoice/single
 
 Updates are those of the paper (62k and 12k); the script has 60,000 and 2,000.
 """

@@ -1,7 +1,8 @@
 r"""ZipVoice-Dialog-Stereo on two-channel dialogues (zipvoice/bin/train_zipvoice_dialog_stereo.py).
 
     zipvoice-jax train --config configs/stereo.py --to exp/stereo \
-        --set data=data/stereo --set tokens=tokens_dialog.txt --set init=exp/dialog/dialog
+        --set data=data/stereo --set init=exp/dialog/dialog \
+        --set tokens=zipvoice_jax/assets/tokens_dialog.txt
 
 The official data is not public; any corpus with one speaker per channel will do. Only the
 trainer's defaults are known, not the command that was run.

@@ -1,7 +1,8 @@
 r"""ZipVoice on Emilia from scratch: the official recipe (egs/zipvoice/run_emilia.sh).
 
     zipvoice-jax train --config configs/zipvoice_emilia.py --to exp/zipvoice \
-        --set english=data/emilia_en --set chinese=data/emilia_zh --set tokens=tokens_emilia.txt
+        --set english=data/emilia_en --set chinese=data/emilia_zh \
+        --set tokens=zipvoice_jax/assets/tokens_emilia.txt
 
 Times and learning rates follow the hours of audio seen, as officially.
 """

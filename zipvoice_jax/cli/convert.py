@@ -56,7 +56,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--format",
         choices=FORMATS,
         help="format to write; bfloat16 is native at half the size, for models to pass on "
-        "(default: native, or pt if the model read is native and has no predicted durations)",
+        "(default: native, or pt if the model read is native and the official code has all that it "
+        "has)",
     )
     parser.add_argument(
         "--grow", choices=("dialog", "stereo"), help="zipvoice to dialog, or dialog to stereo"
