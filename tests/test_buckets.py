@@ -1,14 +1,18 @@
 """Packing and batching: an item's result never depends on its company, and programs are few."""
 
 import dataclasses
+import functools
 import random
 from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from generation import DIALOGUE, RELEASE, TEXT1, TEXT2, WAV1, WAV2, distance, is_dialog
 
 from zipvoice_jax.config import MODEL_KINDS, SamplingConfig
+from zipvoice_jax.core.compiling import Programs, specialised
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.plan import Bucket
 from zipvoice_jax.infer import buckets, engine
@@ -192,3 +196,19 @@ def test_one_compilation_per_bucket_and_none_for_other_settings() -> None:
     sampling = SamplingConfig.for_kind("zipvoice", num_step=3)
     model.engine.compiled(next(iter(used)), sampling)
     assert len(model.compilations) == len(used) + 1
+
+
+def test_a_second_model_of_the_same_sizes_traces_nothing() -> None:
+    traced: list[float] = []
+
+    def scaled(x: jax.Array, *, by: float) -> jax.Array:
+        traced.append(by)
+        return by * x
+
+    for by in (2.0, 2.0, 3.0):
+        function, programs = jax.jit(specialised(scaled, by=by)), Programs("cpu")
+        out = programs.get("key", "name", functools.partial(function.lower, jnp.ones(3)))(
+            jnp.ones(3)
+        )
+        assert np.array_equal(out, by * np.ones(3)) and len(programs.compilations) == 1
+    assert traced == [2.0, 3.0]

@@ -1,6 +1,7 @@
 """Ahead-of-time compilation: options by backend, the cache on disk, a record of programs."""
 
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Callable, Hashable
@@ -45,6 +46,18 @@ def compile_lowered(lower: Callable[[], Any], platform: str) -> tuple[Any, float
     start = time.perf_counter()
     compiled = lower().compile(compiler_options=compiler_options(platform))
     return compiled, time.perf_counter() - start
+
+
+@functools.lru_cache(maxsize=32)
+def specialised(
+    function: Callable[..., Any], *first: Hashable, **settings: Hashable
+) -> Callable[..., Any]:
+    """`functools.partial`, as one object for equal settings.
+
+    JAX traces, lowers and compiles the same object once for the same shapes, so that a second
+    model of the same sizes in a process costs no more than its parameters.
+    """
+    return functools.partial(function, *first, **settings)
 
 
 def use_persistent_cache() -> None:

@@ -1,6 +1,5 @@
 """Runs sampling jobs on all devices: one compiled program per bucket, batch sharded."""
 
-import functools
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Key
 
 from zipvoice_jax.config import ModelConfig, SamplingConfig
-from zipvoice_jax.core.compiling import Programs
+from zipvoice_jax.core.compiling import Programs, specialised
 from zipvoice_jax.core.rng import named_key
 from zipvoice_jax.data.plan import Bucket
 from zipvoice_jax.flow.sampling import (
@@ -48,6 +47,12 @@ def program(
     noise = jax.vmap(lambda key: item_noise(key, frames, dim))(jax.random.wrap_key_data(keys))
     inputs = SampleInputs(noise=noise, **batch)
     return sample(params, config, inputs, times, guided=guided, **steered)
+
+
+def _durations(
+    params: dict[str, Any], tokens: Array, tokens_lens: Array, *, config: ModelConfig
+) -> Array:
+    return predicted_durations(params, config, tokens, tokens_lens)
 
 
 def noise_key(seed: int, job: Job) -> Key[Array, ""]:
@@ -133,10 +138,7 @@ class Engine:
         tokens[0, : len(token_ids)] = token_ids
         inputs = jax.device_put((tokens, np.array([len(token_ids)], np.int32)), self._everywhere)
 
-        def predict(params: dict[str, Any], *tokens_and_lens: Array) -> Array:
-            return predicted_durations(params, self.config, *tokens_and_lens)
-
-        name = f"durations, {size} tokens"
+        predict, name = specialised(_durations, config=self.config), f"durations, {size} tokens"
         frames = self._programs.run(name, name, lambda: jax.jit(predict), self.params, *inputs)
         return np.asarray(frames)[0, : len(token_ids)]
 
@@ -144,7 +146,7 @@ class Engine:
         """The program of a bucket, compiled on first use."""
         # A distilled model takes guidance as an input, so 0 is not special.
         guided = not self.config.is_distill and sampling.guidance_scale != 0.0
-        function = functools.partial(program, config=self.config, guided=guided)
+        function = specialised(program, config=self.config, guided=guided)
         name = f"batch {bucket.batch}, {bucket.frames} frames, {bucket.tokens} tokens"
         jitted = jax.jit(function, out_shardings=self._over_batch)
         return self._programs.get(

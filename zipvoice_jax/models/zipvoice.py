@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from zipvoice_jax.config import DURATION_HEAD_DIM, SPEAKER_STD, ModelConfig
+from zipvoice_jax.core.compiling import specialised
 from zipvoice_jax.core.masks import padding_mask, speaker_rows
 from zipvoice_jax.core.upsampling import token_index, token_index_by_starts
 from zipvoice_jax.nn.durations import DurationHead
@@ -347,9 +348,13 @@ def _run_all(model: ZipVoice) -> None:
         model.log_durations(model.text_embed(tokens, one), one)
 
 
+def _init(config: ModelConfig, key: Array) -> Any:
+    return nn.init(_run_all, ZipVoice(config))(key)
+
+
 def init_params(config: ModelConfig, key: Array) -> dict[str, Any]:
     """Random float32 parameters with the official initialisation, as nested dicts."""
-    return jax.jit(nn.init(_run_all, ZipVoice(config)))(key)["params"]
+    return jax.jit(specialised(_init, config))(key)["params"]
 
 
 def abstract_params(config: ModelConfig) -> dict[str, Any]:

