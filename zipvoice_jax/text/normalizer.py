@@ -133,9 +133,17 @@ def _unreadable_number(text: str, error: Exception) -> UserError:
 
 @functools.cache
 def _inflect() -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import inflect
+    import typeguard
+
+    # inflect has its arguments checked by typeguard, which for that parses inflect's source once
+    # for every function: four seconds of every command that reads English.
+    checked, typeguard.typechecked = typeguard.typechecked, lambda function: function
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import inflect
+    finally:
+        typeguard.typechecked = checked
     return inflect.engine()
 
 
