@@ -4,6 +4,7 @@ Official: zipvoice/models/modules/zipformer.py and scaling.py. Layout is (batch,
 channels); `mask` is True where a frame is padding.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -21,11 +22,11 @@ Frames = Float[Array, "batch frames channels"]
 
 def uniform(bound: float) -> nn.initializers.Initializer:
     """Initialises from U(-bound, bound)."""
+    return functools.partial(_uniform, bound)
 
-    def init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
 
-    return init
+def _uniform(bound: float, key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 class Linear(nn.Module):
