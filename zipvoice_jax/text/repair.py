@@ -92,13 +92,10 @@ def _apply(
     """Applies a rule where the text is in its language."""
     if len(languages) == 1:
         return pattern.sub(words, text)
-    if not pattern.search(text):
-        return text
-
-    def replace(match: re.Match[str]) -> str:
-        return words(match) if _language_at(text, match, language) == name else match[0]
-
-    return pattern.sub(replace, text)
+    return pattern.sub(
+        lambda match: words(match) if _language_at(text, match, language) == name else match[0],
+        text,
+    )
 
 
 def _main(text: str) -> str:
