@@ -1,4 +1,4 @@
-"""Noise to take for sound, and how far two signals are apart, for the tests of audio."""
+"""Noise to take for sound, and how far two signals or other arrays are apart."""
 
 import numpy as np
 

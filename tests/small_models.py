@@ -1,4 +1,4 @@
-"""Models that are as small as can be, a batch for them, and how far two results are apart."""
+"""Models that are as small as can be, and a batch for them."""
 
 import functools
 from typing import Any
@@ -52,12 +52,6 @@ def make(kind: str = "zipvoice_dialog", **changes: Any) -> tuple[ModelConfig, di
         for path, shape in mapping.param_shapes(config).items()
     }
     return config, unflatten_dict(leaves)
-
-
-def error(ours: Any, reference: Any) -> float:
-    """Relative 2-norm of the difference."""
-    a, b = np.asarray(ours, np.float64), np.asarray(reference, np.float64)
-    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
 def batch(config: ModelConfig, total: int = 14, rubbish: float = 0.0) -> FlowBatch:

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_models import SMALL, batch, error, make
+from signals import distance
+from small_models import SMALL, batch, make
 from test_speaker_prompts import DIALOGUE, FRAMES, PROMPT, inputs_of, losses
 
 from zipvoice_jax.checkpoint.growth import grow_to_stereo, one_channel
@@ -118,8 +119,8 @@ def test_guidance_of_two_channels() -> None:
     given = stereo_inputs()
     state, conditional, unconditional = first_step(grown, config, given)
     expected = given.noise + 0.2 * (3.0 * conditional - 2.0 * unconditional)
-    assert error(state, expected) < 1e-5
-    assert error(state, given.noise + 0.2 * conditional) > 0.01
+    assert distance(state, expected) < 1e-5
+    assert distance(state, given.noise + 0.2 * conditional) > 0.01
 
 
 def test_a_batch_is_its_items() -> None:
@@ -130,7 +131,7 @@ def test_a_batch_is_its_items() -> None:
     for row, scale in ((0, 1.5), (1, 0.5)):
         one = jax.tree.map(lambda x, row=row: x[row : row + 1], pair)
         alone = generate(grown, config, one, jnp.full(1, scale))
-        assert error(found[row : row + 1], alone) < 1e-3
+        assert distance(found[row : row + 1], alone) < 1e-3
 
 
 def test_defaults_and_cost() -> None:
@@ -170,4 +171,4 @@ def test_one_call_leads_from_text_to_velocity() -> None:
 
     whole, in_parts = both(grown)
     assert whole.shape == x.shape
-    assert error(whole, in_parts) < 1e-6
+    assert distance(whole, in_parts) < 1e-6

@@ -13,6 +13,7 @@ import pytest
 import soundfile
 from complaints import message
 from generation import one_line, run_main
+from signals import distance
 
 from zipvoice_jax.audio.io import read_audio
 from zipvoice_jax.audio.mel import log_mel_host
@@ -66,11 +67,6 @@ def mel_of(frames: int, seed: int = 0) -> np.ndarray:
     """Features of something like speech."""
     rng = np.random.default_rng(seed)
     return rng.normal(-2.0, 1.5, (frames, 100)).astype(np.float32)
-
-
-def distance(ours: np.ndarray | jax.Array, golden: np.ndarray | jax.Array) -> float:
-    golden = np.asarray(golden, np.float64)
-    return float(np.linalg.norm(np.asarray(ours, np.float64) - golden) / np.linalg.norm(golden))
 
 
 def test_waves_equal_those_of_torch(numbers, state, config):

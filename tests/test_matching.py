@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from complaints import user_error
-from small_models import error, make
+from signals import distance
+from small_models import make
 from test_speaker_prompts import DIALOGUE, FRAMES, OF_SECOND, PROMPT, compiled_sample, inputs_of
 
 from zipvoice_jax.config import ModelConfig, SamplingConfig
@@ -63,7 +64,7 @@ def test_mean_and_deviation_become_those_of_the_prompt() -> None:
     assert 0.4 < (half / far).mean() < 0.65
     assert np.array_equal(matched(x, prompt, 0.0), x)
     # What is like its prompt already stays nearly as it is.
-    assert error(matched(x, x), x) < 1e-5
+    assert distance(matched(x, x), x) < 1e-5
 
 
 def test_pauses_stay_and_little_speech_moves_little() -> None:
@@ -180,7 +181,7 @@ def voices_of_prompt(
 def test_each_speaker_takes_their_own_part_of_the_prompt(rule: str) -> None:
     given = inputs_of(DIALOGUE)
     plain, found = (sampled(given, rule=rule, voice_matching=share) for share in (0.0, 1.0))
-    assert error(sampled(given, rule=rule), plain) < 1e-4
+    assert distance(sampled(given, rule=rule), plain) < 1e-4
     new, mine = slice(PROMPT, FRAMES), OF_SECOND[0, :, 0]
     prompt = np.asarray(given.prompt_features)[0]
     for frames in (mine, ~mine):
@@ -221,7 +222,7 @@ def test_contrast_moves_what_is_aimed_at_apart(rule: str) -> None:
         sampled(given, rule=rule, voice_matching=1.0, **how)
         for how in ({}, {"voice_contrast": 0.0}, {"voice_contrast": 1.0})
     )
-    assert error(least, without) < 1e-4 < 1e-3 < error(most, without)
+    assert distance(least, without) < 1e-4 < 1e-3 < distance(most, without)
 
 
 @pytest.mark.parametrize(
@@ -241,14 +242,14 @@ def test_neither_company_nor_padding_matters(how: dict[str, float]) -> None:
     padded = dataclasses.replace(given, tokens=jnp.pad(given.tokens, ((0, 0), (0, 5))), **longer)
     both = jax.tree.map(lambda x: jnp.concatenate([x, x[:, ::-1] if x.ndim == 3 else x]), padded)
     found, alone = sampled(both, **how), sampled(given, **how)
-    assert error(found[:1, :FRAMES], alone) < 1e-3 < error(alone, sampled(given))
+    assert distance(found[:1, :FRAMES], alone) < 1e-3 < distance(alone, sampled(given))
 
 
 def test_guidance_away_from_the_other_is_their_difference() -> None:
     given = inputs_of(DIALOGUE)
     none, one, two = (sampled(given, steps=1, speaker_guidance=k) for k in (0.0, 1.0, 2.0))
     assert np.array_equal(none, sampled(given, steps=1))
-    assert error(two - none, 2.0 * (one - none)) < 1e-3
+    assert distance(two - none, 2.0 * (one - none)) < 1e-3
     # A model without such branches is not moved.
     joint = sampled(given, rule="joint", steps=1, speaker_guidance=1.0)
     assert np.array_equal(joint, sampled(given, rule="joint", steps=1))

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_models import SMALL, error, make
+from signals import distance
+from small_models import SMALL, make
 
 from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.core.masks import padding_mask
@@ -48,7 +49,7 @@ def test_an_item_does_not_depend_on_its_company(kind: str, lens: list[int], more
     together = velocities(config, params, lens, total, seed=3)
     for row, length in enumerate(lens):
         alone = velocities(config, params, [length], length, seed=4)
-        assert error(together[row, :length], alone[0]) < 1e-5
+        assert distance(together[row, :length], alone[0]) < 1e-5
 
 
 def test_padding_leaks_nothing_at_all() -> None:
@@ -96,7 +97,7 @@ def test_text_does_not_depend_on_its_padding() -> None:
         return bound(params, config).text_condition(*args)
 
     alone, batched = condition(tokens, [6], 20), condition(longer, [9, 6], 33)
-    assert error(batched[1, :20], alone[0]) < 1e-6
+    assert distance(batched[1, :20], alone[0]) < 1e-6
 
 
 def test_bfloat16_is_close_and_float32_at_its_ends() -> None:
@@ -105,4 +106,4 @@ def test_bfloat16_is_close_and_float32_at_its_ends() -> None:
     reference = velocities(config, params, [20], 20, seed=0)
     ours = velocities(half, cast_params(params, half), [20], 20, seed=0)
     assert ours.dtype == jnp.float32
-    assert 1e-5 < error(ours, reference) < 0.03
+    assert 1e-5 < distance(ours, reference) < 0.03

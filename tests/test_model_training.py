@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_models import SMALL, batch, error, make
+from signals import distance
+from small_models import SMALL, batch, make
 
 from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.flow.losses import FlowBatch, exclusive_penalty, flow_matching_loss
@@ -29,7 +30,7 @@ def test_scan_remat_and_unrolling_agree() -> None:
     reference = run(params, config)
     for changes in ({"remat": "full"}, {"remat": "dots"}, {"unroll_layers": True}):
         other = run(params, dataclasses.replace(config, **changes))
-        assert error(other[0], reference[0]) < 1e-6
+        assert distance(other[0], reference[0]) < 1e-6
         for a, b in zip(jax.tree.leaves(other[1]), jax.tree.leaves(reference[1]), strict=True):
             assert np.abs(a - b).max() <= 1e-4 * max(float(np.abs(b).max()), 1e-3)
 
@@ -74,7 +75,7 @@ def test_hooks_and_dropout_ignore_padding() -> None:
     config, params = make("zipvoice_dialog_stereo", **SMALL)
     value, grads = training(config, params, 100.0, 3, batch(config))
     other, more = training(config, params, 100.0, 3, batch(config, rubbish=50.0))
-    assert error(other, value) < 1e-6
+    assert distance(other, value) < 1e-6
     for a, b in zip(jax.tree.leaves(more), jax.tree.leaves(grads), strict=True):
         assert np.abs(a - b).max() <= 1e-4 * max(float(np.abs(b).max()), 1e-3)
 

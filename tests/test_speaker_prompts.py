@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_models import SMALL, batch, error, make
+from signals import distance
+from small_models import SMALL, batch, make
 
 from zipvoice_jax.core.rng import named_key
 from zipvoice_jax.flow.losses import FlowBatch, counted_frames, flow_matching_loss
@@ -59,8 +60,8 @@ def test_a_speaker_hears_no_other_voice() -> None:
 def test_one_speaker_alone_is_sampled_as_ever() -> None:
     alone = inputs_of([FIRST, 1, 2, 9, 3, 4, FIRST, 5, 6, 10, 7, 8])
     own, joint = (sampled(rule, alone, steps=3, guided=False) for rule in ("own", "joint"))
-    assert error(own, joint) < 1e-3
-    assert error(own, sampled("joint", alone, steps=3)) > 0.01  # which guidance is not
+    assert distance(own, joint) < 1e-3
+    assert distance(own, sampled("joint", alone, steps=3)) > 0.01  # which guidance is not
 
 
 def test_neither_company_nor_padding_matters() -> None:
@@ -74,8 +75,8 @@ def test_neither_company_nor_padding_matters() -> None:
     config, params = make(pad_id=0, speaker_prompts="own", **SMALL)
     found = compiled_sample(params, config, both, jnp.linspace(0.0, 1.0, 3), jnp.full((2,), 1.5))
     alone = sampled("own", given, steps=2)
-    assert error(np.asarray(found)[:1, :FRAMES], alone) < 1e-3
-    assert error(np.asarray(found)[1:, :FRAMES], alone) > 0.1
+    assert distance(np.asarray(found)[:1, :FRAMES], alone) < 1e-3
+    assert distance(np.asarray(found)[1:, :FRAMES], alone) > 0.1
 
 
 def test_its_cost_is_that_of_another_branch() -> None:

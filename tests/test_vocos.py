@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from complaints import message
 from generation import RELEASE, TEXT1, WAV1, command, made, write_list, write_vocos
+from signals import distance
 
 from zipvoice_jax.checkpoint.official import read_state_dict
 from zipvoice_jax.checkpoint.torch_file import write_torch_file
@@ -60,11 +61,6 @@ def vocos(golden: Path) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def state(vocos) -> dict[str, np.ndarray]:
     return {k.removeprefix("param."): v for k, v in vocos.items() if k.startswith("param.")}
-
-
-def distance(ours, golden) -> float:
-    golden = np.asarray(golden, np.float64)
-    return float(np.linalg.norm(np.asarray(ours, np.float64) - golden) / np.linalg.norm(golden))
 
 
 def test_hidden_and_wave_equal_official(vocos, state):
