@@ -3,7 +3,9 @@
 import functools
 import json
 import os
+import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 from ablating import GUIDED, ITEMS
 from complaints import user_error
+from conftest import ROOT
 from generation import write_list
 from training import make_data
 
@@ -274,6 +277,44 @@ def test_a_command_that_failed_is_told_and_run_again(place: Path, stub: Stub) ->
         (place / f"{item[0]}.wav").touch()
     with user_error(f"did not make {place / 'nowhere'}"):
         run_all([lost], place / "logs", [Place()], module.tqdm(disable=True))
+
+
+def reaches(group: int, number: int) -> bool:
+    """Sends a signal to a group of processes; False if there is none any more."""
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_study_that_is_killed_leaves_no_command_behind(tmp_path: Path) -> None:
+    begun, config = tmp_path / "begun", tmp_path / "endless.py"
+    config.write_text(
+        f"import pathlib, time\npathlib.Path({str(begun)!r}).touch()\ntime.sleep(600)\n"
+    )
+    words = ("train", "--config", str(config), "--to", str(tmp_path / "run"))
+    study = (
+        "from pathlib import Path\nfrom tqdm import tqdm\n"
+        "from zipvoice_jax.ablation.commands import Command, Place, run_all\n"
+        f"run_all([Command({words!r})], Path({str(tmp_path)!r}), [Place()], tqdm(disable=True))\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", study], env={**os.environ, "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        while not begun.is_file():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.kill()
+        process.wait()
+        deadline = time.monotonic() + 60
+        while (left := reaches(process.pid, 0)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not left
+    finally:
+        reaches(process.pid, signal.SIGKILL)
 
 
 def test_what_cannot_work_is_refused_before_any_training(place: Path, stub: Stub) -> None:

@@ -126,7 +126,7 @@ def test_without_libtpu_the_way_to_get_it_is_told(config: Path, run_cli: RunCli)
     assert (done.returncode, done.stdout) == (1, "")
     (complaint,) = done.stderr.splitlines()
     assert complaint.startswith("zipvoice-jax: error: ")
-    assert "pip install 'zipvoice-jax[tpu]'" in complaint
+    assert "pip install -c constraints.txt '.[tpu]'" in complaint
 
 
 @pytest.mark.slow

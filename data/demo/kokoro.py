@@ -128,7 +128,7 @@ def open_kokoro(folder: Path, voices: tuple[str, ...]) -> Kokoro:
     try:
         import onnxruntime
     except ImportError:
-        raise UserError("Kokoro needs onnxruntime; pip install 'zipvoice-jax[evaluate]'.") from None
+        raise UserError("Kokoro needs onnxruntime; pip install '.[evaluate]'.") from None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         fetch(folder, voices)

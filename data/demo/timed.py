@@ -220,7 +220,7 @@ def open_timed(folder: Path = FOLDER) -> TimedKokoro:
     try:
         import onnxruntime
     except ImportError:
-        raise UserError("Kokoro needs onnxruntime; pip install 'zipvoice-jax[evaluate]'.") from None
+        raise UserError("Kokoro needs onnxruntime; pip install '.[evaluate]'.") from None
     onnxruntime.set_default_logger_severity(3)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1

@@ -27,6 +27,11 @@ _COUNT = (
     "import jax; found = jax.local_devices(); kind = found[0].platform; "
     "print(kind, len({tuple(d.coords) if kind == 'tpu' else d.id for d in found}))"
 )
+# A command ends with the study, however that is ended; a training saves before.
+_COMMAND = (
+    "import signal, sys; from zipvoice_jax.core.supervise import end_with_parent; "
+    "end_with_parent(signal.SIGTERM); from zipvoice_jax.cli.main import main; sys.exit(main())"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,7 +215,7 @@ def _run(command: Command, logs: Path, place: Place) -> None:
 def _process(words: Sequence[str], place: Place, output: Any) -> int:
     """Runs a command as a process; returns its exit status."""
     with subprocess.Popen(
-        [sys.executable, "-m", "zipvoice_jax.cli.main", *words],
+        [sys.executable, "-c", _COMMAND, *words],
         stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
         env={**os.environ, **place.env},
     ) as child:  # fmt: skip

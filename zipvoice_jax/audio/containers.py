@@ -87,8 +87,8 @@ def decode(path: Path | Recording, name: str, *, limit: float | None = None) -> 
         return Decoded(np.ascontiguousarray(voice.wave.T), voice.sampling_rate)
     if importlib.util.find_spec("av") is None:
         raise UserError(
-            f"{path} is {name} audio, which is not supported without PyAV; install it "
-            "(`pip install 'zipvoice-jax[formats]'`), or convert the file to WAV."
+            f"{path} is {name} audio, which is not supported without PyAV; `pip install av`, "
+            "or convert the file to WAV."
         )
     import av
     from av.error import FFmpegError

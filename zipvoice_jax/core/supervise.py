@@ -35,10 +35,10 @@ def is_supervised() -> bool:
     return _PIPE in os.environ
 
 
-def end_with_parent() -> None:
-    """Has the system end this child when its parent is killed, so that no child is left behind."""
+def end_with_parent(number: int = signal.SIGKILL) -> None:
+    """Has the system send this child a signal when its parent ends, so that none is left behind."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG
 
 
 def beat() -> None:

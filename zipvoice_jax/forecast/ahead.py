@@ -112,8 +112,8 @@ def devices_of(topology: str) -> tuple[Sequence[Any], Topology | None]:
     except (RuntimeError, NotImplementedError) as error:
         if "not installed" in str(error):
             raise UserError(
-                "compiling for TPUs takes libtpu; install it with "
-                "`pip install 'zipvoice-jax[tpu]'`."
+                "compiling for TPUs takes libtpu; `pip install -c constraints.txt '.[tpu]'` in a "
+                "clone of the repository."
             ) from None
         reason = re.sub(r"^[A-Z_]+: ", "", str(error).splitlines()[0])
         raise UserError(f"the topology {topology} cannot be ({reason}).") from None

@@ -116,8 +116,8 @@ def versions(*packages: str) -> str:
         return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     except importlib.metadata.PackageNotFoundError as error:
         raise UserError(
-            f"{error.name} is not installed; pip install it, or what judges here: "
-            "'zipvoice-jax[evaluate]'."
+            f"{error.name} is not installed; pip install it, or all that judges: `pip install "
+            "-c constraints.txt '.[evaluate]'` in a clone of the repository."
         ) from None
 
 
