@@ -242,7 +242,11 @@ def test_a_report_goes_on_and_names_what_it_cannot_judge(
         (["--recogniser", "faster-whisper:/nowhere"], "/nowhere does not exist"),
         (["--recogniser", "faster-whisper:FOLDER"], "model.bin cannot be read"),
         (["--speaker-encoder", "wavlm-ecapa:FOLDER", "--metrics", "sim"], "cannot be read"),
-        (["--recogniser", "whisper-base", "--metrics", "wer"], "evaluate --fetch whisper-base"),
+        (["--recogniser", "whisper-base", "--metrics", "wer"], "evaluate --fetch whisper-base`"),
+        (
+            ["--recogniser", "whisper-base", "--metrics", "cpsim", "mos"],
+            "evaluate --fetch whisper-base resemblyzer dnsmos`",
+        ),
         (["--speaker-encoder", "transformers", "--metrics", "sim"], "give transformers:PATH"),
         (["--baseline", "/nowhere", "--metrics", "rate"], "/nowhere holds no report"),
         (["--metrics", "sim", "leakage"], "none of the metrics is one of these items"),

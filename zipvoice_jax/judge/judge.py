@@ -23,6 +23,7 @@ from zipvoice_jax.judge.backends import (
     versions,
 )
 from zipvoice_jax.judge.config import ROLES, JudgeConfig
+from zipvoice_jax.judge.packages import check_fetched
 from zipvoice_jax.judge.quality import open_quality_predictor
 from zipvoice_jax.judge.recognisers import open_recogniser
 from zipvoice_jax.judge.speakers import open_speaker_encoder
@@ -65,6 +66,7 @@ class Judge:
                 support the config.
         """
         roles = config.roles()
+        check_fetched(getattr(config, role) for role in ROLES if role in roles)
         recogniser = open_recogniser(config.recogniser) if "recogniser" in roles else None
         if recogniser is not None:
             require(

@@ -3,6 +3,7 @@
 These models are also on their hubs; such copies can be given by path.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from zipvoice_jax.core.errors import UserError
@@ -75,14 +76,31 @@ def find_package(name: str) -> Path:
     Raises:
         UserError: they were not fetched.
     """
-    directory = folder() / name
-    missing = PACKAGES[name].missing(directory)
-    if missing:
+    check_fetched([name])
+    return folder() / name
+
+
+def check_fetched(names: Iterable[str]) -> None:
+    """Checks that weights are there, so that all that are not are named at once.
+
+    Args:
+        names: of judges; those that no package carries are left out.
+
+    Raises:
+        UserError: some were not fetched.
+    """
+    lacking = {
+        name: missing[0]
+        for name in names
+        if name in PACKAGES and (missing := PACKAGES[name].missing(folder() / name))
+    }
+    if lacking:
+        first, file = next(iter(lacking.items()))
         raise UserError(
-            f"the weights of {name} are not in {directory} ({missing[0]} is missing); run "
-            f"`zipvoice-jax evaluate --fetch {name}`, or place its files there."
+            f"the weights of {' and '.join(lacking)} are not in {folder()} ({first}/{file} is "
+            f"missing); run `zipvoice-jax evaluate --fetch {' '.join(lacking)}`, or place their "
+            "files there."
         )
-    return directory
 
 
 def fetch(name: str) -> Path:
@@ -97,5 +115,6 @@ def fetch(name: str) -> Path:
 
 
 __all__ = [
-    "PACKAGES", "Package", "Part", "fetch", "find_package", "folder", "sha256_of_files", "unpack",
+    "PACKAGES", "Package", "Part", "check_fetched", "fetch", "find_package", "folder",
+    "sha256_of_files", "unpack",
 ]  # fmt: skip
