@@ -147,6 +147,25 @@ def test_losses_of_every_objective_are_drawn(
     lines = figures[0].axes[0].get_lines()
     losses = [line.get_ydata().tolist() for line in lines if line.get_color() == "k"]
     assert [0.5, 0.25] in [list(map(float, one)) for one in losses]
+    assert len(figures[0].axes) == 1
+
+
+def test_words_that_were_heard_are_drawn_beside_the_losses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, figures = tmp_path / "log.jsonl", drawn(monkeypatch)
+    for step, wer in ((2, 80.0), (4, 12.5)):
+        about = {"step": step, "stage": "a"}
+        append_record(log, {"kind": "train", "bucket": "4x9x9x1", "loss": 0.5, **about})
+        append_record(log, {"kind": "valid", "loss": 0.5, "flow_without_text": 0.75, **about})
+        append_record(log, {"kind": "heard", "wer": wer, **about})
+    append_record(log, {"kind": "heard", "step": 6, "stage": "b"})  # no item was for it
+    draw_losses(log, tmp_path / "losses.png")
+    losses, words = figures[0].axes
+    dashed = [line.get_ydata() for line in losses.get_lines() if line.get_linestyle() == "--"]
+    assert [0.75, 0.75] in [list(map(float, one)) for one in dashed]
+    (line,) = words.get_lines()
+    assert list(line.get_xdata()) == [2, 4] and list(line.get_ydata()) == [80.0, 12.5]
 
 
 def test_datasets_of_one_name_are_drawn_apart(

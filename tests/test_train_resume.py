@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from complaints import user_error
 from datasets import write_dataset
+from fakes import Tone, fake_models
+from generation import DIALOGUE, TEXT1, TEXT2, WAV1, WAV2, made, write_list
 from training import TOKENS, flac, make_data, speechlike, weights, write_config
 
 from zipvoice_jax.config import ModelConfig
@@ -23,6 +25,8 @@ from zipvoice_jax.core.compiling import Compilation
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.batches import Batch
 from zipvoice_jax.data.utterance import Utterance
+from zipvoice_jax.judge.backends import Word
+from zipvoice_jax.judge.word_judge import WordJudge
 from zipvoice_jax.models.zipvoice import init_params
 from zipvoice_jax.train.config import TrainConfig
 from zipvoice_jax.train.export import export_step
@@ -410,6 +414,55 @@ def test_a_review_that_a_kill_cut_short_is_made_up_for_at_the_end_too(
     assert len(states) == 2
     assert train(run, tmp_path / "run").done
     assert len(states) == 2 and saved["valid"] == [(2, [2])]
+
+
+class Ears:
+    """A recogniser that hears the same of everything."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def words(self, wave: np.ndarray, language: str) -> list[Word]:
+        assert np.abs(wave).max() > 0.0 and language == "en"
+        if not self.text:
+            raise RuntimeError("no ears")
+        return [Word(f" {word}", 0.0, 1.0) for word in self.text.split()]
+
+
+def test_words_are_heard_after_every_checkpoint(
+    tmp_path: Path,
+    data: Path,
+    states: list[TrainState],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ears = Ears("Good evening!")
+    fake_models(monkeypatch)
+    monkeypatch.setattr("zipvoice_jax.judge.word_judge.find_vocoder", lambda *_: (Tone(), ""))
+    monkeypatch.setattr("zipvoice_jax.judge.word_judge.open_recogniser", lambda name: ears)
+    rows = [("a", TEXT1, WAV1, "Good morning.")]
+    write_list(tmp_path / "one.tsv", [*rows, ("b", TEXT1, WAV1, "Good evening.")])
+    write_list(tmp_path / "two.tsv", [("a", TEXT1, TEXT2, WAV1, WAV2, DIALOGUE)])
+    write_config(tmp_path)
+    make = ("train", "--config", tmp_path / "small.py", "--to", tmp_path / "run", "--set",
+            f"data={data}", "--set", "steps=3", "--listen")  # fmt: skip
+
+    def heard() -> list[tuple[int, str, float]]:
+        entries = read_log(tmp_path / "run" / "log.jsonl")
+        return [(e["step"], e["stage"], e["wer"]) for e in entries if "wer" in e]
+
+    ears.text = ""  # ends nothing, and is made up for
+    run = config(tmp_path, data, "steps=3")
+    assert not train(run, tmp_path / "run", listen=WordJudge([]), stop=stop_at(3, states)).done
+    said = made(*make, tmp_path / "one.tsv", tmp_path / "two.tsv")
+    assert "step 6: nothing can be heard: RuntimeError: no ears" in said and heard() == []
+    ears.text = "Good evening!"
+    made(*make, tmp_path / "one.tsv", tmp_path / "two.tsv")
+    assert heard() == [(6, "two", pytest.approx(200 / 3))]
+    shutil.rmtree(tmp_path / "run")
+    # One word of four, in models of one speaker; and two of three words of the dialogue.
+    made(*make, tmp_path / "one.tsv", tmp_path / "two.tsv")
+    assert heard() == [(3, "one", 25.0), (6, "two", pytest.approx(200 / 3))]
+    assert (tmp_path / "run" / "losses.png").is_file()
 
 
 class Hum:

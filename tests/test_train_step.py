@@ -318,6 +318,24 @@ def test_a_run_can_start_from_an_official_directory(run: TrainConfig, kind: Any)
     assert np.array_equal(ours["kernel"], theirs["kernel"])
 
 
+def test_a_run_can_start_from_a_model_by_its_name(
+    run: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_model("demo")
+    stage = dataclasses.replace(run.stages[0], kind="zipvoice_dialog")
+    begun = dataclasses.replace(
+        run, model=loaded.config, stages=(stage,), init="demo", tokens=str(TOKENS)
+    )
+    (tmp_path / "demo").mkdir()  # with something else in it
+    monkeypatch.chdir(tmp_path)
+    params, _ = first_params(begun)
+    ours, theirs = (flatten_dict(tree) for tree in (params, loaded.params))
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    with pytest.raises(UserError, match="nobody does not exist"):
+        first_params(dataclasses.replace(begun, init="nobody"))
+
+
 @pytest.mark.parametrize(("old", "new"), [("durations", "average"), ("average", "durations")])
 def test_a_model_of_one_rule_of_upsampling_starts_one_of_the_other(
     run: TrainConfig, old: Any, new: Any

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from zipvoice_jax.ablation.commands import Command, Place, find_places, identity, run_all
 from zipvoice_jax.ablation.report import RowResult, of_common_items, write_report
+from zipvoice_jax.checkpoint.hub import find_start
 from zipvoice_jax.config import SamplingConfig
 from zipvoice_jax.core.errors import UserError, require
 from zipvoice_jax.core.files import write_text
@@ -273,7 +274,7 @@ def _identity_of_run(
     parts = [data for stage in config.stages for data in (stage.data, stage.valid) if data]
     data = [of_data(source.path, source.split) for part in parts for source in part.sources]
     tables = [plan_stage(config, i).table.fingerprint for i in range(len(config.stages))]
-    begun = "" if config.init is None else of_model(Path(config.init))
+    begun = "" if config.init is None else of_model(find_start(config.init))
     return identity(config.to_dict(), data, tables, begun)
 
 

@@ -122,6 +122,22 @@ def find_model(model_name: str | None = None, model_dir: str | Path | None = Non
     return path
 
 
+def find_start(init: str) -> Path:
+    """The directory of a model that a training starts from.
+
+    Args:
+        init: a model's directory; or one of `MODEL_NAMES`, where no directory of that name holds
+            a model.
+
+    Raises:
+        UserError: as of `find_model`.
+    """
+    path = Path(init)
+    if init in MODEL_NAMES and not is_native(path) and not (path / MODEL_JSON).is_file():
+        return find_model(init)
+    return find_model(model_dir=path)
+
+
 def may_be_dialog(model_name: str | None, model_dir: Path | None) -> bool:
     """Whether a model may have two speakers, as far as is known without its weights.
 

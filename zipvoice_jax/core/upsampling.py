@@ -2,7 +2,7 @@
 
 A boundary is the frame at which a token begins. `token_starts` holds those of a padded batch;
 from position `tokens_lens` on, where the padding token lies, they equal the end of the last token.
-Average upsampling, the official rule, is the case of equal durations.
+Average upsampling, the official rule, is the case of equal whole durations.
 """
 
 import itertools

@@ -263,10 +263,10 @@ def select(
         UserError: no record is left, tokens are not stored and there is no tokenizer, or
             alignments are needed and there are none.
     """
+    command = f"`zipvoice-jax align --data {source.path}`"
     if alignments and len(index) and not index.aligned.any():
         raise UserError(
-            f"{source.name} has no alignments, which this training needs; run "
-            f"`zipvoice-jax align --data {source.path}`."
+            f"{source.name} has no alignments, which this training needs; run {command}."
         )
     samples = np.rint(index.seconds * features.sampling_rate).astype(np.int64)
     frames = (samples + features.hop_length // 2) // features.hop_length
@@ -285,7 +285,7 @@ def select(
         f"shorter than {config.min_seconds:g} s": index.seconds < config.min_seconds,
         f"longer than {config.max_seconds:g} s": index.seconds > config.max_seconds,
         "with more tokens than frames": tokens > frames,
-        "without alignment": alignments & ~index.aligned,
+        f"without alignment ({command} learns them)": alignments & ~index.aligned,
     }
     kept: Bool[np.ndarray, " records"] = np.ones(len(index.seconds), bool)
     left_out = {}

@@ -9,6 +9,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Float
+
 from zipvoice_jax.checkpoint.loaded import Loaded
 from zipvoice_jax.config import SamplingConfig
 from zipvoice_jax.infer.requests import read_usable
@@ -17,7 +20,7 @@ from zipvoice_jax.judge.backends import RATE, joined
 from zipvoice_jax.judge.judge import is_dialogue
 from zipvoice_jax.judge.recognisers import open_recogniser
 from zipvoice_jax.judge.words import count_errors, normaliser, without_tags
-from zipvoice_jax.vocoder.base import GriffinLim, Wave
+from zipvoice_jax.vocoder.base import GriffinLim
 from zipvoice_jax.vocoder.find import find_vocoder
 
 
@@ -99,7 +102,9 @@ class WordJudge:
         return self._synthesizer
 
 
-def _resampled(wave: Wave, rate: int) -> Wave:
+def _resampled(
+    wave: Float[np.ndarray, " samples"], rate: int
+) -> Float[np.ndarray, " judged_samples"]:
     import soxr
 
     return soxr.resample(wave, rate, RATE, quality="HQ")

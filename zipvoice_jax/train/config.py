@@ -160,7 +160,8 @@ class TrainConfig:
         stages: in order.
         tokens: token table of the first stage, or a model directory that has it.
         features: of all recordings.
-        init: model directory to start from; None starts from random weights.
+        init: model to start from, a directory or a name such as demo; None starts from random
+            weights.
         optimizer: of all stages.
         seed: of all randomness.
         feat_scale: factor on the log-mel.

@@ -69,6 +69,8 @@ def _source_name(source: SourceConfig) -> str:
 def draw_losses(log: Path, picture: Path) -> None:
     """Draws training and validation losses of a `RunLog` over its steps, stage by stage.
 
+    Word errors that were heard have an axis of their own.
+
     Raises:
         UserError: the picture cannot be written.
     """
@@ -77,6 +79,7 @@ def draw_losses(log: Path, picture: Path) -> None:
     found = read_log(log)
     train = [entry for entry in found if entry["kind"] == "train"]
     valid = [entry for entry in found if entry["kind"] == "valid"]
+    heard = [entry for entry in found if entry["kind"] == "heard" and "wer" in entry]
     figure = Figure(figsize=(9, 4))
     axis = figure.subplots()
     # Losses of one and of two channels are of different size.
@@ -84,14 +87,26 @@ def draw_losses(log: Path, picture: Path) -> None:
         part = [e for e in train if (e["stage"], e["bucket"][-1]) == (stage, channels)]
         name = f"{stage}, {channels} channel{'s' if channels == '2' else ''}"
         axis.plot([e["step"] for e in part], [e["loss"] for e in part], lw=0.7, label=name)
-    stages = dict.fromkeys(e.get("stage") for e in valid)
-    for name, style in (("loss", "k.-"), ("flow_unconditional", "k.:")):
-        for stage in stages:
-            shown = [e for e in valid if name in e and e.get("stage") == stage]
-            steps, losses = [e["step"] for e in shown], [e[name] for e in shown]
-            axis.plot(steps, losses, style)
+
+    def over_steps(where: Any, entries: list[dict[str, Any]], name: str, style: str) -> None:
+        for stage in dict.fromkeys(e.get("stage") for e in entries):
+            shown = [e for e in entries if name in e and e.get("stage") == stage]
+            where.plot([e["step"] for e in shown], [e[name] for e in shown], style)
+
+    for name, style in (
+        ("loss", "k.-"),
+        ("flow_without_text", "k.--"),
+        ("flow_unconditional", "k.:"),
+    ):
+        over_steps(axis, valid, name, style)
         if any(name in e for e in valid):
             axis.plot([], [], style, label=f"valid {name}")
+    if heard:
+        words = axis.twinx()
+        over_steps(words, heard, "wer", "rs-")
+        words.set_ylim(bottom=0.0)
+        words.set_ylabel("word errors heard, %", color="r")
+        axis.plot([], [], "rs-", label="word errors")
     axis.set_yscale("log")
     axis.set_xlabel("step")
     axis.set_ylabel("loss")

@@ -16,7 +16,7 @@ from zipvoice_jax.checkpoint.growth import (
     grow_vocabulary,
     new_duration_head,
 )
-from zipvoice_jax.checkpoint.hub import load_model, stored_table
+from zipvoice_jax.checkpoint.hub import find_start, load_model, stored_table
 from zipvoice_jax.checkpoint.loaded import Loaded
 from zipvoice_jax.checkpoint.mapping import Params
 from zipvoice_jax.config import ModelConfig
@@ -244,7 +244,7 @@ def first_params(run: TrainConfig) -> tuple[Params, Params]:
     """Parameters in which a run starts, and those of a teacher if the first stage has one."""
     plan = plan_stage(run, 0)
     if run.init is not None:
-        return entered(plan, load_model(model_dir=run.init))
+        return entered(plan, load_model(model_dir=find_start(run.init)))
     plan.objective.check_source(plan.stage, None, True)
     key = named_key(jax.random.key(run.seed), "init")
     return jax.device_get(init_params(plan.config, key)), {}

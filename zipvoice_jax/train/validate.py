@@ -107,15 +107,13 @@ class Review:
             log.say(f"step {step}: validation {shown}")
             if self.samples is not None:
                 self.samples(state)
-        if is_lead():
-            picture = self.session.folder / "losses.png"
-            with log.may_fail(step, picture.name):
-                draw_losses(log.path, picture)
+        self._draw(step)
         if self.listen is not None:
             average = self.session.layout.fetch(state.average)
             if is_lead():
                 loaded = Loaded(plan.config, plan.run.features, plan.table, average)
                 self._hear(step, self.listen, loaded)
+                self._draw(step)
 
     def losses(self, state: TrainState) -> dict[str, float]:
         """Mean losses over the validation set, by frames; nothing in them depends on the step.
@@ -138,6 +136,13 @@ class Review:
                     sums[name] = sums.get(name, 0.0) + float(value)
         count = max(sums.pop("count", 0.0), 1.0)
         return {name: value / count for name, value in sums.items()}
+
+    def _draw(self, step: int) -> None:
+        """Draws the run's losses so far."""
+        if is_lead():
+            picture = self.session.folder / "losses.png"
+            with self.session.log.may_fail(step, picture.name):
+                draw_losses(self.session.log.path, picture)
 
     def _hear(self, step: int, listen: Listen, loaded: Loaded) -> None:
         """Logs the words heard of a model, such as their error rate; a failure ends nothing."""
