@@ -5,6 +5,7 @@ import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zipvoice_jax.core.compiling import Compilation
 from zipvoice_jax.core.errors import UserError
@@ -19,6 +20,9 @@ from zipvoice_jax.options import (
     sampling_values,
     tell_idle,
 )
+
+if TYPE_CHECKING:
+    from zipvoice_jax.infer.synthesizer import Speech
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -127,44 +131,22 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     import jax
 
-    from zipvoice_jax.audio.io import EXTENSIONS
     from zipvoice_jax.checkpoint.hub import find_model, load_model, may_be_dialog
     from zipvoice_jax.config import SamplingConfig
-    from zipvoice_jax.core.outputs import check_file, check_folder
+    from zipvoice_jax.core.outputs import check_folder
     from zipvoice_jax.core.processes import is_lead
-    from zipvoice_jax.infer.plot import plot
-    from zipvoice_jax.infer.requests import Request, read_requests
-    from zipvoice_jax.infer.run import (
-        RunOptions,
-        request_digest,
-        rescue,
-        run_list,
-        stamps_of,
-        write_speech,
-        write_subtitles,
-        write_tracks,
-    )
+    from zipvoice_jax.infer.requests import read_requests
+    from zipvoice_jax.infer.run import RunOptions, request_digest, run_list, stamps_of
     from zipvoice_jax.infer.synthesizer import Synthesizer
-    from zipvoice_jax.infer.tracks import speakers_of, track_paths
-    from zipvoice_jax.infer.voice_requests import transcripts_for
     from zipvoice_jax.vocoder.find import find_vocoder
 
     # What costs nothing to check comes before what takes time to load.
-    if args.test_list is not None:
+    if args.test_list is None:
+        requests = []
+        _check_one(args)
+    else:
         check_folder(args.res_dir)
         requests = read_requests(args.test_list)
-    else:
-        item = args.res_wav_path.stem
-        transcripts = transcripts_for(args.prompt_wav, args.prompt_text)
-        requests = [Request(item, args.text, transcripts, tuple(args.prompt_wav))]
-        check_file(args.res_wav_path, EXTENSIONS)
-        if args.plot:
-            check_file(args.res_wav_path.with_suffix(".png"))
-        if args.subtitles is not None:
-            check_file(args.res_wav_path.with_suffix(f".{args.subtitles}"))
-        tracks = track_paths(args.res_wav_path, speakers_of(args.text)) if args.tracks else ()
-        for track in tracks:
-            check_file(track)
     tell_idle(args)
     if args.tracks:
         _check_dialog(may_be_dialog(args.model_name, None))
@@ -191,37 +173,19 @@ def run(args: argparse.Namespace) -> int:
         f"{sampling.guidance_scale:g}, vocoder {vocoder.name}"
     )
     if args.test_list is None:
-        prepare = synthesizer.preparation(
-            sampling,
+        speech = synthesizer.generate(
+            args.text,
+            prompt_wav=args.prompt_wav,
+            prompt_text=args.prompt_text,
+            item_id=args.res_wav_path.stem,
             min_duration=args.min_duration,
             duration=args.duration,
             raw_evaluation=args.raw_evaluation,
             text_repair=args.text_repair,
+            remove_long_sil=args.remove_long_sil,
+            **sampling_values(args),
         )
-        items = [prepare(request) for request in requests if isinstance(request, Request)]
-        (speech,) = synthesizer.speak(
-            items, sampling, prepare, remove_long_sil=args.remove_long_sil
-        )
-        try:
-            write_speech(speech, args.res_wav_path, with_plot=False)
-        except UserError as error:
-            raise UserError(f"{error} {rescue(speech, args.res_wav_path)}") from None
-        for note in speech.notes:
-            print(f"note: {note}", file=sys.stderr)
-        print(
-            f"{args.res_wav_path}: {speech.duration:.2f} s of speech in {speech.seconds:.2f} s "
-            f"(RTF {speech.rtf:.3f}, without vocoder {speech.rtf_no_vocoder:.3f})"
-        )
-        write_subtitles(speech, args.text, args.res_wav_path, args.subtitles)
-        if args.subtitles is not None:
-            print(f"{args.res_wav_path.with_suffix(f'.{args.subtitles}')}: its subtitles")
-        if args.tracks:
-            write_tracks(speech, args.res_wav_path)
-            tracks = track_paths(args.res_wav_path, speech.speakers)
-            print(f"{', '.join(map(str, tracks))}: its speakers")
-        if args.plot:
-            plot(speech, args.res_wav_path.with_suffix(".png"))
-            print(f"{args.res_wav_path.with_suffix('.png')}: its picture")
+        _write(speech, args)
         _tell_compilations(synthesizer.compilations)
         return 0
     options = RunOptions(
@@ -256,6 +220,54 @@ def run(args: argparse.Namespace) -> int:
         )
     _tell_compilations(synthesizer.compilations)
     return 1 if totals.failed else 0
+
+
+def _check_one(args: argparse.Namespace) -> None:
+    """Checks one text, its prompts' names and that all of its files can be written."""
+    from zipvoice_jax.audio.io import EXTENSIONS
+    from zipvoice_jax.core.outputs import check_file
+    from zipvoice_jax.infer.requests import Request
+    from zipvoice_jax.infer.tracks import speakers_of, track_paths
+    from zipvoice_jax.infer.voice_requests import transcripts_for
+
+    transcripts = transcripts_for(args.prompt_wav, args.prompt_text)
+    Request(args.res_wav_path.stem, args.text, transcripts, tuple(args.prompt_wav))
+    check_file(args.res_wav_path, EXTENSIONS)
+    beside = [args.res_wav_path.with_suffix(".png")] if args.plot else []
+    if args.subtitles is not None:
+        beside.append(args.res_wav_path.with_suffix(f".{args.subtitles}"))
+    if args.tracks:
+        beside += track_paths(args.res_wav_path, speakers_of(args.text))
+    for path in beside:
+        check_file(path)
+
+
+def _write(speech: "Speech", args: argparse.Namespace) -> None:
+    """Writes the speech of one text, the wave first, and prints what lies where."""
+    from zipvoice_jax.infer.plot import plot
+    from zipvoice_jax.infer.run import rescue, write_speech, write_subtitles, write_tracks
+    from zipvoice_jax.infer.tracks import track_paths
+
+    try:
+        write_speech(speech, args.res_wav_path, with_plot=False)
+    except UserError as error:
+        raise UserError(f"{error} {rescue(speech, args.res_wav_path)}") from None
+    for note in speech.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(
+        f"{args.res_wav_path}: {speech.duration:.2f} s of speech in {speech.seconds:.2f} s "
+        f"(RTF {speech.rtf:.3f}, without vocoder {speech.rtf_no_vocoder:.3f})"
+    )
+    write_subtitles(speech, args.text, args.res_wav_path, args.subtitles)
+    if args.subtitles is not None:
+        print(f"{args.res_wav_path.with_suffix(f'.{args.subtitles}')}: its subtitles")
+    if args.tracks:
+        write_tracks(speech, args.res_wav_path)
+        tracks = track_paths(args.res_wav_path, speech.speakers)
+        print(f"{', '.join(map(str, tracks))}: its speakers")
+    if args.plot:
+        plot(speech, args.res_wav_path.with_suffix(".png"))
+        print(f"{args.res_wav_path.with_suffix('.png')}: its picture")
 
 
 def _check_dialog(is_dialog: bool) -> None:
