@@ -70,6 +70,10 @@ def test_formats_of_phones_and_browsers_are_read(tmp_path, extension, monkeypatc
     assert sampling_rate_of(path) == 48_000
     assert "too long" in message(read_audio, path, RATE, max_duration=0.5)
     whole = path.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    named = Path(f"12:30.{extension}")  # by a relative path, what stands before the colon is none
+    named.write_bytes(whole)
+    assert np.array_equal(read_audio(named, RATE), wave)
     path.write_bytes(whole[:40] + bytes(200))
     assert str(path) in message(read_audio, path, RATE)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -197,6 +201,25 @@ def test_wav_from_a_pipe_has_no_sizes_and_is_read(tmp_path):
     unknown = b"\xff\xff\xff\xff"
     path.write_bytes(whole[:4] + unknown + whole[8:40] + unknown + whole[44:])
     assert read_audio(path, RATE).shape == (1, RATE)
+
+
+def test_flac_from_a_pipe_has_no_length_and_is_read(tmp_path):
+    # The last 36 bits of STREAMINFO before its checksum: how many samples there are.
+    for count in (RATE, 5, 1 << 16):
+        wave = noise(2, count)
+        path = tmp_path / "x.flac"
+        whole = bytearray(_write(path, wave))
+        known = read_audio(path, RATE)
+        whole[21:26] = bytes([whole[21] & 0xF0, 0, 0, 0, 0])
+        path.write_bytes(whole)
+        assert np.array_equal(read_audio(path, RATE), known)
+        assert np.array_equal(read_audio(path, RATE, max_duration=None), known)
+        assert sampling_rate_of(path) == RATE
+        half = count / RATE / 2
+        part = read_audio(path, RATE, offset=half, duration=half)
+        assert np.array_equal(part, known[:, round(half * RATE) :][:, : round(half * RATE)])
+        assert "too long" in message(read_audio, path, RATE, max_duration=half)
+        assert "is not in it" in message(read_audio, path, RATE, offset=9.0, duration=1.0)
 
 
 def test_writing_names_what_it_cannot_write(tmp_path):

@@ -183,7 +183,10 @@ def test_answers_to_another_page_of_the_same_name_are_refused(systems: Path) -> 
     old = save(systems, "x", "test", answers(key, "ours", 2))
     make(systems, "test.html")
     assert told(systems, "test", old)[0] == 0  # the same sounds in the same order
-    make(systems, "test.html", "--seed", "1")
+    status, _, err = make(systems, "test.html", "--seed", "1")
+    one_line(status, err, "test.key.json is the key of another test")
+    assert told(systems, "test", old)[0] == 0
+    assert make(systems, "test.html", "--seed", "1", "--overwrite")[0] == 0
     status, _, err = told(systems, "test", old)
     one_line(status, err, f"is of the test '{key['name']}', not 'test-")
     assert page_of(systems / "test.html")["name"] != key["name"]
@@ -231,6 +234,8 @@ def test_what_cannot_be_compared_is_one_line(systems: Path, tmp_path: Path) -> N
     folders = [f"{name}={systems / name}" for name in ("ours", "theirs")]
     status, _, err = run_main(*args, tmp_path / "no.tsv", "--system", *folders)
     one_line(status, err, "no item of the list")
+    status, _, err = run_main(*args, systems / "list.tsv", "--system", *folders, "--seed", "-1")
+    one_line(status, err, "--seed of 0 or more")
 
 
 @pytest.fixture
@@ -343,7 +348,7 @@ def test_a_page_made_anew_begins_anew(systems: Path, browser: Any) -> None:
     assert "1 of 5" in text()
     texts = (TEXT1, TEXT2, WAV1, WAV2, "[S1] Yes. [S2] No.")
     write_list(systems / "list.tsv", [("item0", TEXT1, WAV1, "Yes."), ("item1", *texts)])
-    make(systems, "test.html", "--kind", "smos")
+    make(systems, "test.html", "--kind", "smos", "--overwrite")
     browser.refresh()
     assert "4 pairs" in text()  # and asks for a name
     browser.find_element("css selector", "input").send_keys("x" + Keys.ENTER)

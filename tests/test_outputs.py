@@ -1,23 +1,27 @@
 """Places to write to are checked before any model is loaded, and full ones cost little."""
 
 import contextlib
+import errno
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 from complaints import message
+from conftest import ROOT
 from fakes import fake_models
-from generation import RELEASE, TEXT1, WAV1, one_line, run_main, write_list
+from generation import DIALOGUE, RELEASE, TEXT1, TEXT2, WAV1, WAV2, one_line, run_main, write_list
 
 from zipvoice_jax.audio.io import read_audio, sampling_rate_of
 from zipvoice_jax.cli.main import main
-from zipvoice_jax.core.files import cache_folder
+from zipvoice_jax.core.files import alone, cache_folder
 from zipvoice_jax.core.outputs import check_file, check_folder
 from zipvoice_jax.infer.run import rescue
 from zipvoice_jax.infer.synthesizer import Speech
@@ -181,6 +185,80 @@ def test_what_is_fetched_lies_in_the_users_cache(monkeypatch: pytest.MonkeyPatch
     assert cache_folder("judges", "MY_WEIGHTS") == Path("/fast/zipvoice_jax/judges")
     monkeypatch.setenv("MY_WEIGHTS", "/weights")
     assert cache_folder("judges", "MY_WEIGHTS") == Path("/weights")
+
+
+def test_prompts_are_never_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_models(monkeypatch)
+    recording = WAV1.read_bytes()
+    names = ("mary.wav", "talk.s1.wav", "talk.s2.wav", "walk.s1.wav", "walk.png")
+    prompts = [tmp_path / name for name in names]
+    for prompt in prompts:
+        prompt.write_bytes(recording)
+    (tmp_path / "link.wav").symlink_to(prompts[0])
+    one = ("generate", "--model-dir", RELEASE / "zipvoice", "--text", "Yes.", "--prompt-text",
+           TEXT1, "--prompt-wav", prompts[0], "--res-wav-path")  # fmt: skip
+    two = ("generate", "--model-dir", RELEASE / "zipvoice_dialog", "--text", DIALOGUE,
+           "--prompt-text", TEXT1, TEXT2, "--prompt-wav", *prompts[1:3],
+           "--res-wav-path", tmp_path / "talk.wav")  # fmt: skip
+    for command in ((*one, prompts[0]), (*one, tmp_path / "link.wav"), (*two, "--tracks")):
+        status, _, err = run_main(*command)
+        one_line(status, err, "is one of the recordings that are read, and would be lost")
+    assert run_main(*two)[0] == 0
+    rows = [
+        ("mary", TEXT1, TEXT2, *prompts[1:3], DIALOGUE),
+        ("talk", TEXT1, TEXT2, *prompts[1:3], DIALOGUE),
+        ("walk", TEXT1, TEXT2, prompts[0], WAV2, DIALOGUE),
+    ]
+    listed = write_list(tmp_path / "list.tsv", rows)
+    speak = ("generate", "--model-dir", RELEASE / "zipvoice_dialog", "--test-list", listed,
+             "--res-dir", tmp_path)  # fmt: skip
+    status, out, err = run_main(*speak)
+    assert status == 1 and "2 done, 0 skipped, 1 failed" in out
+    assert "mary: " in err and "would be lost" in err
+    # Nor is anything removed that lay beside an item's name and is none of a report's.
+    assert all(prompt.read_bytes() == recording for prompt in prompts)
+    status, out, err = run_main(*speak, "--tracks")
+    assert status == 1 and "1 done, 0 skipped, 2 failed" in out
+    assert all(prompt.read_bytes() == recording for prompt in prompts[:3])
+    assert (tmp_path / "walk.s1.wav").read_bytes() != recording  # the track that was asked for
+
+
+def test_one_process_at_a_time_speaks_into_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_models(monkeypatch)
+    listed = write_list(tmp_path / "list.tsv", [("a", TEXT1, WAV1, "Yes.")])
+    speak = ("generate", "--model-dir", RELEASE / "zipvoice", "--test-list", listed, "--res-dir",
+             tmp_path / "said")  # fmt: skip
+    with alone(tmp_path / "said" / ".lock", ""):
+        status, _, err = run_main(*speak)
+        one_line(status, err, "another process speaks into")
+    assert run_main(*speak)[0] == 0
+
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)  # as on some network filesystems
+    assert run_main(*speak)[0] == 0
+
+
+def test_a_path_that_cannot_even_be_looked_up_is_one_line(tmp_path: Path) -> None:
+    status, _, err = run_main("train", "--config", tmp_path / ("a" * 300), "--to", tmp_path / "x")
+    one_line(status, err, "cannot be used (File name too long)")
+
+
+def test_an_interrupt_while_libraries_load_is_silent() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "zipvoice_jax.cli.main", "--help"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with process:
+        while process.poll() is None and "jax" not in Path(f"/proc/{process.pid}/maps").read_text():
+            time.sleep(0.005)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode in (0, -signal.SIGINT) and "Traceback" not in err, err
 
 
 def test_names_may_hold_any_characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,6 +65,26 @@ def test_emilia_and_audio_that_is_no_audio(tmp_path: Path):
     }
 
 
+def test_nothing_is_published_of_a_corpus_without_a_usable_item(tmp_path: Path):
+    table = tmp_path / "list.tsv"
+    table.write_text(f"a\t{TEXT}\t{tmp_path / 'a.wav'}\n", encoding="utf-8")
+    source = Source("tsv", table)
+    with user_error("nothing of the corpus can be used", "unreadable: 1 (a: ", "a.wav"):
+        run(tmp_path / "out", source)
+    assert not list((tmp_path / "out").glob("*"))
+    # Once it can be read, the same preparation is made.
+    (tmp_path / "a.wav").write_bytes(encoded("WAV"))
+    run(tmp_path / "out", source)
+    assert len(open_split(tmp_path / "out", "train")[1]) == 1
+
+
+def test_what_cannot_be_read_of_a_corpus_is_named(tmp_path: Path):
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus/EN_B0.jsonl").symlink_to(tmp_path / "gone.jsonl")
+    with user_error("EN_B0.jsonl cannot be read"):
+        run(tmp_path / "out", Source("emilia", tmp_path / "corpus"))
+
+
 def test_emilia_in_tars_as_on_the_hub(tmp_path: Path):
     mp3 = encoded("MP3")
 

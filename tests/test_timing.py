@@ -124,6 +124,7 @@ def test_lhotse_alignments_are_words_before_phones():
         ({"word": [["a", 0.0, float("nan")]]}, "not .symbol, start, duration"),
         ({"word": [["a", 1.0, 0.5], ["b", 0.5, 0.5]]}, "goes back from 1.000 s to 0.500 s at 'b'"),
         ({"word": [["a", 1.0, -0.5]]}, "before its beginning"),
+        ({"score": 0.97}, "score is 0.97, not a list"),
     ],
 )
 def test_bad_lhotse_alignments_are_named(alignment: Any, words: str):

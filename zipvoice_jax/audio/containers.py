@@ -38,6 +38,10 @@ class Decoded:
         """Number of channels."""
         return self.wave.shape[1]
 
+    def part(self, start: int, count: int) -> Float[np.ndarray, "part channels"]:
+        """Samples from a first one on, fewer where there are no more."""
+        return self.wave[start : start + count]
+
 
 def container_of(path: Path | Recording) -> str | None:
     """The format of a file that libsndfile does not decode, from its first bytes; else None.
@@ -94,7 +98,9 @@ def decode(path: Path | Recording, name: str, *, limit: float | None = None) -> 
     from av.error import FFmpegError
 
     try:
-        with av.open(str(path) if isinstance(path, Path) else path.open(), "r") as container:
+        # Absolute, as FFmpeg takes what stands before a colon for a protocol.
+        source = str(path.absolute()) if isinstance(path, Path) else path.open()
+        with av.open(source, "r") as container:
             if not container.streams.audio:
                 raise UserError(f"{path} is {name} without sound; give a recording of speech.")
             stream = container.streams.audio[0]

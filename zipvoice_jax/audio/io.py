@@ -5,6 +5,7 @@ WebM and WMA. Every fault of a file becomes one `UserError` that names it.
 """
 
 import io
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ _SLACK = 0.1  # seconds that a lossy decoder or a rounded manifest entry may be 
 # Container and subtype of written files.
 _FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
 EXTENSIONS = tuple(_FORMATS)
+_KNOWN = 1 << 60  # frames; libsndfile gives more for a file that does not tell its length
 # Programs that cannot seek back write sizes from here on into a WAV header.
 _STREAMED_SIZE = 0x7FFFF000
 
@@ -59,23 +61,17 @@ def read_audio(
     _check_file(path)
     try:
         name = container_of(path)
+        longest = duration if duration is not None else max_duration
+        limit = None if longest is None else (offset or 0.0) + longest
+        wanted = (path, offset, duration, max_duration)
         if name is not None:
-            longest = duration if duration is not None else max_duration
-            limit = None if longest is None else (offset or 0.0) + longest
             file = decode(path, name, limit=limit)
-            rate = file.samplerate
-            start, count = _wanted_part(file, path, offset, duration, max_duration)
-            wave = file.wave[start : start + count]
+            wave, count = _part(file, *wanted)
         else:
-            with (
-                path.open("rb") as opened,
-                soundfile.SoundFile(_nameless(opened), closefd=False) as file,
-            ):
-                rate = file.samplerate
-                start, count = _wanted_part(file, path, offset, duration, max_duration)
-                if start:
-                    file.seek(start)
-                wave = file.read(count, dtype="float32", always_2d=True)
+            with path.open("rb") as opened, _File(_nameless(opened), closefd=False) as file:
+                whole = file.decoded(limit) if file.frames > _KNOWN else file
+                wave, count = _part(whole, *wanted)
+        rate = file.samplerate
     except soundfile.SoundFileError as error:
         reason = str(getattr(error, "error_string", error)).strip().rstrip(".")
         raise UserError(
@@ -151,14 +147,40 @@ def _check_file(path: Path | Recording) -> None:
         raise UserError(f"{path} cannot be read ({reason}).") from None
 
 
-def _wanted_part(
-    file: soundfile.SoundFile | Decoded,
+class _File(soundfile.SoundFile):
+    """A file whose header may not tell its length, as of FLAC that was encoded into a pipe."""
+
+    def seekable(self) -> bool:
+        """Whether reading may seek, which libsndfile cannot do in a file of unknown length."""
+        return self.frames <= _KNOWN and super().seekable()
+
+    def decoded(self, limit: float | None) -> Decoded:
+        """The samples as far as they go, or at least `limit` seconds of them."""
+        parts, found = [], 0
+        most = math.inf if limit is None else limit * self.samplerate + 1
+        while found < most:
+            part = self.read(_BLOCK, dtype="float32", always_2d=True)
+            parts.append(part)
+            found += len(part)
+            if len(part) < _BLOCK:
+                break
+        return Decoded(np.concatenate(parts), self.samplerate, self.extra_info)
+
+    def part(self, start: int, count: int) -> Float[np.ndarray, "samples channels"]:
+        """As `Decoded.part`."""
+        if start:
+            self.seek(start)
+        return self.read(count, dtype="float32", always_2d=True)
+
+
+def _part(
+    file: "_File | Decoded",
     path: Path | Recording,
     offset: float | int | None,
     duration: float | int | None,
     max_duration: float | int | None,
-) -> tuple[int, int]:
-    """First sample and number of samples to read from an open file."""
+) -> tuple[Float[np.ndarray, "samples channels"], int]:
+    """The wanted samples of an open file, and how many there should be."""
     rate, frames = file.samplerate, file.frames
     if not _MIN_RATE <= rate <= _MAX_RATE:
         raise UserError(
@@ -192,7 +214,7 @@ def _wanted_part(
             f"{path} is too long: {count / rate:.1f} s where at most {max_duration:g} s can be "
             "used; cut it."
         )
-    return start, count
+    return file.part(start, count), count
 
 
 def _truncation(log: str) -> str | None:

@@ -116,6 +116,7 @@ def new_directory(target: Path, *, overwrite: bool) -> Iterator[Path]:
         made = work / "new"
         made.mkdir()
         yield made
+        check_new_directory(target, overwrite=overwrite)  # another may have been made meanwhile
         # Two renames: a directory cannot replace a full one in a single step.
         if target.exists():
             os.rename(target, old)

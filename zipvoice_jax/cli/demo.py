@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
     check_folder(args.res_dir)
     script = Script.read()
-    text = args.text or script.text
+    text = script.text if args.text is None else args.text
     loaded = load_model(model_dir=args.model_dir or BUNDLED_DIR)
     views = _views(loaded)
     vocoder = _vocoder(args.vocoder_path, loaded)

@@ -134,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
     from zipvoice_jax.checkpoint.hub import find_model, load_model, may_be_dialog
     from zipvoice_jax.config import SamplingConfig
     from zipvoice_jax.core.outputs import check_folder
-    from zipvoice_jax.core.processes import is_lead
+    from zipvoice_jax.core.processes import alone_on_lead, is_lead
     from zipvoice_jax.infer.requests import read_requests
     from zipvoice_jax.infer.run import RunOptions, request_digest, run_list, stamps_of
     from zipvoice_jax.infer.synthesizer import Synthesizer
@@ -202,15 +202,9 @@ def run(args: argparse.Namespace) -> int:
     model_id = request_digest(
         args.model_name, stamps_of(model_dir), args.checkpoint_name, args.tokenizer, args.lang
     )
-    totals = run_list(
-        synthesizer,
-        requests,
-        args.res_dir,
-        sampling,
-        options,
-        model_id,
-        say,
-    )
+    busy = f"another process speaks into {args.res_dir}; wait for it, or give another --res-dir."
+    with alone_on_lead(args.res_dir / ".lock", busy):
+        totals = run_list(synthesizer, requests, args.res_dir, sampling, options, model_id, say)
     spent = totals.model_seconds + totals.vocoder_seconds
     if is_lead():
         print(
@@ -225,7 +219,7 @@ def run(args: argparse.Namespace) -> int:
 def _check_one(args: argparse.Namespace) -> None:
     """Checks one text, its prompts' names and that all of its files can be written."""
     from zipvoice_jax.audio.io import EXTENSIONS
-    from zipvoice_jax.core.outputs import check_file
+    from zipvoice_jax.core.outputs import check_apart, check_file, file_ids
     from zipvoice_jax.infer.requests import Request
     from zipvoice_jax.infer.tracks import speakers_of, track_paths
     from zipvoice_jax.infer.voice_requests import transcripts_for
@@ -240,6 +234,7 @@ def _check_one(args: argparse.Namespace) -> None:
         beside += track_paths(args.res_wav_path, speakers_of(args.text))
     for path in beside:
         check_file(path)
+    check_apart([args.res_wav_path, *beside], file_ids(args.prompt_wav))
 
 
 def _write(speech: "Speech", args: argparse.Namespace) -> None:

@@ -6,9 +6,11 @@ import errno
 import importlib
 import io
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from zipvoice_jax import __version__
@@ -38,6 +40,7 @@ COMMANDS = {
 }
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_WAY = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS)
 _LESS = "give it less at a time, or a machine with more"
 
 
@@ -61,7 +64,8 @@ def _fail(message: str, status: int = 1) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns 0 if done, 1 for bad input, 2 for bad usage, 75 to be restarted."""
-    args = parser().parse_args(argv)
+    with _ended_by_interrupts():
+        args = parser().parse_args(argv)
     coordinator = _coordinator(args)
     if hasattr(args, "coordinator"):
         if not coordinator and (args.num_processes is not None or args.process_id is not None):
@@ -84,6 +88,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception:
         traceback.print_exc()
         _leave(1)
+
+
+@contextlib.contextmanager
+def _ended_by_interrupts() -> Iterator[None]:
+    """Lets Ctrl-C end the process at once while libraries are imported, which it would break."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _close_stdout() -> None:
@@ -111,16 +128,17 @@ def _run(args: argparse.Namespace, coordinator: str | None = None) -> int:
 
     If the command ends normally, every process returns, with whatever status.
     """
-    import jax
+    with _ended_by_interrupts():
+        import jax
 
-    from zipvoice_jax.core.allocator import keep_memory
-    from zipvoice_jax.core.compiling import use_persistent_cache
-    from zipvoice_jax.core.processes import hush_tracker, join
+        from zipvoice_jax.core.allocator import keep_memory
+        from zipvoice_jax.core.compiling import use_persistent_cache
+        from zipvoice_jax.core.processes import hush_tracker, join
 
-    hush_tracker()
-    keep_memory()
-    use_persistent_cache()
+        hush_tracker()
+        keep_memory()
     try:
+        use_persistent_cache()
         if coordinator:
             join(coordinator, args.num_processes, args.process_id, timeout=args.peer_timeout)
         status = args.run(args)
@@ -134,13 +152,17 @@ def _run(args: argparse.Namespace, coordinator: str | None = None) -> int:
         _close_stdout()  # the reader has gone
         status = 141
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno in _NO_ROOM:
+            _close_stdout()
+            target = error.filename or "a file or the standard output"
+            status = _fail(
+                f"{target} cannot be written ({error.strerror}); make room, and run the command "
+                "again"
+            )
+        elif error.errno in _NO_WAY and error.filename:
+            status = _fail(f"{error.filename} cannot be used ({error.strerror}); check the path.")
+        else:
             raise
-        _close_stdout()
-        target = error.filename or "a file or the standard output"
-        status = _fail(
-            f"{target} cannot be written ({error.strerror}); make room, and run the command again"
-        )
     except RecursionError:
         status = _fail("an input file is nested too deeply to be read; check its JSON or YAML")
     except (jax.errors.JaxRuntimeError, MemoryError) as error:

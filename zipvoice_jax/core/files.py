@@ -1,6 +1,7 @@
 """Small files written atomically, and reports with one line of JSON per item."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -18,6 +19,8 @@ _SURROGATES = "backslashreplace"
 
 Records = dict[str, dict[str, Any]]
 
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
 # What reading a damaged .npz raises, by which of its bytes are wrong.
 DAMAGED_NPZ = (
     OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile,
@@ -33,20 +36,28 @@ def cache_folder(name: str, variable: str | None = None) -> Path:
     Args:
         name: name of the folder.
         variable: environment variable that names another folder.
+
+    Raises:
+        UserError: this user has no home folder.
     """
     if variable is not None and (setting := os.environ.get(variable)):
         return Path(setting)
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    try:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        raise UserError("there is no home folder for the cache; set XDG_CACHE_HOME.") from None
     return Path(home) / "zipvoice_jax" / name
 
 
 @contextlib.contextmanager
-def alone(lock: Path, told: str) -> Iterator[None]:
+def alone(lock: Path, message: str) -> Iterator[None]:
     """Holds an exclusive lock among the processes of this machine.
+
+    Where the filesystem has no locks, as some network filesystems, there is none to hold.
 
     Args:
         lock: file that is locked, made if missing.
-        told: message of the error if another process holds the lock.
+        message: text of the error if another process holds the lock.
 
     Raises:
         UserError: another process holds the lock, or the file cannot be written.
@@ -59,8 +70,11 @@ def alone(lock: Path, told: str) -> Iterator[None]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(told) from None
+        except BlockingIOError:
+            raise UserError(message) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
         yield
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import secrets
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from zipvoice_jax.core.errors import UserError
@@ -64,6 +64,34 @@ def check_folder(path: Path | None) -> None:
     except (OSError, ValueError) as error:
         raise _unwritable(path, error) from None
     _probe(path, path)
+
+
+def check_apart(outputs: Iterable[Path], inputs: Collection[tuple[int, int]]) -> None:
+    """Makes sure that no output would take the place of an input, which would be lost.
+
+    Args:
+        outputs: files to be written.
+        inputs: from `file_ids`.
+
+    Raises:
+        UserError: one of the outputs is such a file.
+    """
+    for path in outputs:
+        if file_ids([path]) & set(inputs):
+            raise UserError(
+                f"{path} is one of the recordings that are read, and would be lost; write to "
+                "another place."
+            )
+
+
+def file_ids(paths: Iterable[Path]) -> set[tuple[int, int]]:
+    """What identifies the files that exist, whatever names or links lead to them."""
+    found = set()
+    for path in paths:
+        with contextlib.suppress(OSError, ValueError):
+            stat = path.stat()
+            found.add((stat.st_dev, stat.st_ino))
+    return found
 
 
 def _look_up(path: Path) -> None:

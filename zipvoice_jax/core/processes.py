@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from jax._src.distributed import global_state  # the only way to the coordinator
 from jax.experimental import multihost_utils
 
 from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.files import alone
 from zipvoice_jax.core.supervise import beat
 
 _LOOK_UP_MS = 5_000
@@ -106,6 +108,14 @@ def on_lead(name: str, work: Callable[[], Any]) -> Any:
     if "error" in outcome:
         raise UserError(outcome["error"])
     return outcome["value"]
+
+
+@contextlib.contextmanager
+def alone_on_lead(lock: Path, message: str) -> Iterator[None]:
+    """`core.files.alone` for processes that act as one, of which process 0 holds the lock."""
+    with contextlib.ExitStack() as stack:
+        on_lead(f"lock {lock}", lambda: stack.enter_context(alone(lock, message)))
+        yield
 
 
 @contextlib.contextmanager

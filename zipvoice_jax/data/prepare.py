@@ -60,9 +60,17 @@ def prepare(
                 config_of_run=config, workers=workers, discard_other=overwrite, data_dir=staging
             )
             builder.download_and_prepare(download_config=_download_config(beam, workers))
-            _publish(built, to)
-            shutil.rmtree(staging)
+            try:
+                _check_any(built, to)
+                _publish(built, to)
+            finally:
+                shutil.rmtree(staging)
     except OSError as error:
+        if error.filename and not Path(os.fsdecode(error.filename)).is_relative_to(to):
+            raise UserError(
+                f"{os.fsdecode(error.filename)} cannot be read ({error.strerror}); check the "
+                "corpus."
+            ) from None
         raise UserError(
             f"{to} cannot be written ({error.strerror or error}); choose a writable place with "
             "free space."
@@ -82,6 +90,18 @@ def _check_target(to: Path, *, overwrite: bool) -> None:
     others = sorted(path.name for path in to.iterdir()) if to.exists() else []
     if others and _STAGING not in others:
         raise UserError(f"{to} holds {others[0]} and no dataset; give an empty or new directory.")
+
+
+def _check_any(built: Path, to: Path) -> None:
+    """Refuses to publish a dataset without a single utterance."""
+    report = json.loads((built / "report.json").read_text(encoding="utf-8"))
+    if not any(part["utterances"] for part in report["splits"].values()):
+        reasons = "; ".join(
+            f"{reason}: {entry['count']:,}"
+            + "".join(f" ({one['id']}: {one['detail']})" for one in entry["examples"][:1])
+            for reason, entry in report["rejects"].items()
+        )
+        raise UserError(f"nothing of the corpus can be used, and {to} is not made ({reasons}).")
 
 
 def _download_config(beam: Beam | None, workers: int) -> tfds.download.DownloadConfig:

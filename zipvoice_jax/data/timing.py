@@ -101,6 +101,8 @@ def timing_of_lhotse(alignment: Any) -> Timing | None:
     kind = next((one for one in kinds if alignment.get(one)), None)
     if kind is None:
         return None
+    if not isinstance(alignment[kind], list):
+        raise Rejected("bad alignment", f"{kind} is {str(alignment[kind])[:40]}, not a list")
     words = []
     for number, row in enumerate(alignment[kind]):
         good = isinstance(row, list) and len(row) in (3, 4) and isinstance(row[0], str)

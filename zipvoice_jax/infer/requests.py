@@ -46,7 +46,8 @@ class Request:
 
     def __post_init__(self) -> None:
         path = PurePosixPath(self.item_id)
-        if not self.item_id.strip() or path.is_absolute() or ".." in path.parts:
+        nameless = self.item_id.endswith("/") or path.name.lower() in ("", ".wav")
+        if not self.item_id.strip() or nameless or path.is_absolute() or ".." in path.parts:
             raise UserError(
                 f"the item name {quote(self.item_id)} cannot name a file; use letters, digits, "
                 "'-', '_' and '/'."

@@ -17,7 +17,7 @@ from zipvoice_jax.audio.io import write_audio
 from zipvoice_jax.config import SamplingConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.files import stamp_of, write_text
-from zipvoice_jax.core.outputs import check_file
+from zipvoice_jax.core.outputs import check_apart, check_file, file_ids
 from zipvoice_jax.core.processes import exchange, is_lead, on_lead
 from zipvoice_jax.core.progress import progress_bar
 from zipvoice_jax.core.supervise import beat
@@ -206,6 +206,7 @@ def run_list(
         report.gather()  # a kill may have left parts, or half a line at the end
         _remove_strays({*paths.values(), *tracks})
 
+    prompts = file_ids(path for r in requests if isinstance(r, Request) for path in r.prompt_wavs)
     on_lead("report before", begin)
     records = report.read()
     common = request_digest(
@@ -226,14 +227,18 @@ def run_list(
         path = paths[item_id]
         return {path.with_suffix(s) for s in (".png", ".srt", ".vtt")} | set(its_tracks[item_id])
 
+    def outputs(item_id: str) -> set[Path]:
+        path = paths[item_id]
+        wanted = {path, *(path.with_suffix(suffix) for suffix in suffixes)}
+        return wanted | (set(its_tracks[item_id]) if options.tracks else set())
+
     def finished(request: Request | BadLine) -> bool:
         old = records.get(request.item_id, {})
         if options.overwrite or request.item_id not in keys or "error" in old:
             return False
-        path = paths[request.item_id]
-        wanted = {path, *(path.with_suffix(suffix) for suffix in suffixes)}
-        wanted |= set(its_tracks[request.item_id]) if options.tracks else set()
-        return old.get("key") == keys[request.item_id] and all(one.is_file() for one in wanted)
+        its = outputs(request.item_id)
+        made = all(one.is_file() for one in its) and not file_ids(its) & prompts
+        return made and old.get("key") == keys[request.item_id]
 
     # Before any process writes, so that all see the same.
     windows = [requests[i : i + WINDOW] for i in range(0, len(requests), WINDOW)][index::count]
@@ -267,9 +272,12 @@ def run_list(
     def write(speech: Speech) -> None:
         path = paths[speech.item_id]
         try:
-            for stale in beside(speech.item_id) - {*paths.values()}:  # of an older wave
-                with contextlib.suppress(OSError):
-                    stale.unlink(missing_ok=True)
+            # Of an older wave, which this folder's report knows; what else lies there is not ours.
+            old = beside(speech.item_id) if speech.item_id in records else set()
+            for stale in old - {*paths.values()}:
+                if not file_ids([stale]) & prompts:
+                    with contextlib.suppress(OSError):
+                        stale.unlink(missing_ok=True)
             write_speech(speech, path, with_plot=options.plot)
             write_subtitles(speech, texts[speech.item_id], path, options.subtitles)
             if options.tracks:
@@ -298,6 +306,7 @@ def run_list(
                 try:
                     if request.item_id in todo:
                         check_file(paths[request.item_id])
+                        check_apart(outputs(request.item_id), prompts)
                         if request.duration is not None and options.remove_long_sil:
                             raise UserError(
                                 "its duration sets the length, which --remove-long-sil changes; "

