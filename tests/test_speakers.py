@@ -29,9 +29,9 @@ from zipvoice_jax.checkpoint.hub import load_model
 from zipvoice_jax.checkpoint.loaded import Loaded
 from zipvoice_jax.checkpoint.mapping import check_params
 from zipvoice_jax.checkpoint.native import read_native
-from zipvoice_jax.config import ModelConfig
+from zipvoice_jax.config import ModelConfig, SamplingConfig
 from zipvoice_jax.data.checks import Rejected, check_text, count_turns
-from zipvoice_jax.infer.requests import read_requests
+from zipvoice_jax.infer.requests import Request, read_requests
 from zipvoice_jax.infer.synthesizer import Synthesizer
 from zipvoice_jax.infer.tracks import speakers_of
 from zipvoice_jax.models.zipvoice import bound, init_params
@@ -129,6 +129,23 @@ def test_four_speak_in_turn_and_get_a_track_each(monkeypatch: pytest.MonkeyPatch
     tracks = speech.tracks()
     assert len(tracks) == 4 and all(np.abs(track).max() > 0 for track in tracks)
     np.testing.assert_allclose(np.sum(tracks, axis=0), speech.wave, atol=1e-6)
+
+
+def test_each_of_four_recordings_keeps_its_own_part_of_the_prompt() -> None:
+    four = Synthesizer(panel(), vocoder=Tone())
+    prepare = four.preparation(SamplingConfig.for_kind("zipvoice_dialog"))
+    prompts = ((TEXT1, TEXT2, TEXT1, TEXT2), (WAV1, WAV2, WAV1, WAV2))
+    (job,) = prepare(Request("a", "[S1] Yes.", *prompts)).jobs
+    tags = four.config.speaker_ids[1:]
+    assert [job.token_ids[tokens] for tokens, _ in job.prompt_parts] == list(tags)
+    frames = [0, *(frames for _, frames in job.prompt_parts), job.prompt_features.shape[0]]
+    lasts = np.diff(frames)  # the last has the silence at the end besides
+    assert lasts[0] == pytest.approx(lasts[2], abs=1) and (lasts > 50).all()
+    assert lasts[1] == pytest.approx(lasts[3], abs=25)
+    three = Request("a", "[S1] Yes.", *(one[:3] for one in prompts))
+    assert [job.token_ids[tokens] for tokens, _ in prepare(three).jobs[0].prompt_parts] == [
+        *tags[:2]
+    ]
 
 
 def test_prompts_and_turns_have_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:

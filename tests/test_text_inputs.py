@@ -116,14 +116,14 @@ def test_each_recordings_share_of_the_prompt_is_known(dialog: Synthesizer, tmp_p
     prepare = dialog.preparation(SamplingConfig.for_kind("zipvoice_dialog"))
     two = Request("a", "[S1] Yes.", (TEXT1, TEXT2), (tmp_path / "1.wav", WAV2))
     (job,) = prepare(two).jobs
-    tokens, frames = job.first_prompt
+    ((tokens, frames),) = job.prompt_parts
     assert job.token_ids[tokens] == dialog.config.spk_b_id and tokens < job.prompt_tokens
     assert frames == pytest.approx(len(wave) / rate * 24_000 / 256, abs=12)
     first, second = (soundfile.info(path).duration for path in (WAV1, WAV2))
     share = job.prompt_features.shape[0] * first / (first + second)
     assert frames == pytest.approx(share, rel=0.2)
     one = Request("a", "[S1] Yes.", (f"[S1] {TEXT1} [S2] {TEXT2}",), (WAV1,))
-    assert prepare(one).jobs[0].first_prompt == (0, 0)
+    assert prepare(one).jobs[0].prompt_parts == ()
 
 
 @pytest.mark.parametrize(

@@ -104,11 +104,15 @@ def test_prompt_and_text_share_out_their_own_frames(
 def test_each_recording_of_a_prompt_keeps_its_own_frames() -> None:
     durations = jnp.asarray([[4.0, 1.0, 3.0, 3.0, 2.0, 6.0, 99.0]] * 2)
     count, whole, prompt, frames = (jnp.full((2,), n) for n in (6, 40, 4, 20))
-    first = jnp.array([[2, 15], [0, 0]])  # of two recordings, and of one
-    both, one = np.asarray(shared_starts(durations, count, whole, prompt, frames, first))
+    parts = jnp.array([[[2, 15]], [[0, 0]]])  # of two recordings, and of one
+    both, one = np.asarray(shared_starts(durations, count, whole, prompt, frames, parts))
     assert both.tolist() == [0, 12, 15, 17, 20, 25, 40]
     assert one.tolist() == [0, 7, 9, 15, 20, 25, 40]
     assert one.tolist() == shared_starts(durations, count, whole, prompt, frames)[0].tolist()
+    parts = jnp.array([[[2, 15], [3, 18]], [[0, 0], [2, 15]]])  # of three, and of two
+    three, two = np.asarray(shared_starts(durations, count, whole, prompt, frames, parts))
+    assert three.tolist() == [0, 12, 15, 18, 20, 25, 40]
+    assert two.tolist() == both.tolist()
 
 
 def test_boundaries_move_from_the_aligned_to_the_average_ones() -> None:

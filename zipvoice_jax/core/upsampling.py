@@ -86,7 +86,7 @@ def shared_starts(
     features_lens: Int[Array, " batch"],
     prompt_tokens_lens: Int[Array, " batch"],
     prompt_lens: Int[Array, " batch"],
-    first_prompt: Int[Array, "batch tokens_and_frames"] | None = None,
+    prompt_parts: Int[Array, "batch parts tokens_and_frames"] | None = None,
 ) -> Int[Array, "batch tokens"]:
     """Boundaries that share frames out in proportion to durations.
 
@@ -100,8 +100,8 @@ def shared_starts(
         features_lens: number of frames of prompt and speech.
         prompt_tokens_lens: number of tokens of the prompt, which come first.
         prompt_lens: number of frames of the prompt.
-        first_prompt: numbers of tokens and frames of the first of the prompt's two recordings; 0
-            and 0 if there is only one.
+        prompt_parts: where each recording of the prompt but the last ends, in tokens and frames;
+            0 and 0, at the front, where there are fewer.
     """
     position = jnp.arange(durations.shape[1])[None, :]
     real = position < tokens_lens[:, None]
@@ -112,8 +112,8 @@ def shared_starts(
     zero = jnp.zeros_like(tokens_lens)
     # Where spans end, in tokens and in frames.
     ends = [(zero, zero)]
-    if first_prompt is not None:
-        ends.append((first_prompt[:, 0], first_prompt[:, 1]))
+    if prompt_parts is not None:
+        ends += [(part[:, 0], part[:, 1]) for part in jnp.unstack(prompt_parts, axis=1)]
     ends.append((prompt_tokens_lens, jnp.where(prompt_tokens_lens == 0, 0, prompt_lens)))
     ends.append((tokens_lens, features_lens))
 

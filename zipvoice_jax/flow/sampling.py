@@ -45,8 +45,9 @@ class SampleInputs:
         noise: the state at t = 0.
         prompt_tokens_lens: tokens of the prompt, of models of upsampling "durations": prompt and
             text are then each spread over their own frames. None spreads all over all frames.
-        first_prompt: besides, tokens and frames of the first of two recordings in the prompt, each
-            of which is then spread over its own frames; 0 and 0 where there is one.
+        prompt_parts: besides, where each recording of the prompt but the last ends, in tokens and
+            frames, so that each is spread over its own frames; 0 and 0, at the front, where there
+            are fewer.
     """
 
     tokens: Int[Array, "batch tokens"]
@@ -56,7 +57,7 @@ class SampleInputs:
     features_lens: Int[Array, " batch"]
     noise: Float[Array, "batch frames channels_feat"]
     prompt_tokens_lens: Int[Array, " batch"] | None = None
-    first_prompt: Int[Array, "batch tokens_and_frames"] | None = None
+    prompt_parts: Int[Array, "batch parts tokens_and_frames"] | None = None
 
 
 def time_steps(
@@ -151,7 +152,7 @@ def _predicted_starts(
         inputs.features_lens,
         jnp.zeros_like(inputs.tokens_lens) if prompt is None else prompt,
         inputs.prompt_lens,
-        inputs.first_prompt,
+        inputs.prompt_parts,
     )
 
 

@@ -163,7 +163,7 @@ class Engine:
         tokens = np.full((bucket.batch, bucket.tokens), self.config.pad_id, np.int32)
         prompt = np.zeros((bucket.batch, bucket.frames, dim), np.float32)
         lens = np.zeros((4, bucket.batch), np.int32)
-        first = np.zeros((bucket.batch, 2), np.int32)
+        parts = np.zeros((bucket.batch, max(self.config.num_speakers - 1, 1), 2), np.int32)
         keys = [noise_key(sampling.seed, job) for job in members]
         keys += [jax.random.key(sampling.seed)] * (bucket.batch - len(members))
         for row, job in enumerate(members):
@@ -171,7 +171,8 @@ class Engine:
             prompt[row, : job.prompt_features.shape[0]] = job.prompt_features
             frames = job.prompt_features.shape[0], job.features_len
             lens[:, row] = len(job.token_ids), *frames, job.prompt_tokens
-            first[row] = job.first_prompt
+            if job.prompt_parts:
+                parts[row, -len(job.prompt_parts) :] = job.prompt_parts
         inputs = dict(
             tokens=tokens,
             tokens_lens=lens[0],
@@ -180,7 +181,7 @@ class Engine:
             features_lens=lens[2],
         )
         if self.config.looks_up_durations:
-            inputs |= {"prompt_tokens_lens": lens[3], "first_prompt": first}
+            inputs |= {"prompt_tokens_lens": lens[3], "prompt_parts": parts}
         key_data = np.stack([np.asarray(jax.random.key_data(key)) for key in keys])
         steered = steering(sampling, bucket.batch)
         over_batch = jax.device_put((inputs, key_data, steered), self._over_batch)

@@ -20,8 +20,8 @@ class Job:
         prompt_features: scaled log-mel, (frames, channels * n_mels).
         features_len: number of frames of prompt and speech.
         prompt_tokens: number of ids that belong to the prompt.
-        first_prompt: numbers of tokens and frames of the first of two recordings in the prompt; 0
-            and 0 if there is one.
+        prompt_parts: where each recording of the prompt but the last ends, in tokens and frames;
+            empty if there is one.
         durations: predicted frames of each of the text's tokens, before scaling to the length of
             the speech; None if tokens are looked up by the average rule.
         pause: seconds of silence before the chunk; 0 if it directly follows the one before.
@@ -34,7 +34,7 @@ class Job:
     prompt_features: Float[np.ndarray, "frames channels_feat"]
     features_len: int
     prompt_tokens: int = 0
-    first_prompt: tuple[int, int] = (0, 0)
+    prompt_parts: tuple[tuple[int, int], ...] = ()
     durations: Float[np.ndarray, " text_tokens"] | None = None
     pause: float = 0.0
 

@@ -118,7 +118,7 @@ class Preparation:
                 missing = " and no ".join(sorted(silent))
                 notes.append(f"the prompt has no {missing}: any voice may come")
         prompt_ids, prompt_tokens = self._encode(transcript, text, "transcript", notes)
-        first = self._first_prompt(prompt_ids, spoken, mel.shape[0])
+        parts = self._prompt_parts(prompt_ids, spoken, mel.shape[0])
         passages, ending = self._passages(request.text)
         tokens = []
         for number, passage in enumerate(passages, 1):
@@ -150,7 +150,7 @@ class Preparation:
                 job = self._job(
                     request.item_id, len(jobs), prompt_ids, ids, known, mel, speed, floor
                 )
-                jobs.append(dataclasses.replace(job, pause=pause, first_prompt=first))
+                jobs.append(dataclasses.replace(job, pause=pause, prompt_parts=parts))
                 pause = 0.0
         samples = None
         if duration is not None:
@@ -226,14 +226,21 @@ class Preparation:
             return wave, [part.shape[1] / rate for part in trimmed]
         return wave, [part.shape[1] / rate for part in waves]
 
-    def _first_prompt(
+    def _prompt_parts(
         self, prompt_ids: tuple[int, ...], spoken: list[float], frames: int
-    ) -> tuple[int, int]:
-        """Numbers of tokens and frames of the first of two recordings; 0 and 0 if there is one."""
-        if len(spoken) != 2 or prompt_ids.count(self.model.spk_b_id) != 1:
-            return 0, 0
+    ) -> tuple[tuple[int, int], ...]:
+        """Where each recording but the last ends, in tokens and frames; empty if there is one.
+
+        The second one begins at the only [S2], and so on.
+        """
+        tags = self.model.speaker_ids[1 : len(spoken)]
+        if any(prompt_ids.count(tag) != 1 for tag in tags):
+            return ()
         rate = self.features.sampling_rate / self.features.hop_length
-        return prompt_ids.index(self.model.spk_b_id), min(round(spoken[0] * rate), frames)
+        ends = [round(sum(spoken[: i + 1]) * rate) for i in range(len(tags))]
+        return tuple(
+            (prompt_ids.index(tag), min(end, frames)) for tag, end in zip(tags, ends, strict=True)
+        )
 
     def _prompt_text(self, request: Request) -> str:
         texts = [self._line(text).strip() for text in request.prompt_texts]
