@@ -21,7 +21,7 @@ from training import make_data
 
 from zipvoice_jax.ablation import commands
 from zipvoice_jax.ablation import study as module
-from zipvoice_jax.ablation.commands import Command, Place, run_all
+from zipvoice_jax.ablation.commands import Command, Slot, run_all
 from zipvoice_jax.ablation.study import Ablation, Row, Setup, identity_of_model, run_ablation
 from zipvoice_jax.train.load import load_config
 
@@ -38,17 +38,17 @@ class Stub:
 
     def __init__(self) -> None:
         self.ran: list[Sequence[str]] = []
-        self.places: list[Place] = []
+        self.slots: list[Slot] = []
         self.together: dict[str, int] = {}
         self.failing: str | None = None
         self._running: list[str] = []
         self._lock = threading.Lock()
 
-    def __call__(self, words: Sequence[str], place: Place, said: Any) -> int:
+    def __call__(self, words: Sequence[str], place: Slot, said: Any) -> int:
         verb, lacks = words[0], False
         with self._lock:
             self.ran.append(words)
-            self.places.append(place)
+            self.slots.append(place)
             self._running.append(verb)
             self.together[verb] = max(self.together.get(verb, 0), self._running.count(verb))
         time.sleep(0.02)
@@ -100,8 +100,8 @@ class Stub:
 def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
     stub = Stub()
     monkeypatch.setattr(commands, "_process", stub)
-    places = [Place({"PLACE": str(i)}) for i in range(2)]
-    monkeypatch.setattr(module, "find_places", lambda jobs, per_gpu: places[:jobs])
+    slots = [Slot({"PLACE": str(i)}) for i in range(2)]
+    monkeypatch.setattr(module, "find_slots", lambda jobs, per_gpu: slots[:jobs])
     return stub
 
 
@@ -141,7 +141,7 @@ def test_a_table_of_three_seeds_tells_paired_differences(place: Path, stub: Stub
     assert [verbs.count(verb) for verb in ("train", "generate", "evaluate")] == [6, 9, 9]
     assert verbs == sorted(verbs, key=("train", "generate", "evaluate").index)
     assert stub.together == {"train": 2, "generate": 2, "evaluate": 2}
-    assert {one.env["PLACE"] for one in stub.places} == {"0", "1"}
+    assert {one.env["PLACE"] for one in stub.slots} == {"0", "1"}
     table = json.loads((place / "out" / "table.json").read_text())
     assert table["rows"]["plain"]["validation_loss"] == [1.0, 1.1, 1.2]
     assert table["rows"]["plain"]["trained_on"] == "2 x 12 s of mono, 2 x 12 s of mono"
@@ -254,9 +254,7 @@ def test_what_has_been_spoken_so_far_is_judged_and_compared_by_common_items(
 def test_nothing_runs_beside_what_is_timed(place: Path, stub: Stub) -> None:
     ablate(place, seeds=(0, 1), rtf=True)
     assert stub.together == {"train": 2, "generate": 1, "evaluate": 2}
-    timed = [
-        one for words, one in zip(stub.ran, stub.places, strict=True) if words[0] == "generate"
-    ]
+    timed = [one for words, one in zip(stub.ran, stub.slots, strict=True) if words[0] == "generate"]
     assert {one.env.get("PLACE") for one in timed} == {None}  # but on all devices
 
 
@@ -276,7 +274,7 @@ def test_a_command_that_failed_is_told_and_run_again(place: Path, stub: Stub) ->
     for item in ITEMS:
         (place / f"{item[0]}.wav").touch()
     with user_error(f"did not make {place / 'nowhere'}"):
-        run_all([lost], place / "logs", [Place()], module.tqdm(disable=True))
+        run_all([lost], place / "logs", [Slot()], module.tqdm(disable=True))
 
 
 def reaches(group: int, number: int) -> bool:
@@ -296,8 +294,8 @@ def test_a_study_that_is_killed_leaves_no_command_behind(tmp_path: Path) -> None
     words = ("train", "--config", str(config), "--to", str(tmp_path / "run"))
     study = (
         "from pathlib import Path\nfrom tqdm import tqdm\n"
-        "from zipvoice_jax.ablation.commands import Command, Place, run_all\n"
-        f"run_all([Command({words!r})], Path({str(tmp_path)!r}), [Place()], tqdm(disable=True))\n"
+        "from zipvoice_jax.ablation.commands import Command, Slot, run_all\n"
+        f"run_all([Command({words!r})], Path({str(tmp_path)!r}), [Slot()], tqdm(disable=True))\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", study], env={**os.environ, "PYTHONPATH": str(ROOT)},

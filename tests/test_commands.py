@@ -9,12 +9,12 @@ import pytest
 from complaints import user_error
 
 from zipvoice_jax.ablation import commands
-from zipvoice_jax.ablation.commands import Place, find_places, share_out
+from zipvoice_jax.ablation.commands import Slot, find_slots, share_out
 from zipvoice_jax.ablation.report import paired
 
 
 def test_each_job_has_an_accelerator_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    def shared(jobs: int, platform: str, count: int, cores: int = 4, **env: str) -> list[Place]:
+    def shared(jobs: int, platform: str, count: int, cores: int = 4, **env: str) -> list[Slot]:
         return share_out(jobs, platform, count, env, range(cores))
 
     gpus = [one.env["CUDA_VISIBLE_DEVICES"] for one in shared(2, "gpu", 4)]
@@ -38,20 +38,20 @@ def test_each_job_has_an_accelerator_of_its_own(monkeypatch: pytest.MonkeyPatch)
     cores = shared(2, "cpu", 1, 5)
     assert [one.cpus for one in cores] == [{0, 2, 4}, {1, 3}]
     assert [one.env["OMP_NUM_THREADS"] for one in cores] == ["3", "2"]
-    assert shared(8, "cpu", 1) == [Place()] * 8
+    assert shared(8, "cpu", 1) == [Slot()] * 8
 
     def told(status: int, out: str, err: str) -> None:
         done = subprocess.CompletedProcess([], status, out, err)
         monkeypatch.setattr(commands.subprocess, "run", lambda *_, **__: done)
 
     told(0, "a warning\ntpu 4\n", "")
-    assert len(find_places(4)) == 4
+    assert len(find_slots(4)) == 4
     with user_error("--jobs 5 is more than the 4"):
-        find_places(5)
+        find_slots(5)
     told(1, "", "Traceback\nRuntimeError: no backend\n")
     with user_error("RuntimeError: no backend"):
-        find_places(2)
-    assert find_places(1) == [Place()]  # asks nobody
+        find_slots(2)
+    assert find_slots(1) == [Slot()]  # asks nobody
 
 
 def test_processes_get_their_variables_and_cores(tmp_path: Path) -> None:
@@ -61,9 +61,9 @@ def test_processes_get_their_variables_and_cores(tmp_path: Path) -> None:
         f"import os, time; time.sleep(0.3); print(os.environ['PLACE'], open({str(seen)!r}).read())"
     )
     (tmp_path / "sitecustomize.py").write_text(code)
-    place = Place({"PLACE": "here", "PYTHONPATH": str(tmp_path)}, frozenset({core}))
+    slot = Slot({"PLACE": "here", "PYTHONPATH": str(tmp_path)}, frozenset({core}))
     with (tmp_path / "log").open("w") as said:
-        assert commands._process(("--version",), place, said) == 0
+        assert commands._process(("--version",), slot, said) == 0
     told = (tmp_path / "log").read_text()
     assert told.startswith("here") and re.search(rf"Cpus_allowed_list:\s+{core}\n", told)
 
@@ -76,5 +76,5 @@ def test_differences_of_losses_are_paired_by_seed() -> None:
     assert found.high == pytest.approx(2.0 + 2.48414, abs=1e-4)
     two = paired([2.0, 4.0], [1.0, 2.0])
     assert two is not None and (two.mean, two.low, two.high) == (1.5, None, None)
-    assert two.told() == "+1.5000"
+    assert two.formatted() == "+1.5000"
     assert paired([2.0, None], [1.0, 2.0]) is None

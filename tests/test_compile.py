@@ -186,7 +186,7 @@ def test_buckets_come_by_three_rules(run_config: TrainConfig):
     assert second == Case("cpu", 1, "train", Bucket(2816, 512, 3 * chips, 1), "3 per chip")
     assert third.bucket.batch == pytest.approx(4000 / 30, abs=chips / 2)
     assert third.rule == "4000 s per step"
-    assert "two" in third.told(run_config)
+    assert "two" in third.name_in(run_config)
 
 
 def test_a_step_of_few_seconds_has_shorter_items(run_config: TrainConfig):

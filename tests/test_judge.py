@@ -39,7 +39,7 @@ class Remembering:
     """A recogniser that hears everything once."""
 
     def __init__(self, recogniser: Recogniser) -> None:
-        self.about, self.english_only = recogniser.about, recogniser.english_only
+        self.description, self.english_only = recogniser.description, recogniser.english_only
         self.writes_tags, self._recogniser = recogniser.writes_tags, recogniser
         self._known: dict[tuple[bytes, str], Sequence[Word]] = {}
 

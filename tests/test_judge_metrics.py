@@ -44,7 +44,7 @@ class Told:
     english_only = False
 
     def __init__(self, *answers: Sequence[Word], tags: bool = False) -> None:
-        self.about = {"name": "told", "library": "", "weights": "", "options": ""}
+        self.description = {"name": "told", "library": "", "weights": "", "options": ""}
         self._answers, self.writes_tags = list(answers), tags
 
     def words(self, wave: np.ndarray, language: str) -> Sequence[Word]:
@@ -55,7 +55,7 @@ class Remembering:
     """A speaker encoder that hears everything once."""
 
     def __init__(self, encoder: SpeakerEncoder) -> None:
-        self.about, self._encoder = encoder.about, encoder
+        self.description, self._encoder = encoder.description, encoder
         self._known: dict[bytes, np.ndarray] = {}
 
     def embed(self, wave: np.ndarray) -> np.ndarray:

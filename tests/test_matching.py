@@ -19,8 +19,8 @@ from zipvoice_jax.flow.matching import (
     VoiceStatistics,
     match_voices,
     prompt_voices,
+    set_apart,
     speech_weights,
-    told_apart,
 )
 from zipvoice_jax.flow.sampling import SampleInputs, prepare, steering
 
@@ -115,7 +115,7 @@ def voices_of(*levels: float, frames: int = 4000) -> VoiceStatistics:
 
 def apart(voices: VoiceStatistics, contrast: float) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation, (sounds, BINS)."""
-    found = told_apart(voices, jnp.full((1,), contrast), voices.mean.shape[2] // 2)
+    found = set_apart(voices, jnp.full((1,), contrast), voices.mean.shape[2] // 2)
     return np.asarray(found.mean[0, 0]), np.asarray(found.std[0, 0])
 
 

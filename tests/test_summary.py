@@ -35,7 +35,7 @@ def test_a_number_is_a_sum_by_a_sum() -> None:
     assert found.items == 2
     one = estimate([records([(1, 10)])], "wer")
     assert one is not None and np.isnan(one.low)
-    assert one.told(ALL_METRICS["wer"]) == "10.0"
+    assert one.formatted(ALL_METRICS["wer"]) == "10.0"
     assert one.as_json() == {"value": 10.0, "low": None, "high": None, "items": 1}
 
 

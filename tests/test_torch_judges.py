@@ -88,7 +88,9 @@ def test_whisper_gives_words_with_times(tmp_path: Path, aligned: bool, english: 
     folder = whisper(tmp_path, aligned=aligned, english=english)
     judge = open_recogniser(f"transformers:{folder}")
     assert judge.english_only == english and not judge.writes_tags
-    assert "torch.float32" in judge.about["options"] and len(judge.about["weights"]) == 16
+    assert (
+        "torch.float32" in judge.description["options"] and len(judge.description["weights"]) == 16
+    )
     words = judge.words(WAVE, "en")
     assert len(words) > 1 and words[0].text.startswith(" ")
     assert all(0.0 <= w.start <= w.end <= len(WAVE) / RATE + 0.1 for w in words)
@@ -110,7 +112,7 @@ def test_the_paper_hears_the_whole(tmp_path: Path, kind: str, beams: int) -> Non
     folder = whisper(tmp_path)
     judge = open_recogniser(f"{kind}:{folder}")
     assert judge.writes_tags == (kind == "whisper-d")
-    assert judge.about["options"].startswith(f"the whole, 30 s at a time, beam {beams}")
+    assert judge.description["options"].startswith(f"the whole, 30 s at a time, beam {beams}")
     (word,) = judge.words(WAVE, "en")
     assert (word.start, word.end) == (0.0, len(WAVE) / RATE)
     processor = transformers.WhisperProcessor.from_pretrained(folder)
@@ -208,7 +210,7 @@ def test_odd_torchscript_is_one_line(
 def test_distillmos_is_that_of_its_package(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("xls_r_sqa")
     judge = open_quality_predictor("distillmos")
-    assert len(judge.about["weights"]) == 16 and capsys.readouterr().out == ""
+    assert len(judge.description["weights"]) == 16 and capsys.readouterr().out == ""
     own = sys.modules["distillmos"].ConvTransformerSQAModel().eval()
     noise = np.random.default_rng(0).standard_normal(len(WAVE)).astype(np.float32)
     scores = []

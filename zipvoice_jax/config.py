@@ -408,38 +408,38 @@ class SamplingConfig:
         )
 
     @property
-    def steps_told(self) -> str:
+    def steps_in_words(self) -> str:
         """How many steps, and by which schedule, in words."""
         return f"{self.num_step} {'' if self.schedule == 'uniform' else f'{self.schedule} '}steps"
 
     @classmethod
-    def for_kind(cls, kind: str, **given: Any) -> "SamplingConfig":
+    def for_kind(cls, kind: str, **overrides: Any) -> "SamplingConfig":
         """Official defaults of a model (infer_zipvoice.py, infer_zipvoice_dialog.py).
 
         Args:
             kind: one of `MODEL_KINDS`.
-            **given: values that replace a default; None leaves the default.
+            **overrides: values that replace a default; None leaves the default.
         """
         check_choice("kind", kind, MODEL_KINDS)
         defaults = {
             "zipvoice": {"num_step": 16, "guidance_scale": 1.0},
             "zipvoice_distill": {"num_step": 8, "guidance_scale": 3.0},
         }.get(kind, {"num_step": 16, "guidance_scale": 1.5})
-        return cls(**{**defaults, **{k: v for k, v in given.items() if v is not None}})
+        return cls(**{**defaults, **{k: v for k, v in overrides.items() if v is not None}})
 
     @classmethod
-    def for_model(cls, config: ModelConfig, **given: Any) -> "SamplingConfig":
+    def for_model(cls, config: ModelConfig, **overrides: Any) -> "SamplingConfig":
         """Defaults of a model: the official ones of its kind, and what only models of ours have.
 
         Args:
             config: of the model.
-            **given: values that replace a default; None leaves the default.
+            **overrides: values that replace a default; None leaves the default.
 
         Raises:
             UserError: a value that this model can't use.
         """
         steered = {}
-        named = {k: v for k, v in given.items() if v is not None}
+        named = {k: v for k, v in overrides.items() if v is not None}
         if config.has_own_prompts:
             steered = {"voice_matching": 1.0}
             if config.samples_by_speaker:

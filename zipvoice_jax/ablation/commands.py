@@ -58,7 +58,7 @@ class Command:
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class Slot:
     """Where a command runs.
 
     Attributes:
@@ -75,14 +75,14 @@ def identity(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def find_places(jobs: int, per_gpu: int = 1) -> list[Place]:
+def find_slots(jobs: int, per_gpu: int = 1) -> list[Slot]:
     """Places for a number of commands that run at a time; `per_gpu` of them may share a GPU.
 
     Raises:
         UserError: there are fewer accelerators than jobs need, or JAX finds no device.
     """
     if jobs == 1:
-        return [Place()]
+        return [Slot()]
     # Asked in another process, since a process that has seen an accelerator keeps others off it.
     done = subprocess.run(
         [sys.executable, "-c", _COUNT],
@@ -103,7 +103,7 @@ def share_out(
     env: Mapping[str, str],
     cores: Sequence[int],
     per_gpu: int = 1,
-) -> list[Place]:
+) -> list[Slot]:
     """One accelerator per job, a share of a GPU, or on CPUs a share of the cores.
 
     The variables are those of CUDA and of libtpu (as in jax/_src/test_multiprocess.py) that give a
@@ -122,9 +122,9 @@ def share_out(
     """
     if platform == "cpu":
         if jobs > len(cores):
-            return [Place()] * jobs
+            return [Slot()] * jobs
         parts = [frozenset(cores[i::jobs]) for i in range(jobs)]
-        return [Place({"OMP_NUM_THREADS": str(len(part))}, part) for part in parts]
+        return [Slot({"OMP_NUM_THREADS": str(len(part))}, part) for part in parts]
     most = count if platform == "tpu" else count * per_gpu
     if jobs > most:
         raise UserError(
@@ -135,49 +135,47 @@ def share_out(
         )
     if platform == "tpu":
         alone = {"TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_BOUNDS": "1,1,1"}
-        return [Place({**alone, "TPU_VISIBLE_CHIPS": str(i)}) for i in range(jobs)]
+        return [Slot({**alone, "TPU_VISIBLE_CHIPS": str(i)}) for i in range(jobs)]
     seen = [name for name in env.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     names = seen or [str(i) for i in range(count)]
     shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if per_gpu > 1 else {}
-    return [
-        Place({"CUDA_VISIBLE_DEVICES": names[i % count].strip(), **shared}) for i in range(jobs)
-    ]
+    return [Slot({"CUDA_VISIBLE_DEVICES": names[i % count].strip(), **shared}) for i in range(jobs)]
 
 
 def run_all(
-    commands: Sequence[Command], logs: Path, places: Sequence[Place], bar: "tqdm[Any]"
+    commands: Sequence[Command], logs: Path, slots: Sequence[Slot], bar: "tqdm[Any]"
 ) -> None:
-    """Runs commands that are not done, one at a time in each place; after a failure none is begun.
+    """Runs commands that are not done, one at a time in each slot; after a failure none is begun.
 
     Args:
         commands: commands that do not depend on each other.
         logs: folder of their output.
-        places: from `find_places`.
+        slots: from `find_slots`.
         bar: progress bar that counts them.
 
     Raises:
         UserError: a command failed, or a log cannot be written.
     """
-    free: queue.SimpleQueue[Place] = queue.SimpleQueue()
-    for place in places:
-        free.put(place)
+    free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
+    for slot in slots:
+        free.put(slot)
 
     ended = threading.Event()
 
     def work(command: Command) -> None:
         if ended.is_set():
             return
-        place = free.get()
+        slot = free.get()
         try:
-            _run(command, logs, place)
+            _run(command, logs, slot)
         except BaseException:
             ended.set()
             raise
         finally:
-            free.put(place)
+            free.put(slot)
         bar.update()
 
-    with concurrent.futures.ThreadPoolExecutor(len(places)) as pool:
+    with concurrent.futures.ThreadPoolExecutor(len(slots)) as pool:
         try:
             for future in [pool.submit(work, command) for command in commands]:
                 future.result()
@@ -185,7 +183,7 @@ def run_all(
             ended.set()  # also if this process is interrupted
 
 
-def _run(command: Command, logs: Path, place: Place) -> None:
+def _run(command: Command, logs: Path, slot: Slot) -> None:
     """Runs a command unless it is done; its output goes to a log."""
     log = logs / f"{command.words[0]}-{identity(command.words)}.log"
     done, inputs = log.with_suffix(".done"), json.dumps(command.inputs)
@@ -197,7 +195,7 @@ def _run(command: Command, logs: Path, place: Place) -> None:
         for old in (done, *(command.makes if command.partial else ())):
             old.unlink(missing_ok=True)
         with log.open("w", encoding="utf-8") as output:
-            status = _process(command.words, place, output)
+            status = _process(command.words, slot, output)
         last = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()][-1:]
     except OSError as error:
         raise UserError(f"{log} cannot be written ({error.strerror}).") from None
@@ -212,13 +210,13 @@ def _run(command: Command, logs: Path, place: Place) -> None:
     write_text(done, inputs)
 
 
-def _process(words: Sequence[str], place: Place, output: Any) -> int:
+def _process(words: Sequence[str], slot: Slot, output: Any) -> int:
     """Runs a command as a process; returns its exit status."""
     with subprocess.Popen(
         [sys.executable, "-c", _COMMAND, *words],
         stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-        env={**os.environ, **place.env},
+        env={**os.environ, **slot.env},
     ) as child:  # fmt: skip
-        if place.cpus:
-            os.sched_setaffinity(child.pid, place.cpus)  # threads that start later inherit it
+        if slot.cpus:
+            os.sched_setaffinity(child.pid, slot.cpus)  # threads that start later inherit it
         return child.wait()

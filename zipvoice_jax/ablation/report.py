@@ -48,7 +48,7 @@ class Paired:
     high: float | None
     seeds: int
 
-    def told(self) -> str:
+    def formatted(self) -> str:
         """The difference as text for a table."""
         if self.low is None:
             return f"{self.mean:+.4f}"
@@ -124,7 +124,7 @@ def write_report(
     rows = [["", "trained on", "validation loss", *titles]]
     for row, estimates in systems.items():
         texts = ["" if result is None else f"{result:.4f}" for result in losses[row]]
-        cells = [estimates[n].told(ALL_METRICS[n]) if n in estimates else "" for n in names]
+        cells = [estimates[n].formatted(ALL_METRICS[n]) if n in estimates else "" for n in names]
         rows.append([row, trained_on[row], " ".join(texts), *cells])
     deltas = [["less the first", "validation loss", *titles]]
     content: dict[str, dict[str, Any]] = {
@@ -139,10 +139,10 @@ def write_report(
         loss = paired(losses[row], losses[first])
         differences = {name: difference(runs[row], runs[first], name) for name in names}
         texts = [
-            "" if result is None else result.told(ALL_METRICS[n], sign=True)
+            "" if result is None else result.formatted(ALL_METRICS[n], sign=True)
             for n, result in differences.items()
         ]
-        deltas.append([row, "" if loss is None else loss.told(), *texts])
+        deltas.append([row, "" if loss is None else loss.formatted(), *texts])
         content[row]["less_the_first"] = {
             "validation_loss": None if loss is None else dataclasses.asdict(loss),
             **{

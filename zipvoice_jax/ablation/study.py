@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from zipvoice_jax.ablation.commands import Command, Place, find_places, identity, run_all
+from zipvoice_jax.ablation.commands import Command, Slot, find_slots, identity, run_all
 from zipvoice_jax.ablation.report import RowResult, of_common_items, write_report
 from zipvoice_jax.checkpoint.hub import find_start
 from zipvoice_jax.config import SamplingConfig
@@ -93,7 +93,7 @@ class Setup:
         seeds: seeds of training.
         generate: options of `generate` for all rows.
         evaluate: options of `evaluate` for all rows.
-        judge: description of the judge, from `Judge.about`.
+        judge: description of the judge, from `Judge.describe`.
         to: folder for all output.
     """
 
@@ -194,7 +194,7 @@ def run_ablation(
         key: _identity_of_run(config, of_data, of_model) for key, config in configs.items()
     }
     items = read_items(setup.test_list, _preparation(ablation, next(iter(configs.values()))))
-    places = find_places(jobs, per_gpu)
+    slots = find_slots(jobs, per_gpu)
     list_id = _identity_of_items(items)
     runs = {
         (row.name, seed): _plan(ablation, setup, row, seed, configs[row.name, seed],
@@ -218,9 +218,9 @@ def run_ablation(
             for name in names
             for run in (runs[name, seed] for seed in setup.seeds)
         ]
-        _run([judging], setup, [places])
+        _run([judging], setup, [slots])
     else:
-        _run_all(list(runs.values()), ablation, setup, places)
+        _run_all(list(runs.values()), ablation, setup, slots)
     ids = {item.item_id for item in items}
     outcomes = {
         name: [_outcome(runs[name, seed], ablation.stage, ids) for seed in setup.seeds]
@@ -332,9 +332,7 @@ def _plan(
     return _Run(config, model, report, train, speak, judge)
 
 
-def _run_all(
-    runs: Sequence[_Run], ablation: Ablation, setup: Setup, places: Sequence[Place]
-) -> None:
+def _run_all(runs: Sequence[_Run], ablation: Ablation, setup: Setup, slots: Sequence[Slot]) -> None:
     """Writes commands.sh and runs it all: the trainings, then the speech, then the judging."""
     # A training that rows share occurs once, with the settings of the first of them.
     trainings = {run.model: run.train for run in reversed(runs)}
@@ -344,17 +342,15 @@ def _run_all(
         *(command.line for step in steps for command in step),
     ]
     write_text(setup.to / "commands.sh", "set -e\n" + "\n".join(lines) + "\n")
-    alone = [Place()] if "rtf" in ablation.metrics else places  # other work would slow it down
-    _run(steps, setup, [places, alone, places])
+    alone = [Slot()] if "rtf" in ablation.metrics else slots  # other work would slow it down
+    _run(steps, setup, [slots, alone, slots])
 
 
-def _run(
-    steps: Sequence[Sequence[Command]], setup: Setup, places: Sequence[Sequence[Place]]
-) -> None:
-    """Runs commands step after step, each step in places of its own."""
+def _run(steps: Sequence[Sequence[Command]], setup: Setup, slots: Sequence[Sequence[Slot]]) -> None:
+    """Runs commands step after step, each step in slots of its own."""
     bar: tqdm[Any] = progress_bar(total=sum(map(len, steps)), desc="ablate", unit="command")
     with bar:
-        for commands, where in zip(steps, places, strict=True):
+        for commands, where in zip(steps, slots, strict=True):
             run_all(commands, setup.to / "logs", where, bar)
 
 

@@ -29,7 +29,7 @@ class Readable(Protocol):
 
 # What callers may pass as a recording: a path, (array, rate in Hz), a file open for reading, or a
 # voice, which includes its transcript.
-Given = str | PathLike[str] | tuple[Any, Any] | Readable | Voice
+RecordingLike = str | PathLike[str] | tuple[Any, Any] | Readable | Voice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,24 +58,24 @@ class Recording:
         return io.BytesIO(self.content)
 
 
-def recordings(given: Any) -> tuple[Path | Recording | Voice, ...]:
+def recordings(source: Any) -> tuple[Path | Recording | Voice, ...]:
     """Reads what a caller passes as one recording, or as several in a sequence.
 
     Args:
-        given: a `Given`, or a sequence of them. Paths stay paths. Arrays are (samples,) or
+        source: a `RecordingLike`, or a sequence of them. Paths stay paths. Arrays are (samples,) or
             (channels, samples), floating-point with full scale 1 or int16. Open files are read
             here, from their beginning if they can seek.
 
     Raises:
         UserError: an array, a rate or a file is not usable as a recording.
     """
-    if isinstance(given, str | PathLike | Readable | Voice) or _is_array(given):
-        parts = [given]
+    if isinstance(source, str | PathLike | Readable | Voice) or _is_array(source):
+        parts = [source]
     else:
         try:
-            parts = list(given)
+            parts = list(source)
         except TypeError:
-            raise UserError(f"the prompt is of type {type(given).__name__}; {_WAYS}.") from None
+            raise UserError(f"the prompt is of type {type(source).__name__}; {_WAYS}.") from None
     name = "the prompt" if len(parts) == 1 else "the prompt of S{}"
     return tuple(_recording(part, name.format(number)) for number, part in enumerate(parts, 1))
 

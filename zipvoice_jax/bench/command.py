@@ -219,7 +219,7 @@ def run(args: argparse.Namespace) -> int:
     sampling = SamplingConfig.for_model(loaded.config, **sampling_values(args))
     vocoder, note = find_vocoder(args.vocoder_path, loaded.features)
     description = machine()
-    print(f"{description}; {loaded.config.kind}, {args.dtype}, {sampling.steps_told}")
+    print(f"{description}; {loaded.config.kind}, {args.dtype}, {sampling.steps_in_words}")
     if note:
         print(f"note: {note}")
     rows = []

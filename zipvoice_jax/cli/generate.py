@@ -169,7 +169,7 @@ def run(args: argparse.Namespace) -> int:
         say = functools.partial(print, f"process {jax.process_index()}:", file=sys.stderr)
     say(
         f"{loaded.config.kind} on {len(devices)} {devices[0].platform} device(s), "
-        f"{loaded.config.dtype}, {sampling.steps_told}, guidance "
+        f"{loaded.config.dtype}, {sampling.steps_in_words}, guidance "
         f"{sampling.guidance_scale:g}, vocoder {vocoder.name}"
     )
     if args.test_list is None:

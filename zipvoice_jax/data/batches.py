@@ -101,11 +101,11 @@ class Assembler:
             alignments=self.reader.alignments,
         )
         ids = tuple("" if example is None else example.id for example in examples)
-        return {"arrays": arrays, "about": _About(step, bucket, ids, tuple(corrupt))}
+        return {"arrays": arrays, "header": _Header(step, bucket, ids, tuple(corrupt))}
 
 
 @dataclasses.dataclass(frozen=True)
-class _About:
+class _Header:
     """All fields of a `Batch` except its arrays; a single leaf to Grain."""
 
     step: int
@@ -153,7 +153,7 @@ class BatchIterator(grain.DatasetIterator[Batch]):
         """
         self._inner = self._inner or self._start()
         element = next(self._inner)
-        batch = Batch(arrays=element["arrays"], **vars(element["about"]))
+        batch = Batch(arrays=element["arrays"], **vars(element["header"]))
         self._step = batch.step + 1
         self.fresh = tuple(fault for fault in batch.corrupt if fault not in self.corrupt)
         self.corrupt.update(dict.fromkeys(self.fresh))

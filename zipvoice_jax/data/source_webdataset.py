@@ -20,13 +20,13 @@ _PACKED = (".tar.gz", ".tgz")
 MakeItem = Callable[[str, Mapping[str, Any], Path, tuple[int, int]], CorpusItem | Reject]
 
 
-def find_tars(place: Path) -> list[Path]:
+def find_tars(folder: Path) -> list[Path]:
     """The tar file itself, or all below a directory.
 
     Raises:
         UserError: one is compressed, so that its members cannot be read at random.
     """
-    paths = [place] if place.is_file() else sorted(path for path in place.rglob("*.t*"))
+    paths = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*.t*"))
     for path in paths:
         if path.name.lower().endswith(_PACKED):
             raise UserError(

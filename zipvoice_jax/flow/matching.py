@@ -137,7 +137,7 @@ def _belief(frames: Float[Array, "..."]) -> Float[Array, "..."]:
     return frames / (frames + _HALF_FRAMES)
 
 
-def told_apart(
+def set_apart(
     voices: VoiceStatistics, contrast: Float[Array, " batch"], speakers: int
 ) -> VoiceStatistics:
     """Voices that differ more from one another than they do: an exaggeration of what is one's own.
@@ -188,11 +188,11 @@ def prompt_voices(
         generated: the same of the frames to be generated.
         share: how far to move them, from 0 to 1.
         feat_scale: of the features.
-        contrast: see `told_apart`; None for none.
+        contrast: see `set_apart`; None for none.
     """
     statistics, _ = voice_statistics(prompt, in_prompt.astype(jnp.float32), feat_scale)
     if contrast is not None:
-        statistics = told_apart(statistics, contrast, in_prompt.shape[-1])
+        statistics = set_apart(statistics, contrast, in_prompt.shape[-1])
     return PromptVoices(statistics, generated.astype(jnp.float32), share, feat_scale)
 
 

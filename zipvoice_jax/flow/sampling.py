@@ -91,8 +91,8 @@ def steering(sampling: SamplingConfig, batch: int) -> dict[str, Float[np.ndarray
     names = ["guidance_scale"]
     names += ["speaker_guidance"] if sampling.speaker_guidance else []
     names += ["voice_matching", "voice_contrast", "feat_scale"] if sampling.voice_matching else []
-    given = {name: getattr(sampling, name) for name in names}
-    return {name: np.full((batch,), value, np.float32) for name, value in given.items()}
+    values = {name: getattr(sampling, name) for name in names}
+    return {name: np.full((batch,), value, np.float32) for name, value in values.items()}
 
 
 def item_noise(key: Key[Array, ""], frames: int, dim: int) -> Float[Array, "frames dim"]:
@@ -377,7 +377,7 @@ def sample(
 
     `voice_matching` moves the speech that each step leads to by `match_voices`, so that the next
     step goes on from a state that fits; `voice_contrast` moves it beyond, away from the other
-    speaker's (`told_apart`), where two speak in one channel.
+    speaker's (`set_apart`), where two speak in one channel.
 
     Args:
         params: parameters of the model, as nested dicts.

@@ -67,7 +67,7 @@ class Case:
     bucket: Bucket
     rule: str
 
-    def told(self, run: TrainConfig) -> str:
+    def name_in(self, run: TrainConfig) -> str:
         """The case in words."""
         return f"{self.program} {run.stages[self.stage].name} {self.bucket} for {self.topology}"
 
@@ -189,7 +189,7 @@ def compile_ahead(
     jax.config.update("jax_enable_compilation_cache", False)
     try:
         for number, case in enumerate(cases, 1):
-            tell(f"compiling {case.told(run)} ({number} of {len(cases)})")
+            tell(f"compiling {case.name_in(run)} ({number} of {len(cases)})")
             yield _compiled(run, case, fsdp)
     finally:
         jax.config.update("jax_enable_compilation_cache", before)

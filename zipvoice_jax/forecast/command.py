@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
     if bad:
         case, row = bad[0]
         raise UserError(
-            f"{len(bad)} of {len(rows)} cases do not fit; {case.told(config)}: {too_much(row)}."
+            f"{len(bad)} of {len(rows)} cases do not fit; {case.name_in(config)}: {too_much(row)}."
         )
     return 0
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from zipvoice_jax.audio.io import write_audio
-from zipvoice_jax.audio.recording import Given, recordings
+from zipvoice_jax.audio.recording import RecordingLike, recordings
 from zipvoice_jax.audio.voice import Voice
 from zipvoice_jax.checkpoint.hub import load_model
 from zipvoice_jax.checkpoint.loaded import Loaded
@@ -143,7 +143,7 @@ class Synthesizer:
         self,
         text: str,
         *,
-        prompt_wav: Given | Sequence[Given],
+        prompt_wav: RecordingLike | Sequence[RecordingLike],
         prompt_text: str | Sequence[str] = (),
         item_id: str = "result",
         min_duration: float | None = None,
@@ -200,7 +200,7 @@ class Synthesizer:
         (speech,) = self.speak([prepare(request)], config, prepare, remove_long_sil=remove_long_sil)
         return speech
 
-    def voice(self, prompt_wav: Given, prompt_text: str) -> Voice:
+    def voice(self, prompt_wav: RecordingLike, prompt_text: str) -> Voice:
         """A voice, which holds a recording and its transcript, and can be saved.
 
         Args:

@@ -10,17 +10,17 @@ from zipvoice_jax.text.normalizer import single_line
 from zipvoice_jax.text.tokens import quote
 
 
-def transcripts_for(sources: Sequence[object], given: Sequence[str]) -> tuple[str, ...]:
+def transcripts_for(sources: Sequence[object], transcripts: Sequence[str]) -> tuple[str, ...]:
     """One transcript for each prompt; "" for voices, which have their own.
 
     Args:
         sources: the prompts.
-        given: transcripts of all prompts, or only of those that are not voices.
+        transcripts: transcripts of all prompts, or only of those that are not voices.
     """
     silent = [not is_voice(source) for source in sources]
-    if len(given) == len(sources) or len(given) != sum(silent):
-        return tuple(given)
-    rest = iter(given)
+    if len(transcripts) == len(sources) or len(transcripts) != sum(silent):
+        return tuple(transcripts)
+    rest = iter(transcripts)
     return tuple(next(rest) if needs else "" for needs in silent)
 
 

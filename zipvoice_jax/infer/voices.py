@@ -4,7 +4,7 @@ from pathlib import Path
 
 from zipvoice_jax.audio.io import read_audio
 from zipvoice_jax.audio.ops import check_prompt, prompt_doubts, remove_silence
-from zipvoice_jax.audio.recording import Given, recordings
+from zipvoice_jax.audio.recording import RecordingLike, recordings
 from zipvoice_jax.audio.voice import Voice
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.infer.prepare import MAX_PROMPT_SECONDS, check_rate
@@ -12,7 +12,7 @@ from zipvoice_jax.text.pauses import check_no_pause
 
 
 def make_voice(
-    prompt_wav: Given, prompt_text: str, sampling_rate: int
+    prompt_wav: RecordingLike, prompt_text: str, sampling_rate: int
 ) -> tuple[Voice, tuple[str, ...]]:
     """Makes a voice of a recording; also returns notes for the user.
 

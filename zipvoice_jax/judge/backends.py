@@ -56,7 +56,7 @@ class Recogniser(Protocol):
     """Speech to text."""
 
     @property
-    def about(self) -> Mapping[str, str]:
+    def description(self) -> Mapping[str, str]:
         """What it is, to version and weights."""
         ...
 
@@ -83,7 +83,7 @@ class SpeakerEncoder(Protocol):
     """Speech to a vector of its voice."""
 
     @property
-    def about(self) -> Mapping[str, str]:
+    def description(self) -> Mapping[str, str]:
         """What it is, to version and weights."""
         ...
 
@@ -97,7 +97,7 @@ class QualityPredictor(Protocol):
     """Speech to a predicted mean opinion score, 1 to 5."""
 
     @property
-    def about(self) -> Mapping[str, str]:
+    def description(self) -> Mapping[str, str]:
         """What it is, to version and weights."""
         ...
 
@@ -136,7 +136,7 @@ def library(name: str) -> Any:
         ) from None
 
 
-def told(error: Exception) -> str:
+def brief(error: Exception) -> str:
     """An error from inside a library, as one line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -65,8 +65,16 @@ class Judge:
             UserError: a backend is unknown, its library or weights are missing, or it does not
                 support the config.
         """
+        try:
+            return Judge._open(config)
+        except UserError:
+            # If weights are missing, all that are.
+            check_fetched(getattr(config, role) for role in ROLES if role in config.roles())
+            raise
+
+    @staticmethod
+    def _open(config: JudgeConfig) -> "Judge":
         roles = config.roles()
-        check_fetched(getattr(config, role) for role in ROLES if role in roles)
         recogniser = open_recogniser(config.recogniser) if "recogniser" in roles else None
         if recogniser is not None:
             require(
@@ -88,10 +96,10 @@ class Judge:
             else None,
         )
 
-    def about(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """Everything that determines its results, for a report; unused backends are None."""
         backends = {
-            role: None if (backend := getattr(self, role)) is None else dict(backend.about)
+            role: None if (backend := getattr(self, role)) is None else dict(backend.description)
             for role in ROLES
         }
         libraries = {name: versions(name).split()[-1] for name in sorted(self._libraries())}

@@ -160,7 +160,7 @@ def analyse(results: Sequence[Path], key: Path) -> str:
         sides = (cells, cells * (0.0, 1.0)) if test["kind"] == "cmos" else (cells,)
         result = over_items(*sides)
         assert result is not None
-        value_text = result.told(metric, sign=len(sides) == 2)
+        value_text = result.formatted(metric, sign=len(sides) == 2)
         rows.append([system, value_text, str(result.items), str(int(cells[..., 1].sum()))])
     count = f"{len(heard)} listener{'s' if len(heard) > 1 else ''}"
     return f"{count}; intervals of {LEVEL:g} % for other listeners and items\n{table(rows)}"

@@ -94,7 +94,7 @@ def _save(figure: Any, path: Path) -> None:
     save_picture(figure, path)
 
 
-def write_page(to: Path, records: Records, summary: str, about: Mapping[str, Any]) -> None:
+def write_page(to: Path, records: Records, summary: str, description: Mapping[str, Any]) -> None:
     """Writes index.html, and pictures of the recordings into mels/.
 
     Raises:
@@ -110,7 +110,7 @@ def write_page(to: Path, records: Records, summary: str, about: Mapping[str, Any
             for name, alt in ((ESTIMATES, "metrics"), (OFFSETS, "turn-taking"))
             if (to / name).is_file()
         ),
-        about=html.escape(json.dumps(about, indent=1)),
+        description=html.escape(json.dumps(description, indent=1)),
         heads="".join(f'<th tabindex="0">{html.escape(head)}</th>' for head in heads),
         rows="\n".join(_row(to, record, names) for record in records),
     )

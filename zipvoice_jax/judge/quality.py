@@ -38,7 +38,7 @@ class Dnsmos:
 
     def __init__(self, path: Path) -> None:
         model = path / "sig_bak_ovr.onnx"
-        self.about = {
+        self.description = {
             "name": "dnsmos",
             "library": versions("onnxruntime"),
             "weights": packages.sha256_of_files(model),
@@ -71,7 +71,7 @@ class Utmos:
     """UTMOS (strong learner): the predictor of the paper."""
 
     def __init__(self, path: Path) -> None:
-        self.about = {
+        self.description = {
             "name": "utmos",
             "library": versions("jax"),
             "weights": packages.sha256_of_files(path),
@@ -92,7 +92,7 @@ class DistillMos:
     def __init__(self) -> None:
         libraries = versions("distillmos", "xls-r-sqa", "torch")
         distillmos = _distillmos()
-        self.about = {
+        self.description = {
             "name": "distillmos",
             "library": libraries,
             "weights": packages.sha256_of_files(Path(distillmos.sqa.DEFAULT_WEIGHTS_CHKPT)),

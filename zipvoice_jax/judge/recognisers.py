@@ -17,12 +17,12 @@ from zipvoice_jax.judge.backends import (
     Recogniser,
     Wave,
     Word,
+    brief,
     choose,
     fingerprint_of,
     library,
     needs,
     placed,
-    told,
     versions,
 )
 from zipvoice_jax.judge.timing import Region, speech_regions
@@ -68,7 +68,7 @@ class FasterWhisper:
     writes_tags = False
 
     def __init__(self, path: Path, name: str) -> None:
-        self.about = {
+        self.description = {
             "name": name,
             "library": versions("faster-whisper", "ctranslate2"),
             "weights": packages.sha256_of_files(path / "model.bin"),
@@ -85,7 +85,7 @@ class FasterWhisper:
                 local_files_only=True,
             )
         except Exception as error:  # what is no such model can fail in any way
-            raise UserError(f"{path} is no model of faster-whisper ({told(error)}).") from None
+            raise UserError(f"{path} is no model of faster-whisper ({brief(error)}).") from None
         self.english_only = not self._model.model.is_multilingual
 
     def words(self, wave: Wave, language: str) -> list[Word]:
@@ -132,8 +132,8 @@ class Transformers:
                 "automatic-speech-recognition", model=str(path), device=device
             )
         except Exception as error:  # what is no such model can fail in any way
-            raise UserError(f"{path} is no recogniser of transformers ({told(error)}).") from None
-        self.about = {
+            raise UserError(f"{path} is no recogniser of transformers ({brief(error)}).") from None
+        self.description = {
             "name": name,
             "library": library_versions,
             "weights": weights,
@@ -189,7 +189,7 @@ class Transformers:
         try:
             return self._pipeline({"raw": np.asarray(wave), "sampling_rate": RATE}, **options)
         except Exception as error:  # whatever model it is
-            raise UserError(f"{self.about['name']} fails ({told(error)}).") from None
+            raise UserError(f"{self.description['name']} fails ({brief(error)}).") from None
 
 
 class Paraformer:
@@ -198,7 +198,7 @@ class Paraformer:
     english_only = writes_tags = False
 
     def __init__(self, path: Path) -> None:
-        self.about = {
+        self.description = {
             "name": f"paraformer:{path}",
             "library": versions("funasr", "torch"),
             "weights": fingerprint_of(path, "*.pt"),
@@ -212,7 +212,7 @@ class Paraformer:
         except UserError:
             raise
         except Exception as error:  # what is no such model can fail in any way
-            raise UserError(f"{path} is no model of FunASR ({told(error)}).") from None
+            raise UserError(f"{path} is no model of FunASR ({brief(error)}).") from None
 
     def words(self, wave: Wave, language: str) -> list[Word]:
         """Characters or words with their times, if the model knows them; else one `Word`.
@@ -224,7 +224,7 @@ class Paraformer:
         try:
             (result,) = self._model.generate(input=np.asarray(wave), **options)
         except Exception as error:  # whatever model it is
-            raise UserError(f"{self.about['name']} fails ({told(error)}).") from None
+            raise UserError(f"{self.description['name']} fails ({brief(error)}).") from None
         parts, times = result["text"].split(), result.get("timestamp") or []
         if len(parts) != len(times):
             return [Word(result["text"], 0.0, len(wave) / RATE)]

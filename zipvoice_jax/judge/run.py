@@ -77,7 +77,7 @@ def evaluate(
         UserError: nothing can be judged, the report cannot be written, or it or a baseline is of
             another judge.
     """
-    description = json.loads(json.dumps(judge.about()))
+    description = json.loads(json.dumps(judge.describe()))
     others = {name: read_report(folder) for name, folder in baselines.items()}
     for name, folder in baselines.items():
         _check_judge(name, _read_judge(folder) or {}, description, say)
@@ -129,7 +129,7 @@ def write_report(
     to: Path,
     records: list[dict[str, Any]],
     baselines: Mapping[str, Records],
-    about: Mapping[str, Any],
+    description: Mapping[str, Any],
 ) -> str:
     """Writes summary.json, summary.txt, pictures and index.html; returns the table.
 
@@ -141,16 +141,16 @@ def write_report(
         raise UserError(f"no item of {to} could be judged; see {to / ITEMS}.")
     if not any(record["metrics"] for record in good):
         raise UserError(
-            f"none of the metrics is one of these items ({', '.join(about['metrics'])}); cpwer, "
-            "cpsim and turns need dialogues (cpwer in one channel also a recogniser that knows "
-            "times or speakers), sim one speaker, leakage two channels, rtf the report of "
+            f"none of the metrics is one of these items ({', '.join(description['metrics'])}); "
+            "cpwer, cpsim and turns need dialogues (cpwer in one channel also a recogniser that "
+            "knows times or speakers), sim one speaker, leakage two channels, rtf the report of "
             "`generate`."
         )
     text = f"{summary_table(good, baselines)}\n\nIntervals: {INTERVAL}."
     systems = {"this": good, **baselines}
     between = {name: seconds for name, one in systems.items() if (seconds := offsets(one))}
     content = {
-        "judge": about,
+        "judge": description,
         "items": len(good),
         "failed": len(records) - len(good),
         "interval": INTERVAL,
@@ -169,7 +169,7 @@ def write_report(
     else:
         (to / OFFSETS).unlink(missing_ok=True)  # of a run with other metrics
     draw_estimates({name: summarise(one) for name, one in systems.items()}, to / ESTIMATES)
-    write_page(to, good, text, about)
+    write_page(to, good, text, description)
     return text
 
 

@@ -15,12 +15,12 @@ from zipvoice_jax.judge.backends import (
     RATE,
     SpeakerEncoder,
     Wave,
+    brief,
     choose,
     fingerprint_of,
     library,
     needs,
     placed,
-    told,
     versions,
 )
 from zipvoice_jax.judge.ecapa import embed, read_ecapa
@@ -60,7 +60,7 @@ class Resemblyzer:
     """The encoder of Resemblyzer (GE2E): three LSTMs over windows of 1.6 s, averaged."""
 
     def __init__(self, path: Path) -> None:
-        self.about = {
+        self.description = {
             "name": "resemblyzer",
             "library": versions("jax", "librosa", "faster-whisper"),
             "weights": packages.sha256_of_files(path),
@@ -110,7 +110,7 @@ class WavlmEcapa:
     """ECAPA-TDNN on WavLM-large: the encoder of SIM and cpSIM in the paper."""
 
     def __init__(self, path: Path) -> None:
-        self.about = {
+        self.description = {
             "name": "wavlm-ecapa",
             "library": versions("jax"),
             "weights": packages.sha256_of_files(path),
@@ -131,7 +131,7 @@ class XVector:
     """A model of transformers that returns embeddings, such as WavLM with an X-vector head."""
 
     def __init__(self, path: Path) -> None:
-        self.about = {
+        self.description = {
             "name": f"transformers:{path}",
             "library": versions("transformers", "torch", "faster-whisper"),
             "weights": fingerprint_of(path, "*.safetensors", "*.bin"),
@@ -142,7 +142,7 @@ class XVector:
             model, info = make(path, output_loading_info=True)
         except Exception as error:  # what is no such model can fail in any way
             raise UserError(
-                f"{path} is no speaker encoder of transformers ({told(error)})."
+                f"{path} is no speaker encoder of transformers ({brief(error)})."
             ) from None
         if missing := sorted(info["missing_keys"]):
             raise UserError(f"{path} is no speaker encoder: it has no weights {missing[0]}.")
@@ -163,7 +163,7 @@ class Scripted:
     """A TorchScript file that takes (1, samples), such as WavLM with ECAPA-TDNN or UTMOS."""
 
     def __init__(self, path: Path) -> None:
-        self.about = {
+        self.description = {
             "name": f"torchscript:{path}",
             "library": versions("torch", "faster-whisper"),
             "weights": packages.sha256_of_files(path),
@@ -175,7 +175,7 @@ class Scripted:
         try:
             self._model = torch.jit.load(str(path), map_location="cpu").eval()
         except (RuntimeError, ValueError) as error:
-            raise UserError(f"{path} is no file of TorchScript ({told(error)}).") from None
+            raise UserError(f"{path} is no file of TorchScript ({brief(error)}).") from None
 
     def _vector(self, wave: Wave) -> Float[np.ndarray, " dim"]:
         """The output of the file: (1, dim), or any other shape of a single vector.
@@ -189,7 +189,7 @@ class Scripted:
             with torch.no_grad():
                 output = self._model(torch.from_numpy(np.array(wave, np.float32))[None])
         except Exception as error:  # whatever it does
-            raise UserError(f"{self._path} fails on (1, samples): {told(error)}.") from None
+            raise UserError(f"{self._path} fails on (1, samples): {brief(error)}.") from None
         if not isinstance(output, torch.Tensor) or output.numel() != max((1, *output.shape)):
             shape = f" {tuple(output.shape)}" if isinstance(output, torch.Tensor) else ""
             raise UserError(

@@ -44,7 +44,7 @@ class Estimate:
     high: float
     items: int
 
-    def told(self, metric: Metric, sign: bool = False) -> str:
+    def formatted(self, metric: Metric, sign: bool = False) -> str:
         """The estimate as text for a table."""
         digits = 2 if metric.scale == 1.0 else 1
         value = f"{self.value:{'+' if sign else ''}.{digits}f}"
@@ -227,9 +227,9 @@ def summary_table(records: Records, baselines: Mapping[str, Records]) -> str:
     rows = [head + [f"less {name}" for name in baselines]]
     for name, result in summarise(records).items():
         metric = ALL_METRICS[name]
-        row = [metric.title, metric.unit, result.told(metric), str(result.items)]
+        row = [metric.title, metric.unit, result.formatted(metric), str(result.items)]
         for other in baselines.values():
             delta = difference([records], [other], name)
-            row.append("" if delta is None else delta.told(metric, sign=True))
+            row.append("" if delta is None else delta.formatted(metric, sign=True))
         rows.append(row)
     return table(rows)
