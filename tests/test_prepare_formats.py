@@ -18,7 +18,7 @@ from zipvoice_jax.data.sources import Source
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_opendialog_by_the_official_rule(tmp_path: Path, packed: bool, monkeypatch: Any):
-    monkeypatch.setattr("zipvoice_jax.data.sources.OFFICIAL_DEV_CUTS", 3)
+    monkeypatch.setattr("zipvoice_jax.data.source_opendialog.OFFICIAL_DEV_CUTS", 3)
     root = preparing.opendialog(tmp_path / "od", tars=2, per_tar=3, packed=packed)
     preparing.write_jsonl(
         root / "manifest.zh.jsonl",

@@ -105,10 +105,10 @@ def run(args: argparse.Namespace) -> int:
 
     if args.beam_option and not args.beam_runner:
         raise UserError("--beam-option needs --beam-runner; name the runner that it is for.")
-    has_official = args.format in ("opendialog", "libritts")
+    corpus = source(args.source)
     config = PrepareConfig(
         name=args.name or _name(args.target),
-        source=source(args.source),
+        source=corpus,
         dev_source=None if args.dev_from is None else source(args.dev_from),
         tokenizer=TokenizerSettings(
             name=args.tokenizer,
@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
             text_repair=args.text_repair,
         ),
         limits=Limits(args.min_seconds, args.max_seconds, *args.words_per_minute),
-        split=args.split or ("official" if has_official else "hash"),
+        split=args.split or ("official" if corpus.has_official_split else "hash"),
         dev_share=args.dev_share,
         examples=args.examples,
     )

@@ -18,7 +18,7 @@ from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.progress import progress_bar
 from zipvoice_jax.data.checks import Reject
 from zipvoice_jax.data.prepare_config import PrepareConfig
-from zipvoice_jax.data.sources import CorpusItem, Source, hashed_split, official_dev
+from zipvoice_jax.data.sources import CorpusItem, Source, hashed_split
 from zipvoice_jax.data.timing import Timing
 
 _FORMAT = 2  # of a plan's files; another number makes old plans unusable
@@ -160,7 +160,7 @@ def _sources(config: PrepareConfig) -> Iterator[tuple[Source, Callable[[CorpusIt
     elif config.split == "hash":
         yield config.source, lambda item: hashed_split(item.id, config.dev_share)
     else:
-        dev = official_dev(config.source)
+        dev = config.source.official_dev()
         yield (
             config.source,
             lambda item: (

@@ -296,7 +296,8 @@ def _cut_item(cut: Mapping[str, Any], source: Source) -> CorpusItem:
 FORMATS = {
     "emilia": Format(jsonl_inputs, jsonl_units),
     "jsonl": Format(jsonl_inputs, jsonl_units),
-    "libritts": Format(libritts_inputs, libritts_units),
+    # Its folders define the split.
+    "libritts": Format(libritts_inputs, libritts_units, lambda source: frozenset()),
     "tsv": Format(manifest_inputs, tsv_units),
     "lhotse": Format(manifest_inputs, lhotse_units),
 }

@@ -18,20 +18,23 @@ from zipvoice_jax.data.checks import Reject
 from zipvoice_jax.data.source_lists import read_jsonl
 from zipvoice_jax.data.sources import AUDIO_SUFFIXES, CorpusItem, Format, Source, Unit, sliced
 
+OFFICIAL_DEV_CUTS = 1000  # per language (official: local/prepare_opendialog.py)
+
 
 def inputs(source: Source) -> list[Path]:
     """Manifests and tars; raises a UserError if there is no manifest."""
     return [*_manifests(source.path).values(), *_tars(source.path)]
 
 
-def recordings(source: Source) -> dict[str, list[str]]:
-    """The ids of the recordings that each language's manifest names."""
-    return {
-        language: [
-            one.recording for one in _read_manifest(path, language) if isinstance(one, CorpusItem)
-        ]
+def official_dev(source: Source) -> frozenset[tuple[str, str]]:
+    """(language, recording) of the first 1,000 recordings of each language, sorted by id."""
+    return frozenset(
+        (language, recording)
         for language, path in _manifests(source.path).items()
-    }
+        for recording in sorted(
+            one.recording for one in _read_manifest(path, language) if isinstance(one, CorpusItem)
+        )[:OFFICIAL_DEV_CUTS]
+    )
 
 
 def units(source: Source) -> Iterator[Unit]:
@@ -126,4 +129,4 @@ def _unpacked_items(entries: dict[str, list[CorpusItem]]) -> Iterator[CorpusItem
                 yield Reject("unreadable", item.id, f"{item.path} is neither there nor in a tar")
 
 
-FORMATS = {"opendialog": Format(inputs, units)}
+FORMATS = {"opendialog": Format(inputs, units, official_dev)}

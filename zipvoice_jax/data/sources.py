@@ -20,7 +20,6 @@ from zipvoice_jax.data.timing import Timing
 SplitRule = Literal["official", "hash"]
 SPLIT_RULES: tuple[str, ...] = get_args(SplitRule)
 AUDIO_SUFFIXES = (".mp3", ".wav", ".flac", ".ogg", ".opus")
-OFFICIAL_DEV_CUTS = 1000  # per language of OpenDialog (official: local/prepare_opendialog.py)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +98,24 @@ class Source:
         """
         return formats()[self.format].inputs(self)
 
+    @property
+    def has_official_split(self) -> bool:
+        """Whether the layout has an official split."""
+        return formats()[self.format].official_dev is not None
+
+    def official_dev(self) -> frozenset[tuple[str, str]]:
+        """As `Format.official_dev`.
+
+        Raises:
+            UserError: there is no official split.
+        """
+        rule = formats()[self.format].official_dev
+        if rule is None:
+            raise UserError(
+                f"there is no official split of the format {self.format}; use --split hash."
+            )
+        return rule(self)
+
     def units(self) -> Iterator[Unit]:
         """Reads the corpus, unit by unit, in a fixed order.
 
@@ -134,10 +151,13 @@ class Format:
     Attributes:
         inputs: lists the manifests and tar files of a source.
         units: reads a source, unit by unit.
+        official_dev: (language, recording) of the items that the official split has in dev, besides
+            those whose folder says so; None if there is no official split.
     """
 
     inputs: Callable[[Source], list[Path]]
     units: Callable[[Source], Iterator[Unit]]
+    official_dev: Callable[[Source], frozenset[tuple[str, str]]] | None = None
 
 
 @functools.cache
@@ -150,28 +170,6 @@ def formats() -> dict[str, Format]:
         if name.startswith("source_")
     ]
     return {k: v for module in modules for k, v in getattr(module, "FORMATS", {}).items()}
-
-
-def official_dev(source: Source) -> frozenset[tuple[str, str]]:
-    """(language, recording) of the dev items of OpenDialog by the official rule.
-
-    They are the first 1,000 recordings of each language, sorted by id.
-
-    Raises:
-        UserError: the format has no such rule.
-    """
-    if source.format == "libritts":
-        return frozenset()  # its folders define the split
-    if source.format != "opendialog":
-        raise UserError(
-            f"there is no official split of the format {source.format}; use --split hash."
-        )
-    from zipvoice_jax.data import source_opendialog
-
-    names = source_opendialog.recordings(source)
-    return frozenset(
-        (language, one) for language in names for one in sorted(names[language])[:OFFICIAL_DEV_CUTS]
-    )
 
 
 def hashed_split(item_id: str, dev_share: float) -> str:

@@ -32,8 +32,6 @@ class WordJudge:
             models, the others for models of one speaker.
         items: most items of either kind to speak.
         recogniser: name of the recogniser, such as whisper-tiny.
-        vocoder_path: vocoder, as for `generate`.
-        guidance_scale: guidance of sampling; None takes the model's default.
 
     Raises:
         UserError: a list or the recogniser cannot be used.
@@ -45,8 +43,6 @@ class WordJudge:
         *,
         items: int = 24,
         recogniser: str = "whisper-tiny",
-        vocoder_path: str | Path | None = GriffinLim.name,
-        guidance_scale: float | None = None,
     ) -> None:
         requests = [
             # Two lists may both call their first item 1.
@@ -60,7 +56,6 @@ class WordJudge:
         }
         self._recogniser = open_recogniser(recogniser)
         self._normalise = normaliser("whisper", "en")
-        self._vocoder_path, self._guidance_scale = vocoder_path, guidance_scale
         self._synthesizer: Synthesizer | None = None
 
     def __call__(self, loaded: Loaded) -> dict[str, float]:
@@ -73,7 +68,7 @@ class WordJudge:
             return {}
         begin = time.perf_counter()
         synthesizer = self._opened(loaded)
-        sampling = SamplingConfig.for_model(loaded.config, guidance_scale=self._guidance_scale)
+        sampling = SamplingConfig.for_model(loaded.config)
         prepare = synthesizer.preparation(sampling)
         texts = {
             request.item_id: self._normalise(without_tags(request.text)) for request in requests
@@ -95,7 +90,7 @@ class WordJudge:
     def _opened(self, loaded: Loaded) -> Synthesizer:
         """A synthesizer with these parameters; reused, with its programs, for the same config."""
         if self._synthesizer is None or self._synthesizer.config != loaded.config:
-            vocoder, _ = find_vocoder(self._vocoder_path, loaded.features)
+            vocoder, _ = find_vocoder(GriffinLim.name, loaded.features)
             self._synthesizer = Synthesizer(loaded, vocoder=vocoder)
         else:
             self._synthesizer.engine.load(loaded.params)

@@ -20,7 +20,7 @@ from zipvoice_jax.train.pictures import draw_sample
 from zipvoice_jax.train.session import Session
 from zipvoice_jax.train.stages import StagePlan
 from zipvoice_jax.train.state import TrainState
-from zipvoice_jax.train.step import call_program
+from zipvoice_jax.train.step import program_id
 from zipvoice_jax.vocoder.base import Vocoder
 from zipvoice_jax.vocoder.find import find_vocoder
 
@@ -96,8 +96,8 @@ class Samples:
         def sampler(params: Any, inputs: SampleInputs, times: Array, steered: Any) -> Any:
             return sample(layout.whole(params), recipe.config, inputs, times, **steered)
 
-        out = call_program(
-            self.session.programs, "sample", recipe, batch,
+        out = self.session.programs.run(
+            *program_id("sample", recipe, batch.bucket),
             lambda: jax.jit(sampler, out_shardings=layout.everywhere),
             state.average, *layout.replicate((inputs, times, steering(sampling, 1))),
         )  # fmt: skip

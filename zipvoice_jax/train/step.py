@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import jax
@@ -249,7 +249,7 @@ def call_train_step(
     """`train_step` of this process's rows, compiled for their bucket; the state is given up."""
     rows = SpeechBatch(**layout.split(batch.arrays))
     made = functools.partial(jit_train_step, recipe, layout)
-    return call_program(programs, "train", recipe, batch, made, state, rows)
+    return programs.run(*program_id("train", recipe, batch.bucket), made, state, rows)
 
 
 def call_valid_step(
@@ -260,24 +260,18 @@ def call_valid_step(
     step = specialised(valid_step, recipe=recipe, layout=layout)
     args = (state.params, state.teacher, rows, *layout.replicate(rest))
     made = functools.partial(jax.jit, step, out_shardings=layout.everywhere)
-    return call_program(programs, "validate", recipe, batch, made, *args)
+    return programs.run(*program_id("validate", recipe, batch.bucket), made, *args)
 
 
-def call_program(
-    programs: Programs, what: str, recipe: Recipe, batch: Batch, made: Callable[[], Any], *args: Any
-) -> Any:
-    """What a program of a recipe gives, which is compiled once for each bucket.
+def program_id(what: str, recipe: Recipe, bucket: Bucket) -> tuple[Hashable, str]:
+    """The key of a program, which is compiled once for each bucket, and its name in the log.
 
     Args:
-        programs: those compiled so far.
-        what: it does, in a word, by which it is known.
+        what: the program's task, in a word.
         recipe: what else it depends on.
-        batch: of whose bucket the arguments are.
-        made: makes it, by `jax.jit`.
-        *args: its arguments.
+        bucket: the shape of its batch.
     """
-    key = (what, recipe, batch.bucket)
-    return programs.run(key, f"{what} {recipe}, {batch.bucket}", made, *args)
+    return (what, recipe, bucket), f"{what} {recipe}, {bucket}"
 
 
 def jit_train_step(recipe: Recipe, layout: Layout) -> Any:
