@@ -432,7 +432,7 @@ class SamplingConfig:
         """Defaults of a model: the official ones of its kind, and what only models of ours have.
 
         Args:
-            config: of the model.
+            config: the model's config.
             **overrides: values that replace a default; None leaves the default.
 
         Raises:

@@ -19,7 +19,7 @@ def add_model(parser: argparse.ArgumentParser, *, vocoder: bool = True, text: bo
     """The options that choose a model and how it runs.
 
     Args:
-        parser: of the command.
+        parser: the command's parser.
         vocoder: whether it needs a vocoder.
         text: whether it reads texts.
     """
@@ -58,7 +58,7 @@ def add_sampling(parser: argparse.ArgumentParser, *, text: bool = True) -> None:
     """The options of the ODE solver; None takes the model's official default.
 
     Args:
-        parser: of the command.
+        parser: the command's parser.
         text: whether it reads texts and prompts.
     """
     add = parser.add_argument

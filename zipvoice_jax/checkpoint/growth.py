@@ -61,7 +61,7 @@ def grow_vocabulary(
         config: sizes and options of the model.
         old_table: its token table.
         new_table: holds every token of the old one, in any order, and more.
-        key: of the new rows, which are N(0, 1) as in torch.nn.Embedding; a token's row
+        key: random key of the new rows, which are N(0, 1) as in torch.nn.Embedding; a token's row
             depends on the key and the token alone.
 
     Returns:
@@ -139,12 +139,12 @@ def grow_to_dialog(
     """ZipVoice to ZipVoice-Dialog (load_checkpoint_extend_vocab_size).
 
     Args:
-        params: of a zipvoice model.
-        config: of that model.
+        params: parameters of a zipvoice model.
+        config: its config.
         old_table: its token table.
         new_table: the old tokens, [S1], [S2] and perhaps more (see `dialog_table`).
-        key: of the new embedding rows, N(0, 1), and of the speaker-turn embedding.
-        speaker_std: of the latter, which is normal with this standard deviation.
+        key: random key of the new embedding rows, N(0, 1), and of the speaker-turn embedding.
+        speaker_std: standard deviation of the latter, which is normal.
 
     Raises:
         UserError: not a zipvoice model, or the token tables do not fit.
@@ -188,11 +188,11 @@ def grow_to_stereo(
     start as it.
 
     Args:
-        params: of a zipvoice_dialog model.
-        config: of that model.
+        params: parameters of a zipvoice_dialog model.
+        config: its config.
         channel_difference: standard deviation of that random difference, as a share of the mono
             weight's own; 0 is the official start.
-        key: of the difference; needed where there is one.
+        key: random key of the difference; needed where there is one.
 
     Raises:
         UserError: not a zipvoice_dialog model.
@@ -235,8 +235,8 @@ def one_channel(params: Params, config: ModelConfig) -> tuple[Params, ModelConfi
     without any of one channel they are as they were, while all between them has changed.
 
     Args:
-        params: of a zipvoice_dialog_stereo model.
-        config: of that model.
+        params: parameters of a zipvoice_dialog_stereo model.
+        config: its config.
 
     Raises:
         UserError: not a zipvoice_dialog_stereo model.
@@ -255,9 +255,9 @@ def grow_to_distill(
     """ZipVoice to ZipVoice-Distill: a new embedding of the guidance scale, small as officially.
 
     Args:
-        params: of a zipvoice model.
-        config: of that model.
-        key: of the embedding.
+        params: parameters of a zipvoice model.
+        config: its config.
+        key: random key of the embedding.
 
     Raises:
         UserError: not a zipvoice model.
@@ -277,7 +277,7 @@ def new_duration_head(config: ModelConfig, key: Key[Array, ""]) -> Params:
 
     Args:
         config: sizes and options of the model.
-        key: of the head.
+        key: random key of the head.
     """
     head = DurationHead(DURATION_HEAD_DIM)
     embed, mask = jnp.zeros((1, 1, config.feat_dim), jnp.float32), jnp.zeros((1, 1), bool)

@@ -84,7 +84,7 @@ def _spec(path: TreePath, shape: Shape, layer: int | None, *, downsampled: bool)
 
     Args:
         path: keys of the leaf.
-        shape: of the leaf, without the axis of layers.
+        shape: the leaf's shape, without the axis of layers.
         layer: index into that axis, if there is one.
         downsampled: whether the leaf is of a stack below full rate, which officially wraps one of
             full rate.

@@ -225,7 +225,7 @@ def write_official(
     Args:
         model_dir: the directory to make.
         config: sizes and options of the model.
-        features: of the model; the official format keeps type and sampling rate.
+        features: the model's; the official format keeps type and sampling rate.
         table: the token table, whose ids the embedding has.
         params: our parameter tree; a head for the length of the speech is left out.
         format: "pt" (torch.save's) or "safetensors".

@@ -209,7 +209,7 @@ def resolve(tree: Any, read_storage: Callable[[Storage], np.ndarray], size: int)
     Args:
         tree: what `load_pickle` returned, or a part of it.
         read_storage: all elements of a storage.
-        size: of the file in bytes, which bounds the size of the arrays.
+        size: the file's size in bytes, which bounds the size of the arrays.
 
     Raises:
         MalformedError: containers are too deep, or tensors far larger than the file.

@@ -92,7 +92,7 @@ class Programs:
         """A program, which is compiled if there is none of this key.
 
         Args:
-            key: of the computation and of the shapes of its arguments.
+            key: identifies the computation and the shapes of its arguments.
             name: for the record.
             lower: makes what is compiled, the result of `jax.jit(...).lower(...)`.
         """

@@ -40,7 +40,7 @@ class FlowBatch:
         speech_condition_mask: True where speech is to be generated.
         keep_text: 1.0, or 0.0 where the text condition is dropped.
         token_starts: the frame at which each token begins; None shares frames out equally.
-        only_speaker: of each dialogue, the speaker whose turns alone are in sight and are to be
+        only_speaker: for each dialogue the speaker whose turns alone are in sight and are to be
             generated, as `speaker_prompts="own"` samples them: 1 for [S1], 0 for [S2]; -1, or
             None for a whole batch, for all. Separate channels have one speaker each anyway.
     """
@@ -68,7 +68,7 @@ class DistillBatch:
         features_lens: frames of each item.
         noise: standard normal.
         speech_condition_mask: True where speech is to be generated.
-        guidance_scale: of each item; the teacher applies it, the student takes it as an input.
+        guidance_scale: one for each item; the teacher applies it, the student takes it as input.
         t: where the student's one step begins, one time for the batch.
         t_middle: where the teacher's first step ends and its second begins.
         t_end: where both end.
@@ -95,7 +95,7 @@ def counted_frames(
 
     Args:
         config: sizes and options of the model.
-        batch: of flow matching, where of each item `only_speaker` may count alone, or of
+        batch: one of flow matching, where `only_speaker` alone may count in an item, or one of
             distillation.
     """
     taken = _frames_of_only_speaker(config, batch) if isinstance(batch, FlowBatch) else None
@@ -168,7 +168,7 @@ def flow_matching_loss(
         params: parameters of the model, as nested dicts.
         config: sizes and options of the model.
         batch: data and random quantities of the step.
-        weights: of the parts beside the flow's error, by the part's name and "_weight":
+        weights: those of the parts beside the flow's error, by the part's name and "_weight":
             "exclusive_weight" of the stereo model's speaker-exclusive term, which acts on
             two-channel batches only, "duration_weight" of the error of predicted durations, for
             models of upsampling "durations". What has none is only watched.
@@ -222,7 +222,7 @@ def duration_loss(
 
     Args:
         params: parameters of the model, as nested dicts.
-        config: of the model, which has a duration head.
+        config: config of the model, which has a duration head.
         batch: only its tokens and their boundaries count.
 
     Returns:
@@ -302,11 +302,11 @@ def distillation_loss(
     """The student's one step against two steps of the teacher (train_zipvoice_distill.py).
 
     Args:
-        params: of the student, a zipvoice_distill model.
-        config: of the student.
-        teacher_params: of the teacher: a zipvoice model with guidance in the first stage, an
+        params: parameters of the student, a zipvoice_distill model.
+        config: config of the student.
+        teacher_params: the teacher's: a zipvoice model with guidance in the first stage, an
             average of the student in the second. No gradient reaches them.
-        teacher_config: of the teacher.
+        teacher_config: config of the teacher.
         batch: data and random quantities of the step.
         ctx: training step of the student, or None for evaluation.
 

@@ -29,9 +29,9 @@ class VoiceStatistics:
     """Of the dark and the bright sounds of each speaker of an item, by channel and mel bin.
 
     Attributes:
-        mean: of the scaled log-mel; 0 where there is no speech.
+        mean: mean of the scaled log-mel; 0 where there is no speech.
         std: its standard deviation.
-        frames: of speech, by their weights.
+        frames: number of frames of speech, by their weights.
     """
 
     mean: Float[Array, "batch channels sounds feat"]
@@ -51,7 +51,7 @@ def speech_weights(
     Args:
         features: log-mel times `feat_scale`.
         member: 1 for the frames that are a speaker's.
-        feat_scale: of the features.
+        feat_scale: scale of the features.
     """
     loudest_bin = features.max(axis=-1)[..., None]
     members = member[:, :, None, :] > 0
@@ -100,7 +100,7 @@ def voice_statistics(
     Args:
         features: log-mel times `feat_scale`.
         member: 1 for the frames that are a speaker's.
-        feat_scale: of the features.
+        feat_scale: scale of the features.
     """
     weights = sound_weights(features, speech_weights(features, member, feat_scale))
 
@@ -120,10 +120,10 @@ class PromptVoices:
     """What `match_voices` moves towards, and where.
 
     Attributes:
-        statistics: of each speaker's prompt.
+        statistics: those of each speaker's prompt.
         member: 1 for the frames of each speaker that may be moved.
         share: how far to move, from 0 to 1.
-        feat_scale: of the features.
+        feat_scale: scale of the features.
     """
 
     statistics: VoiceStatistics
@@ -147,9 +147,9 @@ def set_apart(
     the form of the spectrum and not in its level; deviations, by their ratio, half as much.
 
     Args:
-        voices: of prompts; of a speaker with little speech less is believed.
+        voices: statistics of prompts, believed less where a speaker says little.
         contrast: 0 leaves voices as they are.
-        speakers: of each item; dark and bright sounds of each are apart in `voices`.
+        speakers: number of speakers; dark and bright sounds of each are apart in `voices`.
     """
     # (batch, channels, dark and bright, speakers, ...)
     mean, std, frames = (
@@ -187,7 +187,7 @@ def prompt_voices(
         in_prompt: the frames of the prompt in which each speaker has the turn.
         generated: the same of the frames to be generated.
         share: how far to move them, from 0 to 1.
-        feat_scale: of the features.
+        feat_scale: scale of the features.
         contrast: see `set_apart`; None for none.
     """
     statistics, _ = voice_statistics(prompt, in_prompt.astype(jnp.float32), feat_scale)

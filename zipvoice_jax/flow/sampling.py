@@ -124,8 +124,8 @@ def predicted_durations(
     """Frames of each token by the model's duration head, at the speed of its training data.
 
     Args:
-        params: of a model with a duration head.
-        config: of that model.
+        params: parameters of a model with a duration head.
+        config: its config.
         tokens: ids, with at least one padding id after each item.
         tokens_lens: lengths without padding.
 
@@ -164,7 +164,7 @@ def frames_at_rate_of(
     In place of frames per token, which gives an `ah` and a pause the same length.
 
     Args:
-        prompt_frames: of the recording.
+        prompt_frames: frames of the recording.
         prompt_predicted: frames predicted for the prompt's transcript, in all.
         text_predicted: frames predicted for the text, in all.
         speed: 2 halves the frames.
@@ -185,10 +185,10 @@ class Prepared:
         first: True where a frame is of [S1]'s branch; None where there is one for both speakers.
         mask: True for padding, of all branches.
         positions: see `precompute_positions`.
-        steps: of each step its time, the next one's, and the embedding of its time, in which a
+        steps: for each step its time, the next one's, and the embedding of its time, in which a
             distilled model has the guidance scales as well.
-        guidance_scale: of each item.
-        speaker_guidance: of each item, if there is a branch for each speaker; None for none.
+        guidance_scale: one scale for each item.
+        speaker_guidance: one scale for each item, if each speaker has a branch; None for none.
         voices: what `match_voices` moves towards; None where nothing is moved.
         guided: whether there is an unconditional branch.
         passes: above 1 each channel is an item of its own in all of these but `voices`.
@@ -384,12 +384,12 @@ def sample(
         config: sizes and options of the model.
         inputs: the batch.
         times: see `time_steps`.
-        guidance_scale: of each item.
+        guidance_scale: one scale for each item.
         guided: False leaves out the unconditional branch; right where every scale is 0.
-        speaker_guidance: of each item; None leaves it out of the program, as officially.
-        voice_matching: of each item, from 0 to 1; None leaves it out of the program, as officially.
-        voice_contrast: of each item; None for none.
-        feat_scale: of the features, for all or each; by it `match_voices` knows how loud they are.
+        speaker_guidance: one scale for each item; None leaves it out, as officially.
+        voice_matching: one share for each item, 0 to 1; None leaves it out, as officially.
+        voice_contrast: one factor for each item; None for none.
+        feat_scale: scale of the features, for all or each; `match_voices` needs their level.
 
     Returns:
         Features of prompt and speech, float32; undefined in padding.

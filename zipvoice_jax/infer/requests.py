@@ -140,7 +140,7 @@ def read_usable(path: Path, limit: int | None = None) -> list[Request]:
     """The items of a list of which every line can be used; see `read_requests`.
 
     Args:
-        path: of the list.
+        path: the list.
         limit: lines to take, from the first on; None for all.
 
     Raises:

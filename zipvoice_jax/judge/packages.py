@@ -84,7 +84,7 @@ def check_fetched(names: Iterable[str]) -> None:
     """Checks that weights are there, so that all that are not are named at once.
 
     Args:
-        names: of judges; those that no package carries are left out.
+        names: judges; those that no package carries are left out.
 
     Raises:
         UserError: some were not fetched.

@@ -35,8 +35,8 @@ def sampling_flops(
 
     Args:
         config: sizes and options of the model.
-        frames: of prompt and speech.
-        tokens: of prompt and text.
+        frames: frames of prompt and speech.
+        tokens: tokens of prompt and text.
         num_step: Euler steps.
         guided: whether guidance takes a second branch.
     """

@@ -228,7 +228,7 @@ def decode(
     Args:
         config: sizes and options of the model.
         params: from `params_from_official` or `Generator(config).init(...)["params"]`.
-        mel: of `hifigan_mel`.
+        mel: features by `hifigan_mel`.
         spans: first frame of each item, and the frame behind its last; None: all are its own.
             What lies outside has no effect on an item.
 
@@ -264,7 +264,7 @@ def hifigan_mel(
     Args:
         log_mel: natural-logarithm mel features, unscaled.
         features: their settings, with the n_fft and hop of `config`.
-        config: of the generator.
+        config: the generator's config.
 
     Returns:
         log(max(Slaney mel of magnitudes, 1e-5)), float32.

@@ -116,7 +116,7 @@ def speaker_embedding(config: ModelConfig, std: float = SPEAKER_STD) -> nn.Embed
     """The table of the speaker-turn embeddings; see `speaker_turn_rows`.
 
     Args:
-        config: of a model that has them.
+        config: config of a model that has them.
         std: standard deviation of what they start from.
     """
     size = config.num_speakers, config.speaker_embed_dim
@@ -168,7 +168,7 @@ class ZipVoice(nn.Module):
             tokens: ids, with at least one `pad_id` after each item.
             tokens_lens: lengths without padding.
             ctx: training step, or None.
-            channels: of the speech; where each takes a pass of the decoder, the embeddings of the
+            channels: number of channels; where each takes a pass of the decoder, the embeddings of the
                 text with its tags swapped come beside the others.
         """
         c = self.config
@@ -227,7 +227,7 @@ class ZipVoice(nn.Module):
             num_frames: padded number of frames.
             ctx: training step, or None.
             token_starts: the frame at which each token begins; None shares frames out equally.
-            channels: of the speech; see `text_embed`.
+            channels: channels of the speech; see `text_embed`.
         """
         embed = self.text_embed(tokens, tokens_lens, ctx, channels)
         return upsampled(embed, tokens_lens, features_lens, num_frames, token_starts)
@@ -250,7 +250,7 @@ class ZipVoice(nn.Module):
             text_condition: see `text_condition`.
             speech_condition: prompt features, zero where speech is to be made.
             mask: True for padding.
-            guidance_scale: of distilled models only.
+            guidance_scale: for distilled models only.
             ctx: training step, or None.
         """
         c, channels = self.config, xt.shape[-1] // self.config.feat_dim
@@ -287,7 +287,7 @@ class ZipVoice(nn.Module):
             t: time of each item, 0 (noise) to 1 (speech).
             xt: the state.
             speech_condition: prompt features, zero where speech is to be made.
-            guidance_scale: of distilled models only.
+            guidance_scale: for distilled models only.
             token_starts: the frame at which each token begins; None shares frames out equally.
             ctx: training step, or None.
         """

@@ -35,7 +35,7 @@ class Linear(nn.Module):
     Attributes:
         in_dim: input channels.
         out_dim: output channels.
-        dtype: of the matmul.
+        dtype: precision of the matmul.
         scale: `initial_scale` of the official ScaledLinear; None for nn.Linear.
         use_bias: whether to add a bias.
     """

@@ -38,7 +38,7 @@ class StepContext:
 
     Attributes:
         step: adjusted batch count, float32.
-        key: of the choices whose numbers are not drawn beforehand.
+        key: random key of the choices whose numbers are not drawn beforehand.
         draws: numbers drawn beforehand, by name; or what collects the names.
         path: what the names in `draws` begin with.
     """
@@ -88,8 +88,8 @@ def draw(key: Key[Array, ""], choices: Choices, layers: int) -> dict[str, Array]
     each that takes more.
 
     Args:
-        key: of all of them.
-        choices: of one layer.
+        key: random key of all choices.
+        choices: those of one layer.
         layers: how many there are.
     """
     kinds: dict[str, list[str]] = {}

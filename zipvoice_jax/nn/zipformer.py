@@ -202,7 +202,7 @@ def layer_choices(config: ZipformerConfig, batch: int) -> Choices:
     """The random choices of a layer in training, found by tracing one.
 
     Args:
-        config: of the layer's Zipformer; its stacks differ in nothing that matters here.
+        config: the layer's Zipformer, whose stacks differ in nothing that matters here.
         batch: items.
     """
     choices = Choices()
@@ -356,7 +356,7 @@ class Zipformer(nn.Module):
 
         Args:
             t: times.
-            guidance_scale: of distilled models only; it and `t` are broadcast against each other.
+            guidance_scale: for distilled models only; it and `t` are broadcast against each other.
         """
         dim = self.config.time_embed_dim
         assert dim is not None

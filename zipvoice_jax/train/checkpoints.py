@@ -52,7 +52,7 @@ class Checkpoints:
     """The checkpoints of a run, named by their steps.
 
     Args:
-        folder: of the run's checkpoints, made if missing; a path or a gs:// address.
+        folder: where checkpoints go, made if missing; a path or a gs:// address.
         keep_last: newest ones to keep.
         keep_every: keep those at multiples of this; None for none.
         keep_best: those of the latest stage with the lowest validation loss to keep.
@@ -128,7 +128,7 @@ class Checkpoints:
         """Notes the validation loss of a checkpoint, which counts from the next one on.
 
         Args:
-            step: of the checkpoint.
+            step: the checkpoint's step.
             stage: number of its stage; the best are those of the latest.
             loss: without a finite one it is none of the best.
 

@@ -39,7 +39,7 @@ class Stage:
     """One part of a curriculum.
 
     Attributes:
-        name: of its folder and its random numbers.
+        name: names its folder and its random numbers.
         kind: the model at this stage; a smaller one before it is grown.
         steps: updates.
         data: what it trains on.
@@ -58,20 +58,20 @@ class Stage:
             in sight and are to be generated: what a model of `speaker_prompts="own"` is asked
             when it speaks. Officially 0. Of more speakers only [S1] and [S2] are drawn; separate
             channels of a stereo model have one speaker each, and all of them counts.
-        exclusive_weight: of the stereo model's speaker-exclusive loss.
-        channel_difference: of the start of a stereo model from a mono one: how far the input
-            projections of its channels differ, as a share of the mono one's standard deviation.
+        exclusive_weight: weight of the stereo model's speaker-exclusive loss.
+        channel_difference: how far the input projections of a stereo model's channels differ where
+            it starts from a mono one, as a share of the mono one's standard deviation.
             Officially 0: both are alike, and a small model takes long to tell them apart.
-        speaker_std: of the start of a dialogue model: standard deviation of the new speaker-turn
-            embedding. Officially 0.1; a short training learns nothing from so faint a signal.
+        speaker_std: standard deviation of the new speaker-turn embedding with which a dialogue
+            model starts. Officially 0.1; a short training learns nothing from so faint a signal.
         alignment: from which boundaries tokens are spread over frames: those of the data's
             alignments (1), of average upsampling (0) or between. None is what the model takes
             when it speaks: 1 for upsampling by durations, 0 by averages; the objective
             "durations" always learns from the aligned ones.
         alignment_rule: for an alignment between 0 and 1, "blend" moves every boundary, "items"
             takes the aligned ones for this share of the items.
-        duration_weight: of the error of predicted durations beside the flow's, for upsampling
-            by durations.
+        duration_weight: weight of the error of predicted durations beside the flow's, for
+            upsampling by durations.
         hooks: dropout and the gradient hooks of Zipformer, which keep a large model's long
             training stable; without them a small one learns faster and each step is shorter.
         batch_count_offset: added to the adjusted batch count that drives dropout and hooks;
@@ -159,20 +159,20 @@ class TrainConfig:
         model: sizes, dtype and remat; kind and token ids come from the stage.
         stages: in order.
         tokens: token table of the first stage, or a model directory that has it.
-        features: of all recordings.
+        features: settings for all recordings.
         init: model to start from, a directory or a name such as demo; None starts from random
             weights.
-        optimizer: of all stages.
-        seed: of all randomness.
+        optimizer: settings for all stages.
+        seed: seed of all randomness.
         feat_scale: factor on the log-mel.
         ref_seconds: batch duration to which batch counts are adjusted.
         batch_multiple: batch sizes are multiples of it, whatever the devices, so that runs on
             numbers of devices that divide it see the same batches.
         accumulate: a step's batch is worked through in this many parts.
-        average: of parameters: running mean from the stage's start, or exponential with a decay
+        average: average of parameters: "running" from the stage's start, or "ema" with a decay
             that rises to `ema_decay` over the stage's first steps.
         average_period: steps between updates of the running mean.
-        ema_decay: of the exponential average, and of the second distillation's teacher.
+        ema_decay: decay of the exponential average, and of the second distillation's teacher.
         export_window: last steps of a stage that its exported model averages over, at most all
             of the stage; 0 exports the last parameters as they are.
         log_every: steps between log lines.

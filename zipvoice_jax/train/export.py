@@ -69,8 +69,8 @@ def export_step(
 
     Args:
         run: the config.
-        folder: of the run.
-        step: of the checkpoint.
+        folder: the run's folder.
+        step: the checkpoint's step.
         target: model directory to make.
         average_since: averages over the steps after this checkpoint, or after the beginning of
             the stage; None takes the parameters as they are.
@@ -107,7 +107,7 @@ def handed_on(
         state: after its last step.
         since: a step of the stage; None takes the parameters as they are.
         checkpoints: where that of this step is.
-        layout: of the arrays.
+        layout: how arrays lie on the devices.
 
     Raises:
         UserError: no mean was taken between the steps.

@@ -22,7 +22,7 @@ def load_config(path: Path, settings: Sequence[str]) -> TrainConfig:
     """The config that a file's `get_config` returns, with settings of the command line.
 
     Args:
-        path: of the file.
+        path: the config file.
         settings: NAME=VALUE. A name is an argument of `get_config`, whose value is read as the
             type of its default, or a field of the config: `seed`, `model.fm_decoder_dim`,
             `stages.dialog.learning_rate`. Fields are set after the file has run.

@@ -70,7 +70,7 @@ class Speedometer:
         Args:
             step: its number.
             bucket: shape of its batch.
-            frames: of its items.
+            frames: frames of its items.
             padding: share of its batch.
         """
         if step <= self.begun:
@@ -97,10 +97,10 @@ class RunLog:
     """The log of a run.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
         start: step from which the run goes on; later entries of an earlier attempt go.
         total: steps of the run.
-        config: of the run, for W&B.
+        config: the run's config, for W&B.
         silent: tells and writes nothing, in a process beside the one that does.
 
     Raises:
@@ -278,7 +278,7 @@ def _open_board(folder: Path, *, start: int, say: Callable[[str], None]) -> Any:
     """A tensorboardX `SummaryWriter` that goes on where the disk is full.
 
     Args:
-        folder: of its files.
+        folder: where its files go.
         start: step from which the run goes on; later entries of an earlier attempt go.
         say: takes a line for the user, once, if something cannot be written.
 

@@ -54,7 +54,7 @@ def train(
 
     Args:
         run: the config.
-        folder: of the run; what is there of an earlier attempt is continued.
+        folder: the run's folder; what is there of an earlier attempt is continued.
         stop: asked before every step; True saves a checkpoint after it and returns. Several
             processes agree on a step once any of them gets SIGTERM, and do not ask.
         allow_config_change: goes on although the config is not that of the earlier attempt.

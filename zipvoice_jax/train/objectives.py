@@ -106,8 +106,8 @@ class Objective:
         """Refuses a model that a stage of this objective cannot start from.
 
         Args:
-            stage: of the objective.
-            kind: of that model; None for random weights.
+            stage: the stage that has the objective.
+            kind: kind of that model; None for random weights.
             same_tokens: whether its token table is the stage's.
 
         Raises:
@@ -139,8 +139,8 @@ class Objective:
         """The teacher's parameters as the stage begins; empty without one.
 
         Args:
-            before: of the model that the stage starts from.
-            params: of the stage, grown from those.
+            before: parameters of the model that the stage starts from.
+            params: the stage's parameters, grown from those.
         """
         return {}
 
@@ -162,7 +162,7 @@ class Objective:
         """A batch with the random quantities of its step.
 
         Args:
-            key: of the step.
+            key: random key of the step.
             batch: from the loader.
             values: the scheduled numbers at the step.
             feat_scale: factor on the features.

@@ -35,7 +35,7 @@ def make_optimizer(
     """The optimiser that a config names; each update takes its `learning_rate` as an argument.
 
     Args:
-        config: of the run.
+        config: the run's settings.
         only_part: the one part of the parameters that is trained and has a state; None for all.
     """
     if config.name == "adamw":

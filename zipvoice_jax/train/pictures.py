@@ -131,8 +131,8 @@ def draw_sample(
         made: sampled features, which begin with the prompt.
         prompt: frames of the prompt.
         fps: frames per second.
-        name: of the item.
-        step: of the training.
+        name: name of the item.
+        step: training step.
     """
     from matplotlib.figure import Figure  # slow to import, and rarely needed
 

@@ -139,7 +139,7 @@ def eden(
         base_lr: at its highest.
         lr_batches: batches after which the rate falls notably.
         lr_epochs: epochs, or whatever else `epoch` counts, after which it falls notably.
-        epoch: of a batch count, both float32: officially whole passes over the data, from 0,
+        epoch: gives that of a batch count, both float32: officially whole passes over the data, from 0,
             or, with --lr-hours, batch * batch_seconds / 3600.
         warmup_batches: over which the rate rises to its value.
         warmup_start: share of its value at batch 0.
@@ -170,7 +170,7 @@ def adjusted_batch_count(
     Args:
         step: updates made so far.
         batch_seconds: seconds of audio in a batch over all devices.
-        ref_seconds: of the reference batch (--ref-duration).
+        ref_seconds: duration of the reference batch (--ref-duration).
         offset: officially 100,000 wherever training starts from a trained model.
     """
     refreshed = jnp.asarray(step) // _BATCH_COUNT_PERIOD * _BATCH_COUNT_PERIOD
@@ -225,7 +225,7 @@ def stage_step(boundaries: Sequence[int], step: Int[Array, ""]) -> Int[Array, ""
 
     Args:
         boundaries: the step at which each stage begins, and the last step's end.
-        step: of the run.
+        step: the run's step.
     """
     starts = jnp.asarray(boundaries[:-1], jnp.int32)
     return step - jnp.max(jnp.where(starts <= step, starts, 0))

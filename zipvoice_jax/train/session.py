@@ -33,14 +33,14 @@ class Session:
     """An open run.
 
     Attributes:
-        folder: of the run, absolute.
-        plans: of the stages that are left, the one to go on in first.
+        folder: the run's folder, absolute.
+        plans: the stages that are left, the one to go on in first.
         latest: step of the checkpoint to go on from; None begins the run.
-        data_state: of the loader at that checkpoint; None where the data may be others now.
-        checkpoints: of the run.
-        layout: of its arrays on the devices.
+        data_state: the loader's at that checkpoint; None where the data may be others now.
+        checkpoints: the run's checkpoints.
+        layout: how its arrays lie on the devices.
         programs: compiled so far.
-        log: of the run.
+        log: the run's log.
     """
 
     folder: Path

@@ -32,7 +32,7 @@ class Layout:
         """The layout of a run.
 
         Args:
-            devices: of all processes.
+            devices: those of all processes.
             fsdp: devices that share one copy of the state.
 
         Raises:

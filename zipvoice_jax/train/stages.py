@@ -53,8 +53,8 @@ class StagePlan:
 
     Attributes:
         run: the config of the run.
-        index: of the stage.
-        config: of its model.
+        index: position of the stage in the run.
+        config: config of its model.
         table: its tokens.
     """
 
@@ -196,7 +196,7 @@ def grown(before: Loaded, wanted: StagePlan, key: Key[Array, ""]) -> Params:
     Args:
         before: what to start from.
         wanted: whose model to get.
-        key: of new rows and projections.
+        key: random key of new rows and projections.
 
     Raises:
         UserError: no way leads from one to the other, or their sizes differ.

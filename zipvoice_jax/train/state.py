@@ -27,7 +27,7 @@ class TrainState:
     Attributes:
         step: steps begun so far in the whole run, skipped ones included; int32 ().
         params: parameters of the model, as nested dicts.
-        opt_state: of the optimiser.
+        opt_state: state of the optimiser.
         average: averaged parameters, see `TrainConfig.average`.
         teacher: parameters of a distillation's teacher; empty otherwise.
         bad_steps: steps in a row whose loss or gradient was not finite; int32 ().
@@ -60,9 +60,9 @@ def new_state(
     Args:
         params: parameters of the model, as nested dicts.
         optimizer: makes a fresh state unless `opt_state` is given.
-        seed: of the run.
+        seed: the run's seed.
         step: at which the stage begins.
-        teacher: of a distillation.
+        teacher: parameters of a distillation's teacher.
         opt_state: carried over from the stage before.
         skipped: carried over from the stage before.
     """
@@ -140,7 +140,7 @@ def between(
         step_start: updates made by then; 0 for all from the beginning.
         avg_end: running average at the end.
         step_end: updates made by then.
-        period: of the running average.
+        period: steps between two updates of the running average.
 
     Returns:
         Float32 numpy arrays.

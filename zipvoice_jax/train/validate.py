@@ -77,7 +77,7 @@ class Review:
         session: the run; its checkpoints learn their validation losses.
         listen: called with each averaged model.
         valid: what validation losses are computed on.
-        samples: of some of its items.
+        samples: draws and speaks some of its items.
     """
 
     plan: StagePlan
