@@ -168,8 +168,8 @@ class ZipVoice(nn.Module):
             tokens: ids, with at least one `pad_id` after each item.
             tokens_lens: lengths without padding.
             ctx: training step, or None.
-            channels: number of channels; where each takes a pass of the decoder, the embeddings of the
-                text with its tags swapped come beside the others.
+            channels: number of channels; where each takes a pass of the decoder, the embeddings of
+                the text with its tags swapped come beside the others.
         """
         c = self.config
         if decoder_passes(c, channels) == 2:

@@ -139,8 +139,8 @@ def eden(
         base_lr: at its highest.
         lr_batches: batches after which the rate falls notably.
         lr_epochs: epochs, or whatever else `epoch` counts, after which it falls notably.
-        epoch: gives that of a batch count, both float32: officially whole passes over the data, from 0,
-            or, with --lr-hours, batch * batch_seconds / 3600.
+        epoch: maps a batch count to its epoch, both float32: officially whole passes over the data,
+            from 0, or, with --lr-hours, batch * batch_seconds / 3600.
         warmup_batches: over which the rate rises to its value.
         warmup_start: share of its value at batch 0.
     """
