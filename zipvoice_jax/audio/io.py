@@ -158,7 +158,7 @@ class _File(soundfile.SoundFile):
         """The samples as far as they go, or at least `limit` seconds of them."""
         parts, found = [], 0
         most = math.inf if limit is None else limit * self.samplerate + 1
-        while found < most:
+        while not found >= most:  # nor if it is no number, which is refused later
             part = self.read(_BLOCK, dtype="float32", always_2d=True)
             parts.append(part)
             found += len(part)

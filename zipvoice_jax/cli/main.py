@@ -100,7 +100,8 @@ def _ended_by_interrupts() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        if before is not None:  # as of a handler that is not Python's
+            signal.signal(signal.SIGINT, before)
 
 
 def _close_stdout() -> None:

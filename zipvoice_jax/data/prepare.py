@@ -62,9 +62,11 @@ def prepare(
             builder.download_and_prepare(download_config=_download_config(beam, workers))
             try:
                 _check_any(built, to)
-                _publish(built, to)
-            finally:
-                shutil.rmtree(staging)
+            except UserError:
+                shutil.rmtree(staging)  # with what it found wrong, which may be mended now
+                raise
+            _publish(built, to)
+            shutil.rmtree(staging)
     except OSError as error:
         if error.filename and not Path(os.fsdecode(error.filename)).is_relative_to(to):
             raise UserError(
