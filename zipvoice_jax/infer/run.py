@@ -291,7 +291,7 @@ def run_list(
             bar.clear()
             say(f"{speech.item_id}: note: {note}")
         totals.add(speech)
-        bar.set_postfix_str(f"RTF {totals.rtf:.3f}")
+        bar.set_postfix_str(f"RTF {totals.rtf:.3f}", refresh=False)
         bar.update()
 
     with bar:
