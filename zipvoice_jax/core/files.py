@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.core.outputs import partial_name
+from zipvoice_jax.core.outputs import file_ids, partial_name
 
 # File names may hold bytes that are not valid Unicode; JSON has the same escapes for them.
 _SURROGATES = "backslashreplace"
@@ -56,26 +56,36 @@ def alone(lock: Path, message: str) -> Iterator[None]:
     Where the filesystem has no locks, as some network filesystems, there is none to hold.
 
     Args:
-        lock: file that is locked, made if missing.
+        lock: file that is locked, made if missing, and removed at the end.
         message: text of the error if another process holds the lock.
 
     Raises:
         UserError: another process holds the lock, or the file cannot be written.
     """
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("w")
-    except OSError as error:
-        raise UserError(f"{lock.parent} cannot be written ({error.strerror}).") from None
-    with file:
+    while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(message) from None
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            file = lock.open("w")
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-        yield
+            raise UserError(f"{lock.parent} cannot be written ({error.strerror}).") from None
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(message) from None
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+            # Another process may have removed it between our opening and locking it.
+            held = os.fstat(file.fileno())
+            if file_ids([lock]) != {(held.st_dev, held.st_ino)}:
+                continue
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):
+                    lock.unlink()
+            return
 
 
 def write_bytes(path: Path, content: bytes) -> None:
