@@ -11,10 +11,10 @@
 
 10M parameters, upsampling by durations: it is told where tokens are spoken, and so says words after
 a small part of the updates that average upsampling takes: in minutes on a GPU with the settings of
-docs/demo_model.md, within two hours on two CPU cores with AVX-512 as far as measured (3,350 steps of
-the first stage and 550 of dialogues at dim=192, the same page), so with `--set dim=192
---set single=3000 --set dialog=550`. `--listen LIST` hears words beside the losses. For a language of
-your own, give its data, prepared with alignments or aligned by `zipvoice-jax align`.
+docs/demo_model.md, and within two hours on two CPU cores with AVX-512 as far as measured (3,350
+steps of the first stage and 550 of dialogues at dim=192, the same page), so with `--set dim=192
+--set single=3000 --set dialog=550`. `--listen LIST` hears words beside the losses. For a language
+of your own, give its data, prepared with alignments or aligned by `zipvoice-jax align`.
 """
 
 import math
