@@ -44,11 +44,11 @@ class Stub:
         self._running: list[str] = []
         self._lock = threading.Lock()
 
-    def __call__(self, words: Sequence[str], place: Slot, said: Any) -> int:
+    def __call__(self, words: Sequence[str], slot: Slot, said: Any) -> int:
         verb, lacks = words[0], False
         with self._lock:
             self.ran.append(words)
-            self.slots.append(place)
+            self.slots.append(slot)
             self._running.append(verb)
             self.together[verb] = max(self.together.get(verb, 0), self._running.count(verb))
         time.sleep(0.02)

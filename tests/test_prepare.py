@@ -127,6 +127,11 @@ def test_tokens_that_the_table_lacks(tmp_path: Path):
     manifest = preparing.tsv(tmp_path / "in", 1, text="[S1] Nice. [laugh] Indeed.")
     with user_error("unknown tokens: 1 (id000: '[laugh]')"):
         run(tmp_path / "out", Source("tsv", manifest), dev_share=0.0)
+    with manifest.open("a", encoding="utf-8") as file:  # an item beside it that can be used
+        file.write("other\t[S1] Nice. [S2] Indeed.\t0.wav\n")
+    report = run(tmp_path / "out", Source("tsv", manifest), dev_share=0.0)
+    assert left_out(report) == {"unknown tokens": ["id000"]}
+    assert "[laugh]" in report["rejects"]["unknown tokens"]["examples"][0]["detail"]
 
 
 def test_an_item_that_breaks_a_library_costs_itself_only(

@@ -76,9 +76,8 @@ def run(args: argparse.Namespace) -> int:
         args.judges, args.language, dialogue=any(map(is_dialogue, items)), metrics=ablation.metrics,
         **chosen,
     )  # fmt: skip
-    judge = Judge.open(
-        config
-    ).describe()  # also shows before any training that the weights are there
+    # Also shows before any training that the weights are there.
+    judge = Judge.open(config).describe()
     load = functools.partial(load_config, args.config)
     # Chosen once, for all rows: what is there may change between their commands.
     vocoder, note = choose_vocoder(args.vocoder_path)

@@ -3,7 +3,7 @@
 import contextlib
 import secrets
 import tempfile
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from zipvoice_jax.core.errors import UserError
@@ -66,7 +66,7 @@ def check_folder(path: Path | None) -> None:
     _probe(path, path)
 
 
-def check_apart(outputs: Iterable[Path], inputs: Collection[tuple[int, int]]) -> None:
+def check_apart(outputs: Iterable[Path], inputs: set[tuple[int, int]]) -> None:
     """Makes sure that no output would take the place of an input, which would be lost.
 
     Args:
@@ -77,7 +77,7 @@ def check_apart(outputs: Iterable[Path], inputs: Collection[tuple[int, int]]) ->
         UserError: one of the outputs is such a file.
     """
     for path in outputs:
-        if file_ids([path]) & set(inputs):
+        if file_ids([path]) & inputs:
             raise UserError(
                 f"{path} is one of the recordings that are read, and would be lost; write to "
                 "another place."
