@@ -10,7 +10,7 @@ import numpy as np
 
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.index import Index, index_name
-from zipvoice_jax.data.records import shard_name, write_info, write_shard
+from zipvoice_jax.data.records import VERSION, features, shard_name, write_shard
 from zipvoice_jax.data.utterance import Utterance
 
 
@@ -49,6 +49,37 @@ def write_dataset(
         index.save(directory / index_name(split))
         hours = round(float(index.seconds.sum()) / 3600, 6)
         report["splits"][split] = {"utterances": len(index), "hours": hours}
-    write_info(directory, name, lengths)
+    _write_info(directory, name, lengths)
     text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
     (directory / "report.json").write_text(text, encoding="utf-8")
+
+
+def _write_info(directory: str | Path, name: str, lengths: Mapping[str, Sequence[int]]) -> None:
+    """Writes `dataset_info.json` and `features.json` for the shards in a directory.
+
+    Args:
+        directory: directory of the shards.
+        name: name of the dataset.
+        lengths: for each split, the number of records in each shard.
+    """
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=epath.Path(directory), dataset_name=name, filetype_suffix="array_record"
+    )
+    tfds.folder_dataset.write_metadata(
+        data_dir=directory,
+        features=features(),
+        version=VERSION,
+        split_infos=[
+            tfds.core.SplitInfo(
+                name=split,
+                shard_lengths=list(counts),
+                num_bytes=sum(
+                    (Path(directory) / shard_name(name, split, i, len(counts))).stat().st_size
+                    for i in range(len(counts))
+                ),
+                filename_template=template.replace(split=split),
+            )
+            for split, counts in lengths.items()
+        ],
+        check_data=False,
+    )

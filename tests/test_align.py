@@ -21,7 +21,7 @@ from zipvoice_jax.align.compare import compare
 from zipvoice_jax.align.config import AlignConfig
 from zipvoice_jax.align.network import diagonal_prior, forward_sum_loss, progress
 from zipvoice_jax.align.path import best_starts, even_starts
-from zipvoice_jax.align.plot import plot
+from zipvoice_jax.align.plot import plot_alignments
 from zipvoice_jax.align.run import align
 from zipvoice_jax.align.train import fresh_state, matches
 from zipvoice_jax.cli.main import main
@@ -178,7 +178,7 @@ def test_the_true_boundaries_of_a_dataset_are_found(tmp_path: Path):
     assert told.utterances == 64
     assert told.boundaries == 64 * 7
     assert told.median < told.even_median / 3
-    plot(tmp_path, ["dev", "train"], tmp_path / "picture" / "some.png")
+    plot_alignments(tmp_path, ["dev", "train"], tmp_path / "picture" / "some.png")
     assert (tmp_path / "picture" / "some.png").stat().st_size > 20_000
 
 

@@ -19,7 +19,7 @@ from zipvoice_jax.cli.main import parser
 from zipvoice_jax.core.assets import ASSETS, DEMO
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.judge import packages
-from zipvoice_jax.judge.backends import RATE, joined
+from zipvoice_jax.judge.backends import RATE, text_of
 from zipvoice_jax.judge.recognisers import open_recogniser
 from zipvoice_jax.judge.words import count_errors, normaliser, without_tags
 from zipvoice_jax.vocoder import hifigan
@@ -138,7 +138,7 @@ def test_a_recogniser_understands_the_demo(
     recogniser, words = open_recogniser("whisper-tiny"), normaliser("whisper", "en")
     wanted = words(without_tags(Script.read().text))
     wave = read_audio(tmp_path / "dialogue.wav", RATE).mean(axis=0)
-    heard = words(joined(recogniser.words(wave, "en")))
+    heard = words(text_of(recogniser.words(wave, "en")))
     errors = count_errors(wanted, heard)
     assert errors.total <= MOST_WRONG_WORDS * errors.words, heard
     assert len(re.findall(r"^ +[\d.]+ to +[\d.]+ s  S[12]", done.stdout, re.MULTILINE)) >= 4

@@ -19,7 +19,7 @@ from zipvoice_jax.audio.io import read_audio
 from zipvoice_jax.audio.mel import log_mel_host
 from zipvoice_jax.checkpoint.torch_file import write_torch_file
 from zipvoice_jax.config import FeatureConfig
-from zipvoice_jax.core.packages import Package, Part
+from zipvoice_jax.core.packages import Package, PackageFiles
 from zipvoice_jax.models.hifigan import (
     Generator,
     HifiganConfig,
@@ -240,7 +240,7 @@ def test_the_choice_without_a_name(release, tmp_path, monkeypatch):
     monkeypatch.setenv("ZIPVOICE_JAX_VOCODERS", str(tmp_path))
     vocoder, told = find_vocoder(None, FEATURES)
     assert isinstance(vocoder, GriffinLim) and "--vocoder-path hifigan" in told
-    part = Part("none==0", "none", {"config.json": "", "generator.pt": ""})
+    part = PackageFiles("none==0", "none", {"config.json": "", "generator.pt": ""})
     monkeypatch.setattr(hifigan, "PACKAGE", Package((part,), "MIT"))
     (tmp_path / "hifigan").symlink_to(release)
     vocoder, told = find_vocoder(None, FEATURES)

@@ -14,7 +14,14 @@ from complaints import user_error
 from conftest import ROOT, devices
 
 from zipvoice_jax.forecast.chips import CHIPS, HOP_SECONDS, Topology
-from zipvoice_jax.forecast.hlo import HOOK_SHARE, Collective, ProgramCost, analyse, parse, report
+from zipvoice_jax.forecast.hlo import (
+    HOOK_SHARE,
+    Collective,
+    ProgramCost,
+    parse,
+    program_cost,
+    report,
+)
 from zipvoice_jax.forecast.hlo.cost import part_of
 from zipvoice_jax.forecast.hlo.memory import largest, refused
 from zipvoice_jax.forecast.hlo.text import group_size
@@ -42,7 +49,7 @@ XW = ((16, 32), (32, 32))
 
 
 def test_a_product_counts_once():
-    cost = analyse(compiled(step, *XW))
+    cost = program_cost(compiled(step, *XW))
     assert cost.flops == ONE
     assert cost.bytes >= 4 * (16 * 32 * 2 + 32 * 32)
     assert (cost.cycles, cost.collectives, cost.unknown) == (None, (), ())
@@ -53,7 +60,7 @@ def test_a_loop_counts_as_often_as_it_runs(is_told: bool):
     text = compiled(scanned(7, 5), *XW)
     told = r'"known_trip_count":\{"n":"\d+"\}'
     assert len(re.findall(told, text)) >= 2
-    cost = analyse(text if is_told else re.sub(told, '"x":{}', text))
+    cost = program_cost(text if is_told else re.sub(told, '"x":{}', text))
     assert (cost.flops, cost.unknown) == (35 * ONE, ())
 
 
@@ -66,14 +73,14 @@ def test_a_loop_may_count_in_any_steps(start: int, stop: int, by: int, times: in
         return jax.lax.while_loop(more, lambda c: (c[0] + by, step(c[1], w)), (start, x))
 
     text = re.sub(r'"known_trip_count":\{"n":"\d+"\}', '"x":{}', compiled(function, *XW))
-    assert analyse(text).flops == times * ONE
+    assert program_cost(text).flops == times * ONE
 
 
 def test_a_loop_of_unknown_length_counts_once_and_is_told():
     def function(x: jax.Array, w: jax.Array) -> jax.Array:
         return jax.lax.while_loop(lambda x: x.sum() < 9.0, lambda x: step(x, w), x)
 
-    cost = analyse(compiled(function, *XW))
+    cost = program_cost(compiled(function, *XW))
     assert cost.flops == ONE
     assert len(cost.unknown) == 1
     assert "counted once" in cost.unknown[0]
@@ -85,7 +92,7 @@ def branching(x: jax.Array, w: jax.Array) -> jax.Array:
 
 
 def test_of_branches_the_costlier_counts():
-    assert analyse(compiled(branching, *XW)).flops == 3 * ONE
+    assert program_cost(compiled(branching, *XW)).flops == 3 * ONE
 
 
 def test_a_hook_counts_by_its_share_and_only_once():
@@ -94,7 +101,7 @@ def test_a_hook_counts_by_its_share_and_only_once():
             inside = lambda x: branching(x, w) + branching(2.0 * x, w)  # noqa: E731
             return jax.lax.cond(x[0, 1] > 0, inside, lambda x: x, x)
 
-    cost = analyse(compiled(function, *XW))
+    cost = program_cost(compiled(function, *XW))
     assert cost.flops == pytest.approx(6 * ONE * HOOK_SHARE)
 
 
@@ -115,7 +122,7 @@ def test_convolutions_count_without_padding(groups: int, pairs: int):
     shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((2, 10, 8), (3, 8 // groups, 8))]
     # As XLA is given it, since a CPU makes something else of a convolution.
     text = jax.jit(function).lower(*shapes).as_text(dialect="hlo")
-    assert analyse(text).flops == 2 * 2 * pairs * (8 // groups) * 8
+    assert program_cost(text).flops == 2 * 2 * pairs * (8 // groups) * 8
 
 
 def test_collectives_of_several_devices():
@@ -139,7 +146,7 @@ print(jax.jit(f).lower(s(5, 6), s(16)).compile().as_text())
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    cost = analyse(done.stdout)
+    cost = program_cost(done.stdout)
     assert set(cost.collectives) == {
         Collective("all-reduce", 4, 120, False, 3.0),
         Collective("all-gather", 2, 240, False, 1.0),
@@ -228,7 +235,7 @@ ENTRY %main (a: f32[4,8,256], b: bf16[8,256], c: bf16[256,64]) -> f32[8,64] {
 
 @pytest.fixture(scope="module")
 def tpu() -> ProgramCost:
-    return analyse(TPU)
+    return program_cost(TPU)
 
 
 def test_a_tpu_program_in_full(tpu: ProgramCost):
@@ -409,7 +416,7 @@ ENTRY %main (x: f32[8,128]) -> f32[8,128] {
   ROOT %y = f32[8,128]{1,0:T(8,128)} negate(%x), backend_config={"estimated_cycles":"CYCLES"}
 }
 """
-    known = analyse(text.replace("CYCLES", "1000"))
+    known = program_cost(text.replace("CYCLES", "1000"))
     assert (known.cycles, known.unestimated_bytes) == (1000.0, 0.0)
-    unknown = analyse(text.replace("CYCLES", str(2**63 - 1)))
+    unknown = program_cost(text.replace("CYCLES", str(2**63 - 1)))
     assert (unknown.cycles, unknown.unestimated_bytes) == (0.0, 2 * 8 * 128 * 4.0)

@@ -22,7 +22,7 @@ from zipvoice_jax.judge.backends import RATE, Recogniser, Word
 from zipvoice_jax.judge.quality import open_quality_predictor
 from zipvoice_jax.judge.recognisers import open_recogniser
 from zipvoice_jax.judge.speakers import open_speaker_encoder
-from zipvoice_jax.judge.timing import changes, speech_regions, turns_of
+from zipvoice_jax.judge.timing import changes, heard_turns, speech_regions
 
 GOLDEN = ROOT / "tests" / "golden" / "judges.npz"
 
@@ -111,7 +111,7 @@ def test_what_is_right_is_found_right(right: dict[str, Any], check: Path) -> Non
     gaps = []
     for path in sorted((check / "stereo").glob("*.wav")):
         channels = zip(("S1", "S2"), read_audio(path, RATE), strict=True)
-        gaps += changes(turns_of({name: speech_regions(wave) for name, wave in channels}))
+        gaps += changes(heard_turns({name: speech_regions(wave) for name, wave in channels}))
     assert right["gap"]["value"] == pytest.approx(np.mean(gaps), abs=0.15)
     assert "overlaps" not in right
     summary = json.loads((check / "report-right-mono" / "summary.json").read_text())
@@ -273,7 +273,7 @@ def test_weights_that_were_changed_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, said: str
 ) -> None:
     monkeypatch.setenv("ZIPVOICE_JAX_JUDGES", str(tmp_path))
-    part = packages.Part("resemblyzer==0.1.4", "resemblyzer", {file: "0" * 16})
+    part = packages.PackageFiles("resemblyzer==0.1.4", "resemblyzer", {file: "0" * 16})
     monkeypatch.setitem(packages.PACKAGES, "resemblyzer", packages.Package((part,), ""))
     status, _, err = run_main("evaluate", "--fetch", "resemblyzer")
     one_line(status, err, said)

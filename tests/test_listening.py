@@ -365,7 +365,7 @@ def test_a_page_made_anew_begins_anew(systems: Path, browser: Any) -> None:
 
 
 def test_pictures_of_a_report_are_those_of_its_recordings(tmp_path: Path) -> None:
-    from zipvoice_jax.judge.run import write_report
+    from zipvoice_jax.judge.run import write_evaluation
 
     wav = tmp_path / "item.wav"
     picture = tmp_path / "report" / "mels" / "item.png"
@@ -375,7 +375,7 @@ def test_pictures_of_a_report_are_those_of_its_recordings(tmp_path: Path) -> Non
         os.utime(wav, (1.0, 1.0))  # older than any picture
         record = {"id": "item", "wav": str(wav), "seconds": seconds, "text": "yes",
                   "metrics": {"wer": [0, 1]}, "stamp": stamp}  # fmt: skip
-        write_report(tmp_path / "report", [record], {}, {"metrics": ["wer"]})
+        write_evaluation(tmp_path / "report", [record], {}, {"metrics": ["wer"]})
         return picture.read_bytes()
 
     first = report(0.2, "of one")
@@ -391,7 +391,7 @@ def test_pictures_of_a_report_are_those_of_its_recordings(tmp_path: Path) -> Non
 
 
 def test_the_report_is_sorted_in_a_browser(tmp_path: Path, browser: Any) -> None:
-    from zipvoice_jax.judge.run import write_report
+    from zipvoice_jax.judge.run import write_evaluation
 
     records = []
     for i, (errors, words) in enumerate([(1, 10), (9, 10), (3, 10)]):
@@ -402,7 +402,7 @@ def test_the_report_is_sorted_in_a_browser(tmp_path: Path, browser: Any) -> None
             "alignment": [["equal", "yes", "yes"], ["substitute", "<no>", "know"]],
             "metrics": {"wer": [errors, words]},
         })  # fmt: skip
-    write_report(tmp_path / "report", records, {"earlier": records}, {"metrics": ["wer"]})
+    write_evaluation(tmp_path / "report", records, {"earlier": records}, {"metrics": ["wer"]})
     browser.get((tmp_path / "report" / "index.html").as_uri())
 
     def order() -> list[str]:

@@ -113,23 +113,22 @@ def test_hosts_and_workers_change_nothing(mono: Path, hosts: int, workers: int):
 def test_resuming_anywhere_gives_what_was_to_come(mono: Path):
     loader = loader_of(config_of(mono))
     wanted = take(loader, 8)
-    with iter(loader) as batches:
+    with loader.iterate() as batches:
         for step in range(7):
             state = json.loads(json.dumps(batches.get_state()))
             assert state["step"] == step
-            with iter(loader) as resumed:
+            with loader.iterate() as resumed:
                 resumed.set_state(state)
                 assert_same([next(resumed)], [wanted[step]])
             next(batches)
         batches.set_state({**state, "step": 2})
         assert_same([next(batches), next(batches)], wanted[2:4])
     halves = [
-        loader_of(config_of(mono, prefetch=1), host_index=host, host_count=2, start_step=5)
-        for host in range(2)
+        loader_of(config_of(mono, prefetch=1), host_index=host, host_count=2) for host in range(2)
     ]
     parts = [take(half, 3, start=5) for half in halves]
     assert_same([joined(list(step)) for step in zip(*parts, strict=True)], wanted[5:])
-    with iter(halves[0]) as batches:
+    with halves[0].iterate(5) as batches:
         assert next(batches).step == 5
 
 
@@ -147,14 +146,14 @@ def test_resuming_reads_nothing_before_its_step(mono: Path):
 
 
 def test_a_state_of_another_order_is_refused(mono: Path):
-    state = iter(loader_of(config_of(mono))).get_state()
+    state = loader_of(config_of(mono)).iterate().get_state()
     for other in (
         loader_of(config_of(mono), seed=4),
         loader_of(config_of(mono, batch_seconds=20.0)),
     ):
         with pytest.raises(UserError, match="another order"):
-            iter(other).set_state(state)
-    iter(loader_of(config_of(mono, workers=3, prefetch=5))).set_state(state)
+            other.iterate().set_state(state)
+    loader_of(config_of(mono, workers=3, prefetch=5)).iterate().set_state(state)
 
 
 def test_a_batch_holds_features_and_tokens(mono: Path):
@@ -263,7 +262,7 @@ def test_corrupt_records_are_empty_rows_with_names(damaged: Path, workers: int):
 def test_too_many_corrupt_records_end_the_run(damaged: Path):
     config = config_of(damaged, buckets=1, batch_seconds=20.0, max_corrupt=6)
     loader = loader_of(config)
-    with iter(loader) as batches:
+    with loader.iterate() as batches:
         for _ in range(6):  # the same records again and again are no new ones
             next(batches)
         assert len(batches.corrupt) == 6

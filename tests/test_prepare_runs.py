@@ -22,7 +22,7 @@ from preparing import config
 from zipvoice_jax.core.files import alone
 from zipvoice_jax.data import prepare_run
 from zipvoice_jax.data.prepare import prepare
-from zipvoice_jax.data.prepare_plan import make_plan
+from zipvoice_jax.data.prepare_plan import plan_preparation
 from zipvoice_jax.data.prepare_run import Beam
 from zipvoice_jax.data.records import decode_audio, open_split
 from zipvoice_jax.data.sources import Source, formats
@@ -105,14 +105,14 @@ def test_finished_shards_are_kept_and_not_made_again(corpus: Path, whole: Path, 
 
 def test_a_plan_of_other_options_is_not_continued(corpus: Path, tmp_path: Path):
     source = Source("opendialog", corpus)
-    make_plan(config(source, "dialog", dev_share=0.2), tmp_path / "work")
+    plan_preparation(config(source, "dialog", dev_share=0.2), tmp_path / "work")
     other = config(source, "dialog", dev_share=0.3)
     with user_error("other options", "--overwrite"):
-        make_plan(other, tmp_path / "work")
-    assert make_plan(other, tmp_path / "work", discard_other=True).sizes["train"]
+        plan_preparation(other, tmp_path / "work")
+    assert plan_preparation(other, tmp_path / "work", discard_other=True).sizes["train"]
     (tmp_path / "work" / "plan.json").write_text("[")
     with user_error("other options", "--overwrite"):
-        make_plan(other, tmp_path / "work")
+        plan_preparation(other, tmp_path / "work")
 
 
 def test_one_process_prepares_a_directory(corpus: Path, tmp_path: Path):

@@ -9,7 +9,7 @@ from complaints import user_error
 
 from zipvoice_jax.core.files import append_record, read_records
 from zipvoice_jax.judge.attribution import phrases, voice_groups
-from zipvoice_jax.judge.backends import RATE, Word, joined
+from zipvoice_jax.judge.backends import RATE, Word, text_of
 from zipvoice_jax.judge.config import ALL_METRICS
 from zipvoice_jax.judge.summary import (
     difference,
@@ -18,7 +18,7 @@ from zipvoice_jax.judge.summary import (
     summarise,
     summary_table,
 )
-from zipvoice_jax.judge.timing import HeardTurn, Region, changes, leakage, turns_of
+from zipvoice_jax.judge.timing import HeardTurn, Region, changes, heard_turns, leakage
 from zipvoice_jax.judge.words import by_speaker, count_cp_errors, without_tags
 
 
@@ -121,7 +121,7 @@ def test_turns_change_and_overlap() -> None:
         # Within the first turn a word of the listener, which is no turn.
         "S2": [Region(0.5, 0.7), Region(2.5, 4.2)],
     }
-    turns = turns_of(speech)
+    turns = heard_turns(speech)
     assert turns == [
         HeardTurn("S1", 0.0, 2.0),
         HeardTurn("S2", 2.5, 4.2),
@@ -172,8 +172,8 @@ def test_phrases_end_at_pauses_and_sentences() -> None:
 
 def test_words_are_joined_as_the_recogniser_puts_spaces() -> None:
     words = [Word(" well", 0.0, 0.3), Word("-known", 0.3, 0.6), Word(" voices", 0.6, 0.9)]
-    assert joined(words) == "well-known voices"
-    assert [phrase.text for phrase in phrases(words)] == [joined(words)]
+    assert text_of(words) == "well-known voices"
+    assert [phrase.text for phrase in phrases(words)] == [text_of(words)]
 
 
 def test_voice_groups_are_found_in_spite_of_an_odd_one() -> None:

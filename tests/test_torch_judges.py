@@ -17,7 +17,7 @@ from complaints import message
 from conftest import ROOT
 
 from zipvoice_jax.audio.io import read_audio
-from zipvoice_jax.judge.backends import RATE, joined
+from zipvoice_jax.judge.backends import RATE, text_of
 from zipvoice_jax.judge.config import JudgeConfig
 from zipvoice_jax.judge.judge import Judge
 from zipvoice_jax.judge.quality import open_quality_predictor
@@ -101,7 +101,7 @@ def test_whisper_gives_words_with_times(tmp_path: Path, aligned: bool, english: 
     if not english:
         options["generate_kwargs"] |= {"language": "en", "task": "transcribe"}
     heard = own({"raw": samples, "sampling_rate": RATE}, **options)["text"]
-    assert "".join(joined(words).split()) == "".join(heard.split())
+    assert "".join(text_of(words).split()) == "".join(heard.split())
     if english:
         config = JudgeConfig(metrics=("wer",), recogniser=f"transformers:{folder}", language="zh")
         assert "knows English only" in message(Judge.open, config)
@@ -138,7 +138,7 @@ def test_words_of_ctc_models_are_apart(tmp_path: Path) -> None:
     assert len(words) > 2 and all(word.text.startswith(" ") for word in words)
     samples, begin = cut(WAVE, next(pieces(WAVE)))
     own = transformers.pipeline("automatic-speech-recognition", model=str(tmp_path))
-    assert joined(words) == " ".join(own({"raw": samples, "sampling_rate": RATE})["text"].split())
+    assert text_of(words) == " ".join(own({"raw": samples, "sampling_rate": RATE})["text"].split())
     starts = [word.start for word in words]
     assert starts == sorted(starts) and starts[0] >= begin
 
@@ -268,7 +268,7 @@ def test_paraformer_gives_characters(tmp_path: Path, kind: str) -> None:
     words = judge.words(WAVE, "zh")
     own = funasr.AutoModel(model=str(folder), disable_update=True, frontend_conf={"dither": 0.0})
     (heard,) = own.generate(input=WAVE, batch_size_s=300, disable_pbar=True)
-    assert joined(words) == " ".join(heard["text"].split())
+    assert text_of(words) == " ".join(heard["text"].split())
     assert (len(words) > 1) == (kind == "BiCifParaformer")
     assert all(0.0 <= word.start <= word.end <= len(WAVE) / RATE + 0.1 for word in words)
     (folder / "model.pt").write_bytes(b"nothing")

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.judge.words import (
     Errors,
-    align,
     by_speaker,
     count_cp_errors,
     count_errors,
+    edits,
     normaliser,
     without_tags,
 )
@@ -55,7 +55,7 @@ def test_errors_are_counted(reference: str, hypothesis: str, errors: Errors) -> 
 
 @hypothesis.given(WORDS, WORDS)
 def test_an_alignment_has_all_words_and_all_errors(reference: str, hypothesis: str) -> None:
-    pieces = align(reference, hypothesis)
+    pieces = edits(reference, hypothesis)
     assert " ".join(p.reference for p in pieces if p.reference) == reference
     assert " ".join(p.hypothesis for p in pieces if p.hypothesis) == hypothesis
     errors = count_errors(reference, hypothesis)

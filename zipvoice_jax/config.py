@@ -28,7 +28,7 @@ SpeakerEmbedding = Literal["text_output", "text_input", "none"]
 Upsampling = Literal["average", "durations"]
 SpeakerPrompts = Literal["joint", "own"]
 ChannelDecoding = Literal["joint", "separate"]
-Schedule = Literal["uniform", "epss"]
+TimeSchedule = Literal["uniform", "epss"]
 
 # Inputs of a distilled model's guidance embedding: officially a default that no model.json holds
 # and that ZipVoiceDistill never sets (TTSZipformer.__init__).
@@ -372,7 +372,7 @@ class SamplingConfig:
     """
 
     num_step: int = 16
-    schedule: Schedule = "uniform"
+    schedule: TimeSchedule = "uniform"
     guidance_scale: float = 1.5
     speaker_guidance: float = 0.0  # away from the other speaker's voice
     voice_matching: float = 0.0  # share of the way to the prompt's mean and deviation
@@ -399,7 +399,7 @@ class SamplingConfig:
         ):
             check_number(name, getattr(self, name), low, high)
         check_number("seed", self.seed, 0, 2**32 - 1, whole=True)
-        check_choice("schedule", self.schedule, get_args(Schedule))
+        check_choice("schedule", self.schedule, get_args(TimeSchedule))
         *most, last = EPSS_TIMES
         require(
             self.schedule != "epss" or self.num_step in EPSS_TIMES,

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from zipvoice_jax.config import EPSS_TIMES, MODEL_NAMES, Schedule
+from zipvoice_jax.config import EPSS_TIMES, MODEL_NAMES, TimeSchedule
 from zipvoice_jax.core.numbers import boolean
 from zipvoice_jax.text.tokenizer import TOKENIZERS
 
@@ -64,7 +64,7 @@ def add_sampling(parser: argparse.ArgumentParser, *, text: bool = True) -> None:
     add = parser.add_argument
     add("--num-step", type=int, help="Euler steps (default: 16; zipvoice_distill 8)")
     add(
-        "--schedule", choices=get_args(Schedule),
+        "--schedule", choices=get_args(TimeSchedule),
         help="where the steps lie before --t-shift moves them: uniform, or epss, which needs fewer "
         f"and has tables for {', '.join(map(str, EPSS_TIMES))} steps (default: uniform)",
     )  # fmt: skip

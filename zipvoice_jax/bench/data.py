@@ -24,7 +24,7 @@ from zipvoice_jax.text.tokens import TokenTable
 # by models/flops.py, items of 20 s); 30 % of 8 x 197e12 operations per second is 10,054.
 V5E8_AUDIO_SECONDS = 10_000.0
 
-Row = dict[str, Any]
+Measurement = dict[str, Any]
 
 
 def bench_data(
@@ -34,7 +34,7 @@ def bench_data(
     *,
     audio_seconds: float,
     workers: Sequence[int],
-) -> Iterator[Row]:
+) -> Iterator[Measurement]:
     """Rates of each part of loading, one row each.
 
     A row has `part`, `audio_s_per_core_s` (audio per second of core time, cores of other processes
@@ -85,7 +85,7 @@ def bench_data(
         )
 
 
-def cores_needed(rows: Sequence[Row], audio_seconds_per_second: float) -> dict[str, int]:
+def cores_needed(rows: Sequence[Measurement], audio_seconds_per_second: float) -> dict[str, int]:
     """Number of host cores that keep up with training, with features on the host and without.
 
     Args:
@@ -99,7 +99,7 @@ def cores_needed(rows: Sequence[Row], audio_seconds_per_second: float) -> dict[s
     }
 
 
-def table_of(rows: Sequence[Row], *, header: bool = True) -> str:
+def table_of(rows: Sequence[Measurement], *, header: bool = True) -> str:
     """Rows as fixed-width text."""
     lines = [f"{'part':40} {'audio_s/core_s':>14} {'audio_s/s':>10}"] if header else []
     for row in rows:
@@ -123,14 +123,16 @@ def _steps(
     return steps, audio
 
 
-def _timed(part: str, audio: float, work: Callable[[], object]) -> Row:
+def _timed(part: str, audio: float, work: Callable[[], object]) -> Measurement:
     wall, cpu = time.perf_counter(), time.process_time()
     work()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     return {"part": part, "audio_s_per_core_s": audio / cpu, "audio_s_per_s": audio / wall}
 
 
-def _on_device(loader: Loader, features: FeatureConfig, bucket: Bucket, repeats: int = 3) -> Row:
+def _on_device(
+    loader: Loader, features: FeatureConfig, bucket: Bucket, repeats: int = 3
+) -> Measurement:
     """Features of one padded batch by the jitted jax.numpy version, padding not counted."""
     samples = bucket.frames * features.hop_length
     waves = np.zeros((bucket.batch, bucket.channels, samples), np.float32)
@@ -154,7 +156,7 @@ def _on_device(loader: Loader, features: FeatureConfig, bucket: Bucket, repeats:
     return row if jax.default_backend() == "cpu" else row | {"audio_s_per_core_s": None}
 
 
-def _with_workers(loader: Loader, count: int, features: FeatureConfig) -> Row:
+def _with_workers(loader: Loader, count: int, features: FeatureConfig) -> Measurement:
     """Times the whole loader in steady state; batches that it has read ahead do not count."""
     fps = features.sampling_rate / features.hop_length
     config = loader.config

@@ -29,7 +29,7 @@ COLUMNS = (
 )
 
 
-def recordings(folder: Path, limit: int | None = None) -> list[Path]:
+def find_recordings(folder: Path, limit: int | None = None) -> list[Path]:
     """Audio files in a folder and its subfolders, sorted by path.
 
     Raises:

@@ -31,7 +31,7 @@ from zipvoice_jax.text.tokens import TokenTable
 
 Which = Literal["auto", "model", "model_avg", "model_ema"]
 WHICH: tuple[str, ...] = get_args(Which)
-Format = Literal["pt", "safetensors"]
+FileFormat = Literal["pt", "safetensors"]
 # Wrappers of torch (DistributedDataParallel, torch.compile) prefix every name.
 _PREFIXES = ("module.", "_orig_mod.")
 
@@ -217,7 +217,7 @@ def write_official(
     table: TokenTable,
     params: Params,
     *,
-    format: Format = "pt",
+    format: FileFormat = "pt",
     overwrite: bool = False,
 ) -> Path:
     """Writes a model directory that the official code loads; all of it or nothing.
@@ -237,7 +237,7 @@ def write_official(
     Raises:
         UserError: parameters or table do not fit the config, or the directory cannot be written.
     """
-    if format not in get_args(Format):
+    if format not in get_args(FileFormat):
         raise UserError(f"the format {format!r} is unknown; choose pt or safetensors.")
     check_table(config, table)
     if what := not_official(config):

@@ -57,8 +57,8 @@ def run(args: argparse.Namespace) -> int:
 
         print(compare(args.data, splits).line())
     if args.plot is not None:
-        from zipvoice_jax.align.plot import plot
+        from zipvoice_jax.align.plot import plot_alignments
 
-        plot(args.data, splits, args.plot)
+        plot_alignments(args.data, splits, args.plot)
         print(args.plot)
     return 0

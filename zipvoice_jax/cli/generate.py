@@ -239,7 +239,7 @@ def _check_one(args: argparse.Namespace) -> None:
 
 def _write(speech: "Speech", args: argparse.Namespace) -> None:
     """Writes the speech of one text, the wave first, and prints what lies where."""
-    from zipvoice_jax.infer.plot import plot
+    from zipvoice_jax.infer.plot import plot_speech
     from zipvoice_jax.infer.run import rescue, write_speech, write_subtitles, write_tracks
     from zipvoice_jax.infer.tracks import track_paths
 
@@ -261,7 +261,7 @@ def _write(speech: "Speech", args: argparse.Namespace) -> None:
         tracks = track_paths(args.res_wav_path, speech.speakers)
         print(f"{', '.join(map(str, tracks))}: its speakers")
     if args.plot:
-        plot(speech, args.res_wav_path.with_suffix(".png"))
+        plot_speech(speech, args.res_wav_path.with_suffix(".png"))
         print(f"{args.res_wav_path.with_suffix('.png')}: its picture")
 
 

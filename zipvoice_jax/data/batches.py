@@ -17,7 +17,7 @@ from zipvoice_jax.data.config import DataConfig
 from zipvoice_jax.data.examples import Arrays, Example, ExampleReader, collate, misfit
 from zipvoice_jax.data.order import Order
 from zipvoice_jax.data.plan import Bucket
-from zipvoice_jax.data.workers import end_with_parent
+from zipvoice_jax.data.workers import exit_without_parent
 
 _NAMED = 5  # corrupt records that an error lists
 
@@ -229,4 +229,4 @@ def _start_worker(*_: int) -> None:
     jax.config.update("jax_platforms", "cpu")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    end_with_parent()
+    exit_without_parent()

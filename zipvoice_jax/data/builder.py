@@ -15,7 +15,7 @@ from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
 from zipvoice_jax.data import prepare_report
 from zipvoice_jax.data.prepare_config import PrepareConfig
-from zipvoice_jax.data.prepare_plan import PreparePlan, make_plan
+from zipvoice_jax.data.prepare_plan import PreparePlan, plan_preparation
 from zipvoice_jax.data.prepare_run import run_here, run_on_beam
 from zipvoice_jax.data.prepare_shards import ShardJob, note_index
 from zipvoice_jax.data.records import VERSION, index_name, shard_name
@@ -71,7 +71,7 @@ class SpeechBuilder(FileReaderBuilder):
         download_config = download_config or tfds.download.DownloadConfig()
         manual = self._config_of_run is None
         config = self.preparation(Path(os.fspath(dl_manager.manual_dir)) if manual else Path())
-        plan = make_plan(config, self._work, discard_other=self._discard_other)
+        plan = plan_preparation(config, self._work, discard_other=self._discard_other)
         jobs = _shard_jobs(config, plan)
         if download_config.beam_runner is None and download_config.beam_options is None:
             run_here(jobs, self._workers)

@@ -76,7 +76,7 @@ class _Batches:
 
 
 class Loader(_Batches):
-    """Endless batches of one stage of training; iterate over it, or call `iterate`.
+    """Endless batches of one stage of training, from any step on (`iterate`).
 
     Attributes:
         config: the data config.
@@ -95,7 +95,6 @@ class Loader(_Batches):
         batch_multiple: int = 1,
         host_index: int = 0,
         host_count: int = 1,
-        start_step: int = 0,
         alignments: bool = False,
     ) -> None:
         """Opens the sources and plans the batches; reads no records.
@@ -110,7 +109,6 @@ class Loader(_Batches):
                 devices of all hosts; to continue a run on another number of devices, of both.
             host_index: number of this process.
             host_count: number of processes that share a batch.
-            start_step: number of the first batch.
             alignments: add `token_starts` to batches, and leave out records without alignment.
 
         Raises:
@@ -135,7 +133,6 @@ class Loader(_Batches):
             Host(host_index, host_count),
             features.sampling_rate / features.hop_length,
         )
-        self._start_step = start_step
         self._features = features
         indices = [index for _, index in opened]
         self._fingerprint = _fingerprint(plan, indices, config.channels, seed, stage)
@@ -156,7 +153,7 @@ class Loader(_Batches):
         """Steps in which every record occurs as often as its source's `repeats`."""
         return float(sum(self.plan.steps))
 
-    def iterate(self, start_step: int) -> BatchIterator:
+    def iterate(self, start_step: int = 0) -> BatchIterator:
         """Batches from a step on."""
         return BatchIterator(
             self.assembler,
@@ -165,9 +162,6 @@ class Loader(_Batches):
             stop=ENDLESS,
             fingerprint=self._fingerprint,
         )
-
-    def __iter__(self) -> BatchIterator:
-        return self.iterate(self._start_step)
 
     def report(self) -> str:
         """Sources, what is left out and why, buckets and padding, as text.

@@ -20,7 +20,7 @@ from zipvoice_jax.data.plan import Bucket, Plan
 STEPS_PER_BLOCK = 128
 ROWS_PER_BLOCK = 64
 
-Row = tuple[int, int]  # number of the source, number of the record in it
+RecordRef = tuple[int, int]  # number of the source, number of the record in it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Order(abc.ABC):
         """The shape of a batch."""
 
     @abc.abstractmethod
-    def rows(self, step: int, start: int, stop: int) -> list[Row | None]:
+    def rows(self, step: int, start: int, stop: int) -> list[RecordRef | None]:
         """The records in rows `start` to `stop` of a batch; None for an empty row."""
 
 
@@ -144,7 +144,7 @@ class TrainingOrder(Order):
             return dataclasses.replace(bucket, channels=1 + step % 2)
         return bucket
 
-    def rows(self, step: int, start: int, stop: int) -> list[Row | None]:
+    def rows(self, step: int, start: int, stop: int) -> list[RecordRef | None]:
         """The records in rows `start` to `stop` of a batch."""
         choices, ranks = self._steps.take(step, step + 1)
         bucket, batches_before = int(choices[0]), int(ranks[0])
@@ -162,7 +162,7 @@ class PassOrder(Order):
 
     def __init__(self, plan: Plan) -> None:
         """Lays out the batches of each bucket."""
-        self._batches: list[tuple[Bucket, Sequence[Row]]] = []
+        self._batches: list[tuple[Bucket, Sequence[RecordRef]]] = []
         for bucket, sources in zip(plan.buckets, plan.records, strict=True):
             rows = [(source, int(r)) for source, records in enumerate(sources) for r in records]
             self._batches += [
@@ -176,7 +176,7 @@ class PassOrder(Order):
         """The shape of a batch."""
         return self._batches[step][0]
 
-    def rows(self, step: int, start: int, stop: int) -> list[Row | None]:
+    def rows(self, step: int, start: int, stop: int) -> list[RecordRef | None]:
         """The records in rows `start` to `stop` of a batch; None for an empty row."""
         bucket, rows = self._batches[step]
         return [*rows, *[None] * (bucket.batch - len(rows))][start:stop]

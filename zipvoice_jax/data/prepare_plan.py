@@ -45,7 +45,9 @@ class PreparePlan:
         return self.folder / f"{split}-{number:05d}.jsonl"
 
 
-def make_plan(config: PrepareConfig, folder: Path, *, discard_other: bool = False) -> PreparePlan:
+def plan_preparation(
+    config: PrepareConfig, folder: Path, *, discard_other: bool = False
+) -> PreparePlan:
     """Makes the plan, or reads that of an earlier run of the same preparation.
 
     Args:

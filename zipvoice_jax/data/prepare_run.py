@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.progress import progress_bar
 from zipvoice_jax.data.prepare_shards import ShardJob, prepare_shard
-from zipvoice_jax.data.workers import end_with_parent
+from zipvoice_jax.data.workers import exit_without_parent
 
 BeamRunner = Literal["Direct", "Flink", "Spark", "Dataflow"]
 BEAM_RUNNERS: tuple[str, ...] = get_args(BeamRunner)
@@ -85,7 +85,7 @@ def run_here(jobs: Sequence[ShardJob], workers: int) -> None:
 def _start_worker() -> None:
     """Lets a worker end at Ctrl-C, and when its parent is gone, even by SIGKILL."""
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
-    end_with_parent()
+    exit_without_parent()
 
 
 def run_on_beam(jobs: Sequence[ShardJob], runner: Any, options: Any) -> None:

@@ -9,24 +9,22 @@ import dataclasses
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
-import tensorflow_datasets as tfds
 from array_record.python import (
     array_record_data_source,
     array_record_module,  # pyright: ignore[reportAttributeAccessIssue] - an extension
 )
-from etils import epath
 from jaxtyping import Float
 
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.alignment import Alignments
 from zipvoice_jax.data.index import Index, index_name
-from zipvoice_jax.data.utterance import Utterance, features, make_record, parse_record
+from zipvoice_jax.data.utterance import Utterance, make_record, parse_record
 
 VERSION = "1.0.0"  # of the layout
 
@@ -217,34 +215,3 @@ def write_shard(path: str | Path, utterances: Iterable[Utterance]) -> Index:
     finally:
         writer.close()
     return Index.join(rows)
-
-
-def write_info(directory: str | Path, name: str, lengths: Mapping[str, Sequence[int]]) -> None:
-    """Writes `dataset_info.json` and `features.json` for the shards in a directory.
-
-    Args:
-        directory: directory of the shards.
-        name: name of the dataset.
-        lengths: for each split, the number of records in each shard.
-    """
-    template = tfds.core.ShardedFileTemplate(
-        data_dir=epath.Path(directory), dataset_name=name, filetype_suffix="array_record"
-    )
-    tfds.folder_dataset.write_metadata(
-        data_dir=directory,
-        features=features(),
-        version=VERSION,
-        split_infos=[
-            tfds.core.SplitInfo(
-                name=split,
-                shard_lengths=list(counts),
-                num_bytes=sum(
-                    (Path(directory) / shard_name(name, split, i, len(counts))).stat().st_size
-                    for i in range(len(counts))
-                ),
-                filename_template=template.replace(split=split),
-            )
-            for split, counts in lengths.items()
-        ],
-        check_data=False,
-    )

@@ -5,7 +5,7 @@ import os
 import threading
 
 
-def end_with_parent() -> None:
+def exit_without_parent() -> None:
     """Ends this worker when its parent is gone, even by SIGKILL."""
     parent = multiprocessing.parent_process()
 

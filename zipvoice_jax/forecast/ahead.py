@@ -33,7 +33,7 @@ from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.plan import SHAPE_STEP, Bucket
 from zipvoice_jax.flow.sampling import SampleInputs, sample
 from zipvoice_jax.forecast.chips import Topology
-from zipvoice_jax.forecast.hlo import ProgramCost, analyse, parse
+from zipvoice_jax.forecast.hlo import ProgramCost, parse, program_cost
 from zipvoice_jax.forecast.hlo.memory import Array, largest, refused
 from zipvoice_jax.models.flops import sampling_flops, training_flops
 from zipvoice_jax.models.zipvoice import abstract_params
@@ -279,7 +279,7 @@ def _compiled(run: TrainConfig, case: Case, fsdp: int) -> dict[str, Any]:
         + memory.temp_size_in_bytes
         + memory.generated_code_size_in_bytes
     )
-    cost = analyse(compiled.as_text())
+    cost = program_cost(compiled.as_text())
     row |= {
         "hbm_gib": total / GIB,
         "temp_gib": memory.temp_size_in_bytes / GIB,

@@ -13,7 +13,7 @@ from zipvoice_jax.infer.synthesizer import Speech
 COLOURS = ("#3b6fb6", "#c8553d", "#5a9a5a", "#8a63a8", "#b8892b")  # of speakers, in turn
 
 
-def plot(speech: Speech, path: Path) -> None:
+def plot_speech(speech: Speech, path: Path) -> None:
     """Draws a PNG.
 
     Raises:

@@ -128,7 +128,7 @@ class Preparation:
         for prompt_text, path, lasting in zip(
             request.prompt_texts, request.prompt_wavs, spoken, strict=True
         ):
-            check_rate(prompt_text, path, lasting, notes)
+            check_speaking_rate(prompt_text, path, lasting, notes)
         speed = request.speed or self.sampling.speed
         duration = self.duration if request.duration is None else request.duration
         if duration is not None and speed != 1.0:
@@ -361,7 +361,7 @@ class Preparation:
             )
 
 
-def check_rate(transcript: str, path: Path, seconds: float, notes: list[str]) -> None:
+def check_speaking_rate(transcript: str, path: Path, seconds: float, notes: list[str]) -> None:
     """Checks a transcript against the length of its recording; adds a note if it is doubtful.
 
     Args:

@@ -21,7 +21,7 @@ from zipvoice_jax.core.outputs import check_apart, check_file, file_ids
 from zipvoice_jax.core.processes import exchange, is_lead, on_lead
 from zipvoice_jax.core.progress import progress_bar
 from zipvoice_jax.core.supervise import beat
-from zipvoice_jax.infer.plot import plot
+from zipvoice_jax.infer.plot import plot_speech
 from zipvoice_jax.infer.prepare import Item
 from zipvoice_jax.infer.report import Report
 from zipvoice_jax.infer.requests import BadLine, Request, wave_path
@@ -118,7 +118,7 @@ def write_speech(speech: Speech, path: Path, *, with_plot: bool) -> None:
     """Writes a wave and, with `with_plot`, its picture beside it."""
     write_audio(path, speech.wave, speech.sampling_rate)
     if with_plot:
-        plot(speech, path.with_suffix(".png"))
+        plot_speech(speech, path.with_suffix(".png"))
 
 
 def rescue(speech: Speech, path: Path) -> str:

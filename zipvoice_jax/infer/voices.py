@@ -7,7 +7,7 @@ from zipvoice_jax.audio.ops import check_prompt, prompt_doubts, remove_silence
 from zipvoice_jax.audio.recording import RecordingLike, recordings
 from zipvoice_jax.audio.voice import Voice
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.infer.prepare import MAX_PROMPT_SECONDS, check_rate
+from zipvoice_jax.infer.prepare import MAX_PROMPT_SECONDS, check_speaking_rate
 from zipvoice_jax.text.pauses import check_no_pause
 
 
@@ -38,5 +38,5 @@ def make_voice(
     check_prompt(wave, name, sampling_rate)
     notes = prompt_doubts(wave, name, mixed=True)
     seconds = remove_silence(wave, sampling_rate).shape[1] / sampling_rate
-    check_rate(prompt_text, Path(name), seconds, notes)
+    check_speaking_rate(prompt_text, Path(name), seconds, notes)
     return Voice(wave, sampling_rate, prompt_text.strip()), tuple(notes)

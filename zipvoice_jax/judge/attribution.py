@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from zipvoice_jax.judge.backends import RATE, Recogniser, SpeakerEncoder, Wave, Word, joined
+from zipvoice_jax.judge.backends import RATE, Recogniser, SpeakerEncoder, Wave, Word, text_of
 from zipvoice_jax.judge.speakers import unit
-from zipvoice_jax.judge.timing import HeardTurn, Region, speech_regions, turns_of
+from zipvoice_jax.judge.timing import HeardTurn, Region, heard_turns, speech_regions
 from zipvoice_jax.judge.words import by_speaker, speaker_names
 
 _PAUSE = 0.3  # seconds between words that separate phrases
@@ -48,7 +48,7 @@ def phrases(words: Sequence[Word]) -> list[Word]:
             groups.append([word])
         else:
             groups[-1].append(word)
-    return [Word(joined(part), part[0].start, part[-1].end) for part in groups]
+    return [Word(text_of(part), part[0].start, part[-1].end) for part in groups]
 
 
 def by_channel(stereo: Float[np.ndarray, "2 samples"], recogniser: Recogniser, lang: str) -> Voices:
@@ -57,8 +57,8 @@ def by_channel(stereo: Float[np.ndarray, "2 samples"], recogniser: Recogniser, l
     regions = {name: speech_regions(wave) for name, wave in channels.items()}
     return Voices(
         {"words": "channel", "voices": "channel"},
-        {name: joined(recogniser.words(wave, lang)) for name, wave in channels.items()},
-        turns_of(regions),
+        {name: text_of(recogniser.words(wave, lang)) for name, wave in channels.items()},
+        heard_turns(regions),
         {name: _join(wave, regions[name]) for name, wave in channels.items()},
     )
 
@@ -69,7 +69,7 @@ def by_tags(
     """Attributes words by the recogniser's tags; turns and sound, lacking times, by voice."""
     voices = by_voice(wave, [], encoder, speakers=speakers, timed=False)
     by = {"words": "tags", "voices": "cluster"}
-    return dataclasses.replace(voices, by=by, words=by_speaker(joined(words)))
+    return dataclasses.replace(voices, by=by, words=by_speaker(text_of(words)))
 
 
 def by_voice(
@@ -111,7 +111,7 @@ def by_voice(
     return Voices(
         {"words": how if timed else "nothing", "voices": how},
         {name: " ".join(part.text for part in own) for name, own in phrases_of.items()},
-        turns_of(regions),
+        heard_turns(regions),
         {name: _join(wave, own) for name, own in regions.items()},
     )
 

@@ -46,7 +46,7 @@ class Word:
     end: float
 
 
-def joined(words: Sequence[Word]) -> str:
+def text_of(words: Sequence[Word]) -> str:
     """Recognised words as a text with single spaces."""
     return " ".join("".join(word.text for word in words).split())
 

@@ -19,7 +19,7 @@ from zipvoice_jax.judge.backends import (
     SpeakerEncoder,
     Wave,
     Word,
-    joined,
+    text_of,
     versions,
 )
 from zipvoice_jax.judge.config import ROLES, JudgeConfig
@@ -29,10 +29,10 @@ from zipvoice_jax.judge.recognisers import open_recogniser
 from zipvoice_jax.judge.speakers import open_speaker_encoder
 from zipvoice_jax.judge.timing import changes, leakage, pauses, speech_regions
 from zipvoice_jax.judge.words import (
-    align,
     by_speaker,
     count_cp_errors,
     count_errors,
+    edits,
     normaliser,
     speaker_names,
     without_tags,
@@ -181,13 +181,13 @@ class Judge:
         self, request: Request, words: Sequence[Word], ratios: Ratios, record: dict[str, Any]
     ) -> None:
         clean = normaliser(self.config.normaliser, self.config.language)
-        reference, hypothesis = clean(without_tags(request.text)), clean(joined(words))
+        reference, hypothesis = clean(without_tags(request.text)), clean(text_of(words))
         errors = count_errors(reference, hypothesis)
-        record["heard"] = joined(words)
+        record["heard"] = text_of(words)
         record["errors"] = dataclasses.asdict(errors)
         record["alignment"] = [
             [piece.kind, piece.reference, piece.hypothesis]
-            for piece in align(reference, hypothesis)
+            for piece in edits(reference, hypothesis)
         ]
         if "wer" in self.config.metrics and errors.words:
             ratios["wer"] = (errors.total, errors.words)

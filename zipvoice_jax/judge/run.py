@@ -29,7 +29,7 @@ from zipvoice_jax.judge.page import (
 )
 from zipvoice_jax.judge.summary import (
     INTERVAL,
-    Records,
+    ItemRecords,
     offsets,
     quantiles,
     summarise,
@@ -40,7 +40,7 @@ ITEMS, JUDGE = "items.jsonl", "judge.json"
 
 
 @dataclasses.dataclass
-class Totals:
+class Counts:
     """Counts of a run."""
 
     done: int = 0
@@ -57,7 +57,7 @@ def evaluate(
     baselines: Mapping[str, Path],
     overwrite: bool,
     say: Callable[[str], None],
-) -> tuple[Totals, str]:
+) -> tuple[Counts, str]:
     """Judges all items that were not judged before, and writes the report.
 
     Args:
@@ -83,7 +83,7 @@ def evaluate(
         _check_judge(name, _read_judge(folder) or {}, description, say)
     known = _begin(to, description, overwrite)
     made = read_records(wav_dir / "report.jsonl")
-    totals, listed = Totals(), []
+    totals, listed = Counts(), []
     bar = progress_bar(requests, desc="judge", unit="item")
     for request in bar:
         path = wave_path(wav_dir, request.item_id)
@@ -110,7 +110,7 @@ def evaluate(
         record["stamp"] = stamp
         append_record(to / ITEMS, record)
         listed.append(record)
-    return totals, write_report(to, listed, others, description)
+    return totals, write_evaluation(to, listed, others, description)
 
 
 def read_report(folder: Path) -> list[dict[str, Any]]:
@@ -125,10 +125,10 @@ def read_report(folder: Path) -> list[dict[str, Any]]:
     return records
 
 
-def write_report(
+def write_evaluation(
     to: Path,
     records: list[dict[str, Any]],
-    baselines: Mapping[str, Records],
+    baselines: Mapping[str, ItemRecords],
     description: Mapping[str, Any],
 ) -> str:
     """Writes summary.json, summary.txt, pictures and index.html; returns the table.

@@ -25,7 +25,7 @@ INTERVAL_OF_SEEDS = (
 )
 _BY_LENGTH = {"cpwer_short", "cpwer_long"}
 
-Records = Sequence[Mapping[str, Any]]
+ItemRecords = Sequence[Mapping[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Estimate:
         return {name: None if np.isnan(part) else part for name, part in parts.items()}
 
 
-def _pairs(records: Records, name: str) -> dict[str, tuple[float, float]]:
+def _pairs(records: ItemRecords, name: str) -> dict[str, tuple[float, float]]:
     return {
         record["id"]: tuple(record["metrics"][name])
         for record in records
@@ -148,7 +148,7 @@ def _half_width(sides: Sequence[Float[np.ndarray, "seeds items 2"]], scale: floa
 
 
 def _stacked(
-    runs: Sequence[Records], name: str, items: Sequence[str]
+    runs: Sequence[ItemRecords], name: str, items: Sequence[str]
 ) -> Float[np.ndarray, "seeds items 2"]:
     """Numerators and denominators of each item with each seed; zeros if missing."""
     pairs_of_seed = [_pairs(records, name) for records in runs]
@@ -156,11 +156,11 @@ def _stacked(
     return np.array(rows, np.float64).reshape(len(runs), len(items), 2)
 
 
-def _items(runs: Sequence[Records], name: str) -> list[str]:
+def _items(runs: Sequence[ItemRecords], name: str) -> list[str]:
     return list(dict.fromkeys(item for records in runs for item in _pairs(records, name)))
 
 
-def estimate(runs: Sequence[Records], name: str) -> Estimate | None:
+def estimate(runs: Sequence[ItemRecords], name: str) -> Estimate | None:
     """A metric with its interval; None if no item has it.
 
     Args:
@@ -171,7 +171,9 @@ def estimate(runs: Sequence[Records], name: str) -> Estimate | None:
     return over_items(_stacked(runs, name, items), scale=ALL_METRICS[name].scale)
 
 
-def difference(runs: Sequence[Records], baseline: Sequence[Records], name: str) -> Estimate | None:
+def difference(
+    runs: Sequence[ItemRecords], baseline: Sequence[ItemRecords], name: str
+) -> Estimate | None:
     """A metric minus the baseline's, over the items that both have; items are drawn jointly."""
     theirs = set(_items(baseline, name))
     shared = [item for item in _items(runs, name) if item in theirs]
@@ -181,7 +183,7 @@ def difference(runs: Sequence[Records], baseline: Sequence[Records], name: str) 
     return over_items(*sides, scale=ALL_METRICS[name].scale)
 
 
-def summarise(*runs: Records) -> dict[str, Estimate]:
+def summarise(*runs: ItemRecords) -> dict[str, Estimate]:
     """All metrics that the items have, in the order of `ALL_METRICS`.
 
     cpWER by length is included if there are both short and long items.
@@ -193,7 +195,7 @@ def summarise(*runs: Records) -> dict[str, Estimate]:
     return known
 
 
-def offsets(records: Records) -> list[float]:
+def offsets(records: ItemRecords) -> list[float]:
     """Seconds from the end of each turn to the start of the next, over all items.
 
     Floor transfer offsets: gaps, or overlaps where negative.
@@ -221,7 +223,7 @@ def table(rows: Iterable[Sequence[str]]) -> str:
     )
 
 
-def summary_table(records: Records, baselines: Mapping[str, Records]) -> str:
+def summary_table(records: ItemRecords, baselines: Mapping[str, ItemRecords]) -> str:
     """The summary as a text: a line per metric, a column per baseline."""
     head = ["metric", "unit", f"value [{LEVEL:g} %]", "items"]
     rows = [head + [f"less {name}" for name in baselines]]

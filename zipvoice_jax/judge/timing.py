@@ -63,7 +63,7 @@ def pauses(regions: Sequence[Region]) -> list[float]:
     return [b.start - a.end for a, b in itertools.pairwise(regions)]
 
 
-def turns_of(regions: Mapping[str, Sequence[Region]]) -> list[HeardTurn]:
+def heard_turns(regions: Mapping[str, Sequence[Region]]) -> list[HeardTurn]:
     """Turns of speakers who each have their own regions.
 
     A turn lasts until another speaker begins to speak and continues beyond its end.

@@ -16,7 +16,7 @@ from zipvoice_jax.checkpoint.loaded import Loaded
 from zipvoice_jax.config import SamplingConfig
 from zipvoice_jax.infer.requests import read_usable
 from zipvoice_jax.infer.synthesizer import Synthesizer
-from zipvoice_jax.judge.backends import RATE, joined
+from zipvoice_jax.judge.backends import RATE, text_of
 from zipvoice_jax.judge.judge import is_dialogue
 from zipvoice_jax.judge.recognisers import open_recogniser
 from zipvoice_jax.judge.words import count_errors, normaliser, without_tags
@@ -79,7 +79,7 @@ class WordJudge:
         spoken = synthesizer.speak(prepared, sampling, prepare, failed=lambda *_: None)
         for speech in spoken:
             wave = _resampled(speech.wave.mean(axis=0), speech.sampling_rate)
-            heard = self._normalise(joined(self._recogniser.words(wave, "en")))
+            heard = self._normalise(text_of(self._recogniser.words(wave, "en")))
             errors[speech.item_id] = count_errors(texts[speech.item_id], heard).total
         words = sum(len(text.split()) for text in texts.values())
         return {

@@ -68,7 +68,7 @@ class Errors:
 
 
 @dataclasses.dataclass(frozen=True)
-class Piece:
+class Edit:
     """A part of an alignment: equal, substitute, delete or insert."""
 
     kind: str
@@ -157,16 +157,16 @@ def count_errors(reference: str, hypothesis: str) -> Errors:
     return Errors(output.substitutions, output.deletions, output.insertions, len(reference.split()))
 
 
-def align(reference: str, hypothesis: str) -> list[Piece]:
+def edits(reference: str, hypothesis: str) -> list[Edit]:
     """The parts in which two normalised texts agree and differ."""
     import jiwer
 
     if not reference:
-        return [Piece("insert", "", hypothesis)] if hypothesis else []
+        return [Edit("insert", "", hypothesis)] if hypothesis else []
     (chunks,) = jiwer.process_words(reference, hypothesis).alignments
     ours, theirs = reference.split(), hypothesis.split()
     return [
-        Piece(
+        Edit(
             c.type,
             " ".join(ours[c.ref_start_idx : c.ref_end_idx]),
             " ".join(theirs[c.hyp_start_idx : c.hyp_end_idx]),

@@ -130,7 +130,7 @@ def _conv(features: int, kernel: int, dilation: int, name: str) -> nn.Conv:
     )
 
 
-class Upsampling(nn.Module):
+class TransposedConv(nn.Module):
     """torch's ConvTranspose1d with padding (kernel - rate) / 2, as one dense convolution.
 
     Step t of the input with taps j gives samples t * rate + j, so the rate's phases are the
@@ -186,7 +186,7 @@ class Generator(nn.Module):
         for i, rate in enumerate(config.upsample_rates):
             channels, scale = channels // 2, scale * rate
             x = jnp.where(own, nn.leaky_relu(x, _SLOPE), 0.0)
-            x = Upsampling(channels, rate, config.upsample_kernel_sizes[i], name=f"ups_{i}")(x)
+            x = TransposedConv(channels, rate, config.upsample_kernel_sizes[i], name=f"ups_{i}")(x)
             own = own_steps(x.shape[1], spans, scale)
             blocks = [self._block(x, own, i * count + j, j) for j in range(count)]
             x = functools.reduce(jnp.add, blocks) / count

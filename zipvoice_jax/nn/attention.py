@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from zipvoice_jax.core.schedule import PiecewiseLinear
 from zipvoice_jax.nn.layers import Frames, Linear, Mask
-from zipvoice_jax.nn.scores import Weights, attention_weights
+from zipvoice_jax.nn.scores import AttentionProbs, attention_weights
 from zipvoice_jax.nn.training import Balancer, StepContext, Whiten
 
 
@@ -44,7 +44,7 @@ class AttentionWeights(nn.Module):
         positions: Float[Array, "heads pos_head_dim offsets"] | None,
         mask: Mask | None,
         ctx: StepContext | None,
-    ) -> Weights:
+    ) -> AttentionProbs:
         """Attention weights over the sources that are no padding.
 
         Args:
@@ -98,7 +98,7 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Frames, weights: Weights, mask: Mask | None, ctx: StepContext | None
+        self, x: Frames, weights: AttentionProbs, mask: Mask | None, ctx: StepContext | None
     ) -> Frames:
         """The module's output, to be added to its input."""
         batch, frames, dim = x.shape
@@ -120,7 +120,7 @@ class NonlinAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Frames, weights: Weights, mask: Mask | None, ctx: StepContext | None
+        self, x: Frames, weights: AttentionProbs, mask: Mask | None, ctx: StepContext | None
     ) -> Frames:
         """The module's output, to be added to its input; `weights` has one head."""
         dim = x.shape[-1]
@@ -139,7 +139,7 @@ class NonlinAttention(nn.Module):
         return Whiten(5.0, ratio=3.0)(x, ctx, "whiten2", mask)
 
 
-def constant_weights(weights: Weights) -> Weights:
+def constant_weights(weights: AttentionProbs) -> AttentionProbs:
     """The same weight for every source that has any: an average over time."""
     reached: Bool[Array, ...] = weights > 0
     count = jnp.sum(reached, axis=-1, keepdims=True, dtype=jnp.float32)

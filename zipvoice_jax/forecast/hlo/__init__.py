@@ -3,9 +3,9 @@
 from zipvoice_jax.forecast.hlo.cost import (
     HOOK_SHARE,
     Collective,
-    Part,
+    PartCost,
     ProgramCost,
-    analyse,
+    program_cost,
     report,
 )
 from zipvoice_jax.forecast.hlo.text import Program, parse
@@ -13,10 +13,10 @@ from zipvoice_jax.forecast.hlo.text import Program, parse
 __all__ = [
     "HOOK_SHARE",
     "Collective",
-    "Part",
+    "PartCost",
     "Program",
     "ProgramCost",
-    "analyse",
     "parse",
+    "program_cost",
     "report",
 ]

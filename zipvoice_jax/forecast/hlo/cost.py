@@ -69,7 +69,7 @@ class Collective:
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class PartCost:
     """The cost of one part of the model, in the forward pass, the backward pass, remat or hooks."""
 
     name: str
@@ -100,7 +100,7 @@ class ProgramCost:
     padding: float
     unestimated_bytes: float
     collectives: tuple[Collective, ...]
-    parts: tuple[Part, ...]
+    parts: tuple[PartCost, ...]
     unknown: tuple[str, ...]
 
     @property
@@ -120,12 +120,12 @@ class ProgramCost:
         return dict(total)
 
 
-def analyse(text: str) -> ProgramCost:
+def program_cost(text: str) -> ProgramCost:
     """The cost of a program, from its HLO text."""
     program = parse(text)
     walk = _Walk(program.computations)
     total = walk.run(Frame(program.entry))
-    parts = [Part(name, *values) for name, values in total.parts.items()]
+    parts = [PartCost(name, *values) for name, values in total.parts.items()]
     moved = sum(part.bytes for part in parts)
     cycles = sum(part.cycles for part in parts) if "estimated_cycles" in text else None
     order = sorted(parts, key=lambda p: (p.cycles, p.bytes, p.flops, p.name), reverse=True)
