@@ -2,9 +2,13 @@
 
 import functools
 import json
+import os
 import re
 import runpy
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -278,6 +282,34 @@ def test_weights_that_were_changed_are_refused(
     status, _, err = run_main("evaluate", "--fetch", "resemblyzer")
     one_line(status, err, said)
     assert not list(tmp_path.glob("*/*.pt"))
+
+
+def test_pip_ends_with_a_killed_fetch(tmp_path: Path) -> None:
+    (tmp_path / "pip").mkdir()
+    (tmp_path / "pip" / "__init__.py").touch()
+    (tmp_path / "pip" / "__main__.py").write_text(
+        "import os, pathlib, time\npathlib.Path('started').write_text(f'{os.getpid()}\\n')\n"
+        "time.sleep(60)\n"
+    )
+    code = (
+        "from pathlib import Path; from zipvoice_jax.core.packages import PackageFiles, unpack; "
+        "unpack(PackageFiles('none==0', 'none', {}), Path())"
+    )
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    fetching = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": path},
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    started, deadline = tmp_path / "started", time.monotonic() + 30
+    while not (started.exists() and started.read_text().endswith("\n")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    fetching.kill()
+    _, said = fetching.communicate()
+    assert "fetching none==0" in said
+    while Path(f"/proc/{int(started.read_text())}/cwd").exists():  # a zombie has none
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_paper_judges_need_one_kind_of_list(check: Path, tmp_path: Path) -> None:

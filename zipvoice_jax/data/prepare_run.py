@@ -47,7 +47,7 @@ def run_here(jobs: Sequence[ShardJob], workers: int) -> None:
     Raises:
         UserError: a shard cannot be written, or a worker was killed.
     """
-    todo = [job for job in jobs if job.note() is None]
+    todo = [job for job in jobs if not job.is_finished()]
     if len(todo) < len(jobs):
         print(f"{len(jobs) - len(todo)} of {len(jobs)} shards were finished before")
     bar = progress_bar(
@@ -104,7 +104,7 @@ def run_on_beam(jobs: Sequence[ShardJob], runner: Any, options: Any) -> None:
         with beam.Pipeline(runner=runner, options=options) as pipeline:
             _ = (
                 pipeline
-                | "Shards" >> beam.Create([job for job in jobs if job.note() is None])
+                | "Shards" >> beam.Create([job for job in jobs if not job.is_finished()])
                 | "Spread" >> beam.Reshuffle()
                 | "Prepare" >> beam.Map(prepare_shard)
             )

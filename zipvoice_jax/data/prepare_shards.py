@@ -1,7 +1,8 @@
 """One shard of a preparation: reads the items, checks them, writes the records.
 
 A shard is finished when its note lies beside it; a killed run leaves no note, and the shard is
-made again from the beginning. Shards do not depend on each other.
+made again from the beginning, as is one that left items out whose audio has changed since. Shards
+do not depend on each other.
 """
 
 import contextlib
@@ -66,6 +67,28 @@ class ShardJob:
         except (FileNotFoundError, ValueError, KeyError):
             return None
 
+    def is_finished(self) -> bool:
+        """Whether the shard need not be made again.
+
+        One that left items out is, once a file of its audio is newer than itself: what was wrong
+        may have been mended since an earlier run was stopped.
+        """
+        note = self.note()
+        if note is None or not note["rejects"]:
+            return note is not None
+        made = self.note_path.stat().st_mtime_ns
+        paths = {item.path for item in read_items(self.unit)}
+        return not any(_changed_at(path) > made for path in paths)
+
+
+def _changed_at(path: str) -> int:
+    """When a file was last written, moved or opened to us, in ns; 0 for one that is not there."""
+    try:
+        stat = os.stat(path)
+    except (OSError, ValueError):
+        return 0
+    return max(stat.st_mtime_ns, stat.st_ctime_ns)
+
 
 @dataclasses.dataclass
 class _Tally:
@@ -93,7 +116,7 @@ def prepare_shard(job: ShardJob) -> int:
     Raises:
         UserError: the shard cannot be written.
     """
-    if job.note() is not None:
+    if job.is_finished():
         return job.size
     tally = _Tally(job.examples)
     partial = job.shard.with_name(f".{job.shard.name}.{os.getpid()}.partial")
