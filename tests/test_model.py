@@ -12,7 +12,7 @@ from signals import distance
 from small_models import SMALL, make
 
 from zipvoice_jax.config import ModelConfig
-from zipvoice_jax.core.masks import padding_mask
+from zipvoice_jax.models.masks import padding_mask
 from zipvoice_jax.models.zipvoice import bound, cast_params
 
 

@@ -11,7 +11,7 @@ import pytest
 from small_models import make
 
 from zipvoice_jax.config import ModelConfig
-from zipvoice_jax.core.masks import speaker_rows
+from zipvoice_jax.models.masks import speaker_rows
 from zipvoice_jax.models.zipvoice import bound
 
 

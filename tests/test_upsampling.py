@@ -18,14 +18,6 @@ from zipvoice_jax.checkpoint.native import read_native, save_native
 from zipvoice_jax.checkpoint.official import write_official
 from zipvoice_jax.config import FeatureConfig
 from zipvoice_jax.core.errors import UserError
-from zipvoice_jax.core.upsampling import (
-    average_starts,
-    blended_starts,
-    durations_of,
-    shared_starts,
-    token_index,
-    token_index_by_starts,
-)
 from zipvoice_jax.flow.losses import FlowBatch, flow_matching_loss
 from zipvoice_jax.flow.sampling import (
     SampleInputs,
@@ -33,6 +25,14 @@ from zipvoice_jax.flow.sampling import (
     predicted_durations,
     sample,
     time_steps,
+)
+from zipvoice_jax.models.upsampling import (
+    average_starts,
+    blended_starts,
+    durations_of,
+    shared_starts,
+    token_index,
+    token_index_by_starts,
 )
 from zipvoice_jax.models.zipvoice import abstract_params
 from zipvoice_jax.text.tokens import TokenTable

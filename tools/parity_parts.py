@@ -17,8 +17,8 @@ from zipvoice_jax.audio.ops import cross_fade_concat, remove_silence, rms_norm
 from zipvoice_jax.config import FeatureConfig
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.core.schedule import PiecewiseLinear
-from zipvoice_jax.core.upsampling import token_index
 from zipvoice_jax.flow.sampling import time_steps
+from zipvoice_jax.models.upsampling import token_index
 from zipvoice_jax.models.vocos import (
     Vocos,
     decode,

@@ -132,7 +132,7 @@ def _run(args: argparse.Namespace, coordinator: str | None = None) -> int:
     with _ended_by_interrupts():
         import jax
 
-        from zipvoice_jax.core.allocator import keep_memory
+        from zipvoice_jax.cli.allocator import keep_memory
         from zipvoice_jax.core.compiling import use_persistent_cache
         from zipvoice_jax.core.processes import hush_tracker, join_processes
 

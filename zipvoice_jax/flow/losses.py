@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from zipvoice_jax.config import ModelConfig
-from zipvoice_jax.core.masks import padding_mask
-from zipvoice_jax.core.upsampling import durations_of
+from zipvoice_jax.models.masks import padding_mask
+from zipvoice_jax.models.upsampling import durations_of
 from zipvoice_jax.models.zipvoice import (
     ZipVoice,
     as_neighbours,

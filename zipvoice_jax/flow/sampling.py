@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from zipvoice_jax.config import EPSS_TIMES, ModelConfig, SamplingConfig
-from zipvoice_jax.core.masks import padding_mask
 from zipvoice_jax.core.rng import named_key
-from zipvoice_jax.core.upsampling import shared_starts
 from zipvoice_jax.flow.matching import PromptVoices, match_voices, prompt_voices
+from zipvoice_jax.models.masks import padding_mask
+from zipvoice_jax.models.upsampling import shared_starts
 from zipvoice_jax.models.zipvoice import (
     ZipVoice,
     as_neighbours,

@@ -17,8 +17,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from zipvoice_jax.config import DURATION_HEAD_DIM, SPEAKER_STD, ModelConfig
 from zipvoice_jax.core.compiling import specialised
-from zipvoice_jax.core.masks import padding_mask, speaker_rows
-from zipvoice_jax.core.upsampling import token_index, token_index_by_starts
+from zipvoice_jax.models.masks import padding_mask, speaker_rows
+from zipvoice_jax.models.upsampling import token_index, token_index_by_starts
 from zipvoice_jax.nn.durations import DurationHead
 from zipvoice_jax.nn.training import StepContext
 from zipvoice_jax.nn.zipformer import Zipformer, ZipformerConfig

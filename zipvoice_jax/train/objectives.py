@@ -21,7 +21,6 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from zipvoice_jax.config import ModelConfig
 from zipvoice_jax.core.errors import UserError, require
 from zipvoice_jax.core.rng import named_key
-from zipvoice_jax.core.upsampling import blended_starts
 from zipvoice_jax.flow.losses import (
     DistillBatch,
     FlowBatch,
@@ -29,6 +28,7 @@ from zipvoice_jax.flow.losses import (
     duration_loss,
     flow_matching_loss,
 )
+from zipvoice_jax.models.upsampling import blended_starts
 from zipvoice_jax.nn.training import StepContext
 from zipvoice_jax.train.schedules import points
 
