@@ -12,10 +12,7 @@ one peak of the learning rate, so that they differ in what their names say.
 """
 
 import dataclasses
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 import tiny
 
 from zipvoice_jax.ablation.study import Ablation, Row

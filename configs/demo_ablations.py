@@ -11,10 +11,7 @@ of one ablation take as many steps.
 """
 
 import dataclasses
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 import ablations
 import demo
 

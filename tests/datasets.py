@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
 
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.index import Index, index_name
-from zipvoice_jax.data.records import VERSION, features, shard_name, write_shard
-from zipvoice_jax.data.utterance import Utterance
+from zipvoice_jax.data.records import VERSION, shard_name, write_shard
+from zipvoice_jax.data.utterance import Utterance, features
 
 
 def write_dataset(

@@ -7,7 +7,6 @@ again. Rows with the same training share it. Invalid input is refused before any
 import dataclasses
 import functools
 import os
-import runpy
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +30,7 @@ from zipvoice_jax.judge.page import PAGE
 from zipvoice_jax.judge.run import ITEMS, read_report
 from zipvoice_jax.text.tokenizer import make_tokenizer
 from zipvoice_jax.train.config import TrainConfig
+from zipvoice_jax.train.load import config_errors, function_of
 from zipvoice_jax.train.log import LOG, read_log
 from zipvoice_jax.train.stages import plan_stage
 
@@ -139,15 +139,11 @@ def read_ablations(path: Path) -> dict[str, Ablation]:
     Raises:
         UserError: there are none.
     """
-    if not path.is_file():
-        raise UserError(f"the config {path} does not exist; give one such as configs/ablations.py.")
-    try:
-        make: Callable[[], Any] | None = runpy.run_path(str(path)).get("get_ablations")
-        ablations = None if make is None else make()
-    except Exception as error:  # a config is code and can fail in any way
-        raise UserError(f"{path} cannot be used: {type(error).__name__}: {error}") from None
+    make = function_of(path, "get_ablations", "a dict of Ablation")
+    with config_errors(path):
+        ablations = make()
     if not isinstance(ablations, dict):
-        raise UserError(f"{path} has no get_ablations that returns a dict of Ablation; define one.")
+        raise UserError(f"get_ablations of {path} returns no dict; make it return one of Ablation.")
     return ablations
 
 

@@ -1,12 +1,13 @@
 """Loading the config of a run: a file of configs/, its arguments, and any field by its name."""
 
 import argparse
+import contextlib
 import dataclasses
 import inspect
 import json
 import runpy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -30,19 +31,7 @@ def load_config(path: Path, settings: Sequence[str]) -> TrainConfig:
     Raises:
         UserError: the file cannot be run, or a setting names nothing or has an impossible value.
     """
-    if not path.is_file():
-        raise UserError(f"the config {path} does not exist; give a file such as configs/tiny.py.")
-    sys.path.insert(0, str(path.resolve().parent))  # a config may import its neighbours
-    try:
-        make: Callable[..., Any] | None = runpy.run_path(str(path)).get("get_config")
-    except UserError:
-        raise
-    except Exception as error:  # a config is code and can fail in any way
-        raise UserError(f"{path} fails ({type(error).__name__}: {error}).") from None
-    finally:
-        sys.path.pop(0)
-    if make is None:
-        raise UserError(f"{path} has no get_config; define one that returns a TrainConfig.")
+    make = function_of(path, "get_config", "a TrainConfig")
     known = inspect.signature(make).parameters
     fields = {field.name for field in dataclasses.fields(TrainConfig)}
     arguments, overrides = {}, []
@@ -57,17 +46,48 @@ def load_config(path: Path, settings: Sequence[str]) -> TrainConfig:
                 f"--set {setting}: {path} takes {', '.join(f'{n}=...' for n in known) or 'none'}; "
                 "fields of the config are named in full, such as stages.NAME.learning_rate=..."
             )
-    try:
+    with config_errors(path):
         config = make(**arguments)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{path} fails ({type(error).__name__}: {error}).") from None
     if not isinstance(config, TrainConfig):
         raise UserError(f"get_config of {path} returns no TrainConfig; make it return one.")
     for setting, name, text in overrides:
         config = _with_field(config, name.split("."), text, setting)
     return config
+
+
+def function_of(path: Path, name: str, returned: str) -> Callable[..., Any]:
+    """Runs a file of configs, and finds one of its functions.
+
+    Args:
+        path: the file; it may import its neighbours.
+        name: the function's.
+        returned: what it should return, for the message where there is none.
+
+    Raises:
+        UserError: the file does not exist, fails, or has no such function.
+    """
+    if not path.is_file():
+        raise UserError(f"the config {path} does not exist; give a file such as configs/tiny.py.")
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        with config_errors(path):
+            found = runpy.run_path(str(path)).get(name)
+    finally:
+        sys.path.pop(0)
+    if found is None:
+        raise UserError(f"{path} has no {name}; define one that returns {returned}.")
+    return found
+
+
+@contextlib.contextmanager
+def config_errors(path: Path) -> Iterator[None]:
+    """Names a config, which is code and can fail in any way, where that fails."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path} fails ({type(error).__name__}: {error}).") from None
 
 
 def _argument(setting: str, name: str, text: str, default: object) -> bool | int | float | str:
