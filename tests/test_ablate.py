@@ -40,11 +40,11 @@ def waves_of(to: Path, row: str) -> Path:
 def test_rows_are_trained_spoken_and_judged(
     tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = make_place(tmp_path)
-    (place / "rows.py").write_text(GUIDED + ABLATIONS)
-    lines = write_list(place / "list.tsv", ITEMS[:1])
-    to = place / "out"
-    args = ["ablate", "guidance", "--config", place / "rows.py", "--set", f"data={place}",
+    workdir = make_place(tmp_path)
+    (workdir / "rows.py").write_text(GUIDED + ABLATIONS)
+    lines = write_list(workdir / "list.tsv", ITEMS[:1])
+    to = workdir / "out"
+    args = ["ablate", "guidance", "--config", workdir / "rows.py", "--set", f"data={workdir}",
             "--set", "stages=two", "--set", "stages.two.hooks=no", "--test-list", lines,
             "--to", to, "--seeds", "0", "--vocoder-path", "griffin-lim",
             "--jobs", "2"]  # fmt: skip

@@ -106,7 +106,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def workdir(tmp_path: Path) -> Path:
     """Data, a config and a list, in a folder whose name needs quoting."""
     folder = tmp_path / "a place"
     make_data(folder)
@@ -115,34 +115,34 @@ def place(tmp_path: Path) -> Path:
     return folder
 
 
-def waves(place: Path, row: str, seed: int) -> list[Path]:
+def waves(workdir: Path, row: str, seed: int) -> list[Path]:
     """The speech of a row with a seed."""
-    return sorted((place / "out" / "rows" / row / f"seed{seed}").glob("wavs-*/*.wav"))
+    return sorted((workdir / "out" / "rows" / row / f"seed{seed}").glob("wavs-*/*.wav"))
 
 
 def ablate(
-    place: Path, *, seeds: tuple[int, ...] = (0, 1, 2), jobs: int = 2, rtf: bool = False,
+    workdir: Path, *, seeds: tuple[int, ...] = (0, 1, 2), jobs: int = 2, rtf: bool = False,
     so_far: bool = False, **changes: Any,
 ) -> str:  # fmt: skip
     """Runs ROWS with the stub."""
     metrics = ("cpwer", "rtf") if rtf else ("cpwer",)
     setup = Setup(
-        config=place / "rows.py", settings=(f"data={place}",), test_list=place / "list.tsv",
-        seeds=seeds, generate=(), evaluate=(), judge=changes.get("judge", {}), to=place / "out",
+        config=workdir / "rows.py", settings=(f"data={workdir}",), test_list=workdir / "list.tsv",
+        seeds=seeds, generate=(), evaluate=(), judge=changes.get("judge", {}), to=workdir / "out",
     )  # fmt: skip
     load = functools.partial(load_config, setup.config)
     ablation = Ablation("Why?", "two", ROWS, metrics)
     return run_ablation(ablation, setup, load, jobs=jobs, so_far=so_far)
 
 
-def test_a_table_of_three_seeds_tells_paired_differences(place: Path, stub: Stub) -> None:
-    told = ablate(place)
+def test_a_table_of_three_seeds_tells_paired_differences(workdir: Path, stub: Stub) -> None:
+    report = ablate(workdir)
     verbs = stub.took()
     assert [verbs.count(verb) for verb in ("train", "generate", "evaluate")] == [6, 9, 9]
     assert verbs == sorted(verbs, key=("train", "generate", "evaluate").index)
     assert stub.together == {"train": 2, "generate": 2, "evaluate": 2}
     assert {one.env["PLACE"] for one in stub.slots} == {"0", "1"}
-    table = json.loads((place / "out" / "table.json").read_text())
+    table = json.loads((workdir / "out" / "table.json").read_text())
     assert table["rows"]["plain"]["validation_loss"] == [1.0, 1.1, 1.2]
     assert table["rows"]["plain"]["trained_on"] == "2 x 12 s of mono, 2 x 12 s of mono"
     longer = table["rows"]["longer"]
@@ -151,16 +151,16 @@ def test_a_table_of_three_seeds_tells_paired_differences(place: Path, stub: Stub
     loss = longer["less_the_first"]["validation_loss"]
     assert loss["seeds"] == 3 and loss["mean"] == pytest.approx(-0.5)
     assert loss["low"] <= loss["mean"] <= loss["high"]
-    assert "-0.5000 [" in told and "3 seeds, 3 items" in told and "+50.0 [" in told
-    assert (place / "out" / "table.png").read_bytes().startswith(b"\x89PNG")
-    assert ablate(place) == told and stub.took() == []
+    assert "-0.5000 [" in report and "3 seeds, 3 items" in report and "+50.0 [" in report
+    assert (workdir / "out" / "table.png").read_bytes().startswith(b"\x89PNG")
+    assert ablate(workdir) == report and stub.took() == []
 
 
 def test_commands_can_be_run_from_anywhere(
-    place: Path, stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workdir: Path, stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(place)
-    ablate(place, seeds=(4,))
+    monkeypatch.chdir(workdir)
+    ablate(workdir, seeds=(4,))
     asked = [list(words) for words in stub.ran]
     script = tmp_path / "bin" / "zipvoice-jax"
     script.parent.mkdir()
@@ -169,41 +169,41 @@ def test_commands_can_be_run_from_anywhere(
     )
     script.chmod(0o755)
     env = {"PATH": f"{script.parent}:{os.environ['PATH']}"}
-    subprocess.run(["sh", place / "out" / "commands.sh"], env=env, cwd="/", check=True)
+    subprocess.run(["sh", workdir / "out" / "commands.sh"], env=env, cwd="/", check=True)
     ran = [part.splitlines() for part in (tmp_path / "ran").read_text().split("\n.\n")[:-1]]
-    assert {folder for folder, *_ in ran} == {str(place)}
+    assert {folder for folder, *_ in ran} == {str(workdir)}
     assert sorted(words for _, *words in ran) == sorted(asked)
-    assert any(f"data={place}" in words for _, *words in ran)  # in one piece
+    assert any(f"data={workdir}" in words for _, *words in ran)  # in one piece
 
 
-def test_what_was_made_from_something_else_is_made_again(place: Path, stub: Stub) -> None:
-    ablate(place, seeds=(0, 1))
+def test_what_was_made_from_something_else_is_made_again(workdir: Path, stub: Stub) -> None:
+    ablate(workdir, seeds=(0, 1))
     stub.took()
-    write_list(place / "list.tsv", ITEMS[:2])
-    assert "2 items" in ablate(place, seeds=(0, 1))  # the third one is not in the list any more
+    write_list(workdir / "list.tsv", ITEMS[:2])
+    assert "2 items" in ablate(workdir, seeds=(0, 1))  # the third one is not in the list any more
     assert stub.took() == ["generate"] * 6 + ["evaluate"] * 6
-    config = place / "rows.py"
+    config = workdir / "rows.py"
     config.write_text(config.read_text().replace("learning_rate=0.01", "learning_rate=0.02"))
-    ablate(place, seeds=(0, 1))
+    ablate(workdir, seeds=(0, 1))
     assert stub.took() == ["train"] * 4 + ["generate"] * 6 + ["evaluate"] * 6
-    ablate(place, seeds=(0, 1), judge={"recogniser": "another"})
+    ablate(workdir, seeds=(0, 1), judge={"recogniser": "another"})
     assert stub.took() == ["evaluate"] * 6
-    for path in waves(place, "guided", 1):
+    for path in waves(workdir, "guided", 1):
         if path.stem == "item0":
             path.unlink()
-    ablate(place, seeds=(0, 1))
+    ablate(workdir, seeds=(0, 1))
     assert stub.took() == ["generate"]
-    for path in (place / "out").glob("rows/*/*/report-*/items.jsonl"):
+    for path in (workdir / "out").glob("rows/*/*/report-*/items.jsonl"):
         path.unlink()
-    ablate(place, seeds=(0, 1))
+    ablate(workdir, seeds=(0, 1))
     assert stub.took() == ["evaluate"] * 6
-    for path in (place / "out" / "models").rglob("*.jsonl"):
+    for path in (workdir / "out" / "models").rglob("*.jsonl"):
         path.unlink()
-    ablate(place, seeds=(0, 1))
+    ablate(workdir, seeds=(0, 1))
     assert stub.took() == ["train"] * 4
 
 
-def test_a_model_trained_anew_at_the_same_place_is_another_start(tmp_path: Path) -> None:
+def test_a_model_trained_anew_in_the_same_folder_is_another_start(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "zipvoice_jax.json").write_text("one")
     before = identity_of_model(tmp_path / "model")
@@ -212,69 +212,69 @@ def test_a_model_trained_anew_at_the_same_place_is_another_start(tmp_path: Path)
 
 
 def test_what_has_been_spoken_so_far_is_judged_and_compared_by_common_items(
-    place: Path, stub: Stub
+    workdir: Path, stub: Stub
 ) -> None:
     with user_error("no row", "has spoken with each of the seeds 0, 1 so far"):
-        ablate(place, seeds=(0, 1), so_far=True)
+        ablate(workdir, seeds=(0, 1), so_far=True)
     stub.failing = "evaluate"
     with user_error("evaluate"):
-        ablate(place, seeds=(0, 1), jobs=1)
+        ablate(workdir, seeds=(0, 1), jobs=1)
     stub.failing = None
     stub.took()
-    for path in [*waves(place, "longer", 1), waves(place, "guided", 1)[0]]:
+    for path in [*waves(workdir, "longer", 1), waves(workdir, "guided", 1)[0]]:
         path.unlink()
-    shown = ablate(place, seeds=(0, 1), so_far=True)
+    shown = ablate(workdir, seeds=(0, 1), so_far=True)
     assert stub.took() == ["evaluate"] * 4
     assert "2 seeds, 2 items" in shown and "So far without speech of every seed: longer." in shown
-    table = json.loads((place / "out" / "table.json").read_text())
+    table = json.loads((workdir / "out" / "table.json").read_text())
     assert list(table["rows"]) == ["plain", "guided"]
-    assert "3 items" in ablate(place, seeds=(0,), so_far=True)
+    assert "3 items" in ablate(workdir, seeds=(0,), so_far=True)
     stub.took()
     # Nothing of that counts as done.
-    assert "3 items" in ablate(place, seeds=(0, 1))
+    assert "3 items" in ablate(workdir, seeds=(0, 1))
     assert stub.took() == ["generate"] * 2 + ["evaluate"] * 6
     for row, kept in (("plain", "item0"), ("guided", "item1")):
-        for path in waves(place, row, 0):
+        for path in waves(workdir, row, 0):
             if path.stem != kept:
                 path.unlink()
     with user_error("no item has been judged in all rows"):
-        ablate(place, seeds=(0,), so_far=True)
+        ablate(workdir, seeds=(0,), so_far=True)
     # A judge that fails is no judge of what is there, whatever it has left.
     stub.failing = "evaluate"
     with user_error("evaluate", "was wrong"):
-        ablate(place, seeds=(0,), so_far=True)
+        ablate(workdir, seeds=(0,), so_far=True)
     stub.failing = None
     # Speech of another training is none of this one.
-    config = place / "rows.py"
+    config = workdir / "rows.py"
     config.write_text(config.read_text().replace("learning_rate=0.01", "learning_rate=0.02"))
     with user_error("no row"):
-        ablate(place, seeds=(0,), so_far=True)
+        ablate(workdir, seeds=(0,), so_far=True)
 
 
-def test_nothing_runs_beside_what_is_timed(place: Path, stub: Stub) -> None:
-    ablate(place, seeds=(0, 1), rtf=True)
+def test_nothing_runs_beside_what_is_timed(workdir: Path, stub: Stub) -> None:
+    ablate(workdir, seeds=(0, 1), rtf=True)
     assert stub.together == {"train": 2, "generate": 1, "evaluate": 2}
     timed = [one for words, one in zip(stub.ran, stub.slots, strict=True) if words[0] == "generate"]
     assert {one.env.get("PLACE") for one in timed} == {None}  # but on all devices
 
 
-def test_a_command_that_failed_is_told_and_run_again(place: Path, stub: Stub) -> None:
+def test_a_command_that_failed_is_reported_and_run_again(workdir: Path, stub: Stub) -> None:
     stub.failing = "generate"
     with user_error(
         "`zipvoice-jax generate", "ended with 1 (was wrong)", "The same command goes on"
     ):
-        ablate(place, seeds=(0,), jobs=1)
+        ablate(workdir, seeds=(0,), jobs=1)
     assert stub.took() == ["train", "train", "generate"]
     stub.failing = None
-    ablate(place, seeds=(0,), jobs=1)
+    ablate(workdir, seeds=(0,), jobs=1)
     assert stub.took() == ["generate"] * 3 + ["evaluate"] * 3
-    words = ("evaluate", "--to", str(place / "x"), "--wav-dir", str(place),
-             "--test-list", str(place / "list.tsv"))  # fmt: skip
-    lost = Command(words, (), (place / "nowhere",))
+    words = ("evaluate", "--to", str(workdir / "x"), "--wav-dir", str(workdir),
+             "--test-list", str(workdir / "list.tsv"))  # fmt: skip
+    lost = Command(words, (), (workdir / "nowhere",))
     for item in ITEMS:
-        (place / f"{item[0]}.wav").touch()
-    with user_error(f"did not make {place / 'nowhere'}"):
-        run_all([lost], place / "logs", [Slot()], module.tqdm(disable=True))
+        (workdir / f"{item[0]}.wav").touch()
+    with user_error(f"did not make {workdir / 'nowhere'}"):
+        run_all([lost], workdir / "logs", [Slot()], module.tqdm(disable=True))
 
 
 def reaches(group: int, number: int) -> bool:
@@ -315,20 +315,22 @@ def test_a_study_that_is_killed_leaves_no_command_behind(tmp_path: Path) -> None
         reaches(process.pid, signal.SIGKILL)
 
 
-def test_what_cannot_work_is_refused_before_any_training(place: Path, stub: Stub) -> None:
+def test_what_cannot_work_is_refused_before_any_training(workdir: Path, stub: Stub) -> None:
     def refused(*words: str, **changes: Any) -> None:
         with user_error(*words):
-            ablate(place, **changes)
+            ablate(workdir, **changes)
         assert stub.took() == []
 
-    write_list(place / "list.tsv", [*ITEMS, ("item9", "too", "few")])
+    write_list(workdir / "list.tsv", [*ITEMS, ("item9", "too", "few")])
     refused("list.tsv: line 4: it has 3 tab-separated fields")
-    write_list(place / "list.tsv", [ITEMS[0], (*ITEMS[1][:5], "Who says this?")])
+    write_list(workdir / "list.tsv", [ITEMS[0], (*ITEMS[1][:5], "Who says this?")])
     refused("list.tsv: item1: ", "[S1]")
-    write_list(place / "list.tsv", [(*ITEMS[0][:4], place / "nobody.wav", "[S1] Yes. [S2] No.")])
+    write_list(
+        workdir / "list.tsv", [(*ITEMS[0][:4], workdir / "nobody.wav", "[S1] Yes. [S2] No.")]
+    )
     refused("list.tsv: item0: ", "nobody.wav")
-    write_list(place / "list.tsv", ITEMS)
-    config = place / "rows.py"
+    write_list(workdir / "list.tsv", ITEMS)
+    config = workdir / "rows.py"
     config.write_text(GUIDED.replace('stages: str = "one,two"', 'stages: str = "one"'))
     refused("row 'plain' trains one, but two is to speak")
     renamed = GUIDED.replace("steps: int = 2", "updates: int = 2").replace("=steps", "=updates")

@@ -174,10 +174,10 @@ def test_the_true_boundaries_of_a_dataset_are_found(tmp_path: Path):
     frame = 256 / 24000
     assert np.median(errors) <= frame
     assert np.quantile(errors, 0.95) <= 2 * frame
-    told = compare(tmp_path, ["dev", "train"])
-    assert told.utterances == 64
-    assert told.boundaries == 64 * 7
-    assert told.median < told.even_median / 3
+    comparison = compare(tmp_path, ["dev", "train"])
+    assert comparison.utterances == 64
+    assert comparison.boundaries == 64 * 7
+    assert comparison.median < comparison.even_median / 3
     plot_alignments(tmp_path, ["dev", "train"], tmp_path / "picture" / "some.png")
     assert (tmp_path / "picture" / "some.png").stat().st_size > 20_000
 

@@ -59,38 +59,40 @@ def aligned(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return aligned(tmp_path_factory.mktemp("aligned"))
 
 
 @pytest.mark.slow
-def test_a_model_of_durations_trains_resumes_and_speaks(place: Path) -> None:
-    run = run_of(place, "stages=one", "steps=4")
-    assert train(run, place / "whole").done
+def test_a_model_of_durations_trains_resumes_and_speaks(workdir: Path) -> None:
+    run = run_of(workdir, "stages=one", "steps=4")
+    assert train(run, workdir / "whole").done
     asked = iter((False, False, True))
-    assert not train(run, place / "parts", stop=lambda: next(asked, True)).done
-    assert train(run, place / "parts").done
-    ours, theirs = weights(place / "whole" / "one"), weights(place / "parts" / "one")
+    assert not train(run, workdir / "parts", stop=lambda: next(asked, True)).done
+    assert train(run, workdir / "parts").done
+    ours, theirs = weights(workdir / "whole" / "one"), weights(workdir / "parts" / "one")
     assert ("duration_head", "out", "kernel") in ours
     assert all(np.array_equal(ours[path], theirs[path]) for path in ours)
-    logged = [one for one in entries(place / "whole") if one["kind"] == "train"]
+    logged = [one for one in entries(workdir / "whole") if one["kind"] == "train"]
     assert logged and all(np.isfinite(one["duration"]) for one in logged)
     status, _, err = run_main(
-        "generate", "--model-dir", place / "whole" / "one", "--vocoder-path", "griffin-lim",
+        "generate", "--model-dir", workdir / "whole" / "one", "--vocoder-path", "griffin-lim",
         "--prompt-wav", PROMPT, "--prompt-text", "There is currently one other participant.",
-        "--text", "Yes. No.", "--num-step", "1", "--res-wav-path", place / "said.wav",
+        "--text", "Yes. No.", "--num-step", "1", "--res-wav-path", workdir / "said.wav",
     )  # fmt: skip
     assert status == 0, err
     status, _, err = run_main(
-        "convert", "--from", place / "whole" / "one", "--to", place / "no", "--format", "pt"
+        "convert", "--from", workdir / "whole" / "one", "--to", workdir / "no", "--format", "pt"
     )
     assert status == 1 and "native format" in err
-    assert "Traceback" not in err and not (place / "no").exists()
+    assert "Traceback" not in err and not (workdir / "no").exists()
 
 
-def test_a_head_is_trained_beside_a_model_that_stays_as_it_is(place: Path, tmp_path: Path) -> None:
+def test_a_head_is_trained_beside_a_model_that_stays_as_it_is(
+    workdir: Path, tmp_path: Path
+) -> None:
     # Weight decay, averages and a window between two of them would all show in what is frozen.
-    run = run_of(place, "upsampling=average", "stages=one", "steps=6", "optimizer=adamw")
+    run = run_of(workdir, "upsampling=average", "stages=one", "steps=6", "optimizer=adamw")
     model, rng = plan_stage(run, 0), np.random.default_rng(0)
     leaves = {
         path: (0.3 * rng.standard_normal(shape)).astype(np.float32)
@@ -99,7 +101,7 @@ def test_a_head_is_trained_beside_a_model_that_stays_as_it_is(place: Path, tmp_p
     init = tmp_path / "official"
     write_official(init, model.config, run.features, model.table, unflatten_dict(leaves))
     data = run.stages[0].data
-    valid = dataclasses.replace(data, sources=(SourceConfig(f"{place}/mono", "dev"),))
+    valid = dataclasses.replace(data, sources=(SourceConfig(f"{workdir}/mono", "dev"),))
     stage = dataclasses.replace(run.stages[0], objective="durations", valid=valid)
     run = dataclasses.replace(
         run, model=dataclasses.replace(run.model, duration_head=True), stages=(stage,),
@@ -131,21 +133,21 @@ def test_a_head_is_trained_beside_a_model_that_stays_as_it_is(place: Path, tmp_p
         first_params(dataclasses.replace(run, init=None))
 
 
-def run_of(place: Path, *settings: str) -> TrainConfig:
-    return load_config(place / "small.py", [f"data={place}", *settings])
+def run_of(workdir: Path, *settings: str) -> TrainConfig:
+    return load_config(workdir / "small.py", [f"data={workdir}", *settings])
 
 
 def test_data_without_alignments_are_refused_with_the_command_that_makes_them(
-    place: Path,
+    workdir: Path,
 ) -> None:
-    settings = (f"data={place / 'plain'}", "stages=one", "steps=1")
-    status, _, err = run_main(*command(place, "none", *settings))
+    settings = (f"data={workdir / 'plain'}", "stages=one", "steps=1")
+    status, _, err = run_main(*command(workdir, "none", *settings))
     assert status == 1 and "Traceback" not in err
-    assert f"zipvoice-jax align --data {place / 'plain' / 'mono'}" in err
+    assert f"zipvoice-jax align --data {workdir / 'plain' / 'mono'}" in err
 
 
-def batch_of(place: Path) -> SpeechBatch:
-    run = run_of(place)
+def batch_of(workdir: Path) -> SpeechBatch:
+    run = run_of(workdir)
     loader = Loader(
         run.stages[0].data, plan_stage(run, 0).table, run.features,
         seed=0, stage="one", alignments=True,
@@ -155,8 +157,8 @@ def batch_of(place: Path) -> SpeechBatch:
     return SpeechBatch(**{name: jnp.asarray(array) for name, array in arrays.items()})
 
 
-def test_a_schedule_moves_boundaries_of_all_or_of_some_items(place: Path) -> None:
-    batch, key = batch_of(place), jax.random.key(0)
+def test_a_schedule_moves_boundaries_of_all_or_of_some_items(workdir: Path) -> None:
+    batch, key = batch_of(workdir), jax.random.key(0)
     true = np.asarray(batch.token_starts)
     count = len(true)
     base = {
@@ -184,8 +186,8 @@ def test_a_schedule_moves_boundaries_of_all_or_of_some_items(place: Path) -> Non
     assert all(whole[i] or np.array_equal(mixed[i], average[i]) for i in range(count))
 
 
-def test_an_alignment_schedule_is_of_the_stage_and_its_end_is_validated(place: Path) -> None:
-    run = run_of(place, "upsampling=average")
+def test_an_alignment_schedule_is_of_the_stage_and_its_end_is_validated(workdir: Path) -> None:
+    run = run_of(workdir, "upsampling=average")
     moving = PiecewiseLinear(((0.0, 1.0), (8.0, 0.0)))
     stages = (
         dataclasses.replace(run.stages[0], alignment=moving, alignment_rule="items"),
@@ -198,12 +200,12 @@ def test_an_alignment_schedule_is_of_the_stage_and_its_end_is_validated(place: P
     by_item = [float(values_at(schedules, jnp.asarray(i))["alignment_by_item"]) for i in (0, 12)]
     assert by_item == [1.0, 0.0]
     assert [run.is_aligned(stage) for stage in run.stages] == [True, False]
-    durations = run_of(place)
+    durations = run_of(workdir)
     assert all(durations.alignment_of(stage) == 1.0 for stage in durations.stages)
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"alignment": 1.5}, "alignment is 1.5"),
         ({"duration_weight": -1.0}, "duration_weight is -1.0"),
@@ -212,13 +214,13 @@ def test_an_alignment_schedule_is_of_the_stage_and_its_end_is_validated(place: P
     ],
 )
 def test_what_cannot_be_an_alignment_is_refused(
-    place: Path, changes: dict[str, Any], told: str
+    workdir: Path, changes: dict[str, Any], message: str
 ) -> None:
-    run = run_of(place)
+    run = run_of(workdir)
 
     def change() -> TrainConfig:
         stages = (dataclasses.replace(run.stages[0], **changes),)
         return dataclasses.replace(run, stages=stages)
 
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         change()

@@ -145,7 +145,7 @@ def test_impossible_alignments_are_neither_saved_nor_read(tmp_path: Path):
     path = save_alignments(tmp_path, "train", index, [STARTS, (0.25, 0.25, 0.9)])
     assert open_split(tmp_path, "train")[1].aligned.all()
     good = dict(np.load(path))
-    for name, place, value in (
+    for name, position, value in (
         ("starts", 1, 0.75),  # goes back
         ("starts", 3, -1.0),
         ("starts", 5, 9.0),  # past the end
@@ -154,7 +154,7 @@ def test_impossible_alignments_are_neither_saved_nor_read(tmp_path: Path):
         ("offsets", 2, 7),
     ):
         bad = {key: array.copy() for key, array in good.items()}
-        bad[name][place] = value
+        bad[name][position] = value
         np.savez(path, **bad)
         with pytest.raises(UserError, match="impossible alignments"):
             open_split(tmp_path, "train")
@@ -182,8 +182,10 @@ def test_padding_tokens_begin_at_the_end_and_empty_rows_at_zero():
 
 def test_batches_say_where_tokens_begin_only_where_asked(tmp_path: Path):
     loader = loader_of(half_aligned(tmp_path), alignments=True)
-    told = f"  left out: 4 without alignment (`zipvoice-jax align --data {tmp_path}` learns them)"
-    assert told in loader.report().splitlines()
+    expected = (
+        f"  left out: 4 without alignment (`zipvoice-jax align --data {tmp_path}` learns them)"
+    )
+    assert expected in loader.report().splitlines()
     batch = first(loader)
     starts, lens = batch.arrays["token_starts"], batch.arrays["features_lens"]
     assert starts.shape == batch.arrays["tokens"].shape
@@ -263,12 +265,12 @@ def test_jsonl_brings_alignments_and_names_bad_ones(tmp_path: Path):
     bad = report["rejects"].pop("bad alignment")
     assert report["rejects"] == {}
     assert bad["count"] == 10
-    told = {one["id"]: one["detail"] for one in bad["examples"]}
-    assert set(told) == set(changes) - set(kept)
-    assert f"{count - 1} times for {count} tokens" in told["few"]
-    assert "tokenizer" in told["many"]
-    assert "back" in told["backwards"]
-    assert "past the end" in told["past"]
+    details = {one["id"]: one["detail"] for one in bad["examples"]}
+    assert set(details) == set(changes) - set(kept)
+    assert f"{count - 1} times for {count} tokens" in details["few"]
+    assert "tokenizer" in details["many"]
+    assert "back" in details["backwards"]
+    assert "past the end" in details["past"]
 
 
 def test_a_corpus_without_alignments_is_reported_as_ever(tmp_path: Path):

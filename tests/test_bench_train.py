@@ -21,7 +21,7 @@ def test_a_step_of_distillation_is_measured(tmp_path_factory: pytest.TempPathFac
     assert row["step_s"] > 0.0 and row["state_gib"] > 0.0 and row["frames_per_second"] > 0.0
 
 
-def test_what_cannot_be_measured_is_told() -> None:
+def test_what_cannot_be_measured_is_reported() -> None:
     rows = bench_train(ModelConfig(), frames=8, tokens=9, batch=1, remats=["none"], repeats=0)
     with pytest.raises(UserError, match="no more tokens than frames"):
         next(rows)

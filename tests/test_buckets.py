@@ -110,7 +110,7 @@ DIALOGUES = [
 
 # The other two lack guidance as an input, or a second channel, and are held to it by parity.
 @pytest.mark.parametrize("kind", ["zipvoice_distill", "zipvoice_dialog_stereo"])
-def test_an_item_is_the_same_alone_at_any_place_of_any_batch_and_in_any_bucket(
+def test_an_item_is_the_same_alone_at_any_position_of_any_batch_and_in_any_bucket(
     kind: str, models: dict[str, Synthesizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = models[kind]
@@ -147,8 +147,8 @@ def test_noise_depends_on_the_seed_and_what_is_said_and_not_on_a_name(
     bucket = Bucket(*shape_of(item), 1)
 
     def mel(job: Job, seed: int = 666) -> np.ndarray:
-        given = dataclasses.replace(sampling, seed=seed)
-        return features(model, [job], given, bucket, monkeypatch)[job.item_id]
+        seeded = dataclasses.replace(sampling, seed=seed)
+        return features(model, [job], seeded, bucket, monkeypatch)[job.item_id]
 
     truth = mel(item)
     np.testing.assert_array_equal(mel(item), truth)
@@ -168,8 +168,8 @@ def test_one_compilation_per_bucket_and_none_for_other_settings() -> None:
     model = load(RELEASE / "zipvoice", vocoder_path="griffin-lim")
     texts = [*SINGLES, "They were " * 12 + "here."]
 
-    def buckets_of(**given: float) -> set[Bucket]:
-        sampling = SamplingConfig.for_kind("zipvoice", num_step=2, **given)
+    def buckets_of(**settings: float) -> set[Bucket]:
+        sampling = SamplingConfig.for_kind("zipvoice", num_step=2, **settings)
         jobs = jobs_of(model, texts, sampling)
         return {
             bucket

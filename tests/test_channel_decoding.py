@@ -37,16 +37,16 @@ def separate(**changes: Any) -> tuple[ModelConfig, Any, ModelConfig, Any]:
     return config, jax.tree.map(jnp.asarray, grown), mono, params
 
 
-def of_channel(given: Any, config: ModelConfig, channel: int) -> Any:
+def of_channel(inputs: Any, config: ModelConfig, channel: int) -> Any:
     """A batch of two channels as one of a single channel, whose speaker is [S1]."""
-    tokens = swapped_tags(config, given.tokens) if channel else given.tokens
+    tokens = swapped_tags(config, inputs.tokens) if channel else inputs.tokens
     names = "features", "noise", "prompt_features"
     halves = {
-        name: getattr(given, name)[..., 10 * channel : 10 * (channel + 1)]
+        name: getattr(inputs, name)[..., 10 * channel : 10 * (channel + 1)]
         for name in names
-        if hasattr(given, name)
+        if hasattr(inputs, name)
     }
-    return dataclasses.replace(given, tokens=tokens, **halves)
+    return dataclasses.replace(inputs, tokens=tokens, **halves)
 
 
 def test_channels_and_items() -> None:
@@ -61,10 +61,10 @@ def test_channels_and_items() -> None:
 @pytest.mark.parametrize("embedding", ["text_output", "text_input"])
 def test_a_channel_is_learnt_as_the_mono_model_learns_it(embedding: str) -> None:
     config, grown, mono, params = separate(speaker_embedding=embedding, **SMALL)
-    given = batch(config)
-    loss, parts = losses(grown, config, given)
+    inputs = batch(config)
+    loss, parts = losses(grown, config, inputs)
     alone = [
-        float(losses(params, mono, of_channel(given, config, channel))[0]) for channel in (0, 1)
+        float(losses(params, mono, of_channel(inputs, config, channel))[0]) for channel in (0, 1)
     ]
     assert float(parts["flow"]) == pytest.approx(sum(alone) / 2, rel=1e-5)
     assert abs(alone[0] - alone[1]) > 1e-3
@@ -76,57 +76,57 @@ def test_a_channel_is_learnt_as_the_mono_model_learns_it(embedding: str) -> None
 def test_both_speakers_count_in_a_channel() -> None:
     # What the other says is to be silence.
     config, *_ = separate()
-    given = batch(config).replace(only_speaker=jnp.array([1, 0]))  # type: ignore[attr-defined]
-    assert float(counted_frames(config, given).sum()) == 10 + 5
+    inputs = batch(config).replace(only_speaker=jnp.array([1, 0]))  # type: ignore[attr-defined]
+    assert float(counted_frames(config, inputs).sum()) == 10 + 5
     joint = dataclasses.replace(config, channel_decoding="joint")
-    assert float(counted_frames(joint, given).sum()) < 10 + 5
+    assert float(counted_frames(joint, inputs).sum()) < 10 + 5
 
 
 def stereo_inputs() -> SampleInputs:
-    given = inputs_of(DIALOGUE)
-    other = np.random.default_rng(9).standard_normal((2, *given.noise.shape)).astype(np.float32)
+    inputs = inputs_of(DIALOGUE)
+    other = np.random.default_rng(9).standard_normal((2, *inputs.noise.shape)).astype(np.float32)
     return dataclasses.replace(
-        given,
-        noise=jnp.concatenate([given.noise, other[0]], axis=-1),
-        prompt_features=jnp.concatenate([given.prompt_features, other[1]], axis=-1),
+        inputs,
+        noise=jnp.concatenate([inputs.noise, other[0]], axis=-1),
+        prompt_features=jnp.concatenate([inputs.prompt_features, other[1]], axis=-1),
     )
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def generate(params: Any, config: ModelConfig, given: SampleInputs, scale: jax.Array) -> jax.Array:
+def generate(params: Any, config: ModelConfig, inputs: SampleInputs, scale: jax.Array) -> jax.Array:
     times, share = jnp.linspace(0.0, 1.0, 3), jnp.ones(scale.shape)
-    return sample(params, config, given, times, scale, voice_matching=share)
+    return sample(params, config, inputs, times, scale, voice_matching=share)
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def first_step(params: Any, config: ModelConfig, given: SampleInputs) -> tuple[jax.Array, ...]:
+def first_step(params: Any, config: ModelConfig, inputs: SampleInputs) -> tuple[jax.Array, ...]:
     """The state after one step, and what the model's velocity with and without conditions says."""
     times, scale = jnp.array([0.0, 0.2]), jnp.ones(1)
     model, mask = bound(params, config), jnp.zeros((1, FRAMES), bool)
-    lens = given.tokens_lens, given.features_lens
-    text = model.text_condition(given.tokens, *lens, FRAMES, channels=2)
-    prompt = jnp.where(jnp.arange(FRAMES)[:, None] < PROMPT, given.prompt_features, 0.0)
+    lens = inputs.tokens_lens, inputs.features_lens
+    text = model.text_condition(inputs.tokens, *lens, FRAMES, channels=2)
+    prompt = jnp.where(jnp.arange(FRAMES)[:, None] < PROMPT, inputs.prompt_features, 0.0)
     velocities = [
-        model.velocity(times[:1], given.noise, condition, prompt, mask)
+        model.velocity(times[:1], inputs.noise, condition, prompt, mask)
         for condition in (text, 0.0 * text)
     ]
-    return sample(params, config, given, times, scale), *velocities
+    return sample(params, config, inputs, times, scale), *velocities
 
 
 def test_guidance_of_two_channels() -> None:
     # Officially, up to t = 0.5: the scale is doubled, and the prompt stays in sight.
     config, grown, *_ = separate(speaker_prompts="own", **SMALL)
-    given = stereo_inputs()
-    state, conditional, unconditional = first_step(grown, config, given)
-    expected = given.noise + 0.2 * (3.0 * conditional - 2.0 * unconditional)
+    inputs = stereo_inputs()
+    state, conditional, unconditional = first_step(grown, config, inputs)
+    expected = inputs.noise + 0.2 * (3.0 * conditional - 2.0 * unconditional)
     assert distance(state, expected) < 1e-5
-    assert distance(state, given.noise + 0.2 * conditional) > 0.01
+    assert distance(state, inputs.noise + 0.2 * conditional) > 0.01
 
 
 def test_a_batch_is_its_items() -> None:
     config, grown, *_ = separate(speaker_prompts="own", **SMALL)
-    given = stereo_inputs()
-    pair = jax.tree.map(lambda x: jnp.concatenate([x, x[:, ::-1] if x.ndim == 3 else x]), given)
+    inputs = stereo_inputs()
+    pair = jax.tree.map(lambda x: jnp.concatenate([x, x[:, ::-1] if x.ndim == 3 else x]), inputs)
     found = generate(grown, config, pair, jnp.array([1.5, 0.5]))
     for row, scale in ((0, 1.5), (1, 0.5)):
         one = jax.tree.map(lambda x, row=row: x[row : row + 1], pair)

@@ -78,8 +78,8 @@ def test_mapping_names_all_that_does_not_fit(released: dict[str, Loaded]) -> Non
     state["embed.weight"] = state["embed.weight"].T
     state["fm_decoder.in_proj.bias"] = state["fm_decoder.in_proj.bias"].astype(np.int64)
     state["intruder\n.weight"] = state.pop("text_encoder.in_proj.bias")
-    told = ("text_encoder.in_proj.bias", "1 extra (intruder\\n.weight)", "(24, 360)", "int64")
-    with user_error("1 missing", *told):
+    expected = ("text_encoder.in_proj.bias", "1 extra (intruder\\n.weight)", "(24, 360)", "int64")
+    with user_error("1 missing", *expected):
         mapping.from_official(state, model.config)
     with user_error("193 missing", "and 173 more"):
         mapping.from_official({}, model.config)
@@ -169,8 +169,8 @@ def test_native_refuses(released: dict[str, Loaded], tmp_path: Path) -> None:
     meta = json.loads((path / "zipvoice_jax.json").read_text())
     wrong = {**meta, "config": {**meta["config"], "pos_dim": 18, "kind": "zipvoice_distill"}}
     (path / "zipvoice_jax.json").write_text(json.dumps(wrong))
-    told = ("1 missing (fm_decoder/guidance_scale_embed/kernel)", "misshapen", "linear_pos")
-    with user_error(*told):
+    expected = ("1 missing (fm_decoder/guidance_scale_embed/kernel)", "misshapen", "linear_pos")
+    with user_error(*expected):
         native.read_native(path)
     for key, value in (("version", 9), ("files", 3), ("tokens", "_\t0\n"), ("format", None)):
         (path / "zipvoice_jax.json").write_text(json.dumps({**meta, key: value}))
@@ -365,8 +365,8 @@ def test_convert(
     a, b, c, d = (tmp_path / name for name in "abcd")
     assert run_convert("--from", RELEASE / "zipvoice", "--to", a, "--grow", "dialog") == 0
     line = capsys.readouterr().out
-    told = ("zipvoice_dialog grown from zipvoice, native", "194 arrays", "362 tokens")
-    assert line.count("\n") == 1 and all(word in line for word in told)
+    expected = ("zipvoice_dialog grown from zipvoice, native", "194 arrays", "362 tokens")
+    assert line.count("\n") == 1 and all(word in line for word in expected)
     assert run_convert("--from", a, "--to", b, "--grow", "stereo") == 0
     assert official.read_official(b).config.kind == "zipvoice_dialog_stereo"
     assert run_convert("--from", RELEASE / "zipvoice", "--to", c, "--format", "safetensors") == 0

@@ -40,15 +40,15 @@ def test_each_job_has_an_accelerator_of_its_own(monkeypatch: pytest.MonkeyPatch)
     assert [one.env["OMP_NUM_THREADS"] for one in cores] == ["3", "2"]
     assert shared(8, "cpu", 1) == [Slot()] * 8
 
-    def told(status: int, out: str, err: str) -> None:
+    def fake_run(status: int, out: str, err: str) -> None:
         done = subprocess.CompletedProcess([], status, out, err)
         monkeypatch.setattr(commands.subprocess, "run", lambda *_, **__: done)
 
-    told(0, "a warning\ntpu 4\n", "")
+    fake_run(0, "a warning\ntpu 4\n", "")
     assert len(find_slots(4)) == 4
     with user_error("--jobs 5 is more than the 4"):
         find_slots(5)
-    told(1, "", "Traceback\nRuntimeError: no backend\n")
+    fake_run(1, "", "Traceback\nRuntimeError: no backend\n")
     with user_error("RuntimeError: no backend"):
         find_slots(2)
     assert find_slots(1) == [Slot()]  # asks nobody
@@ -64,8 +64,8 @@ def test_processes_get_their_variables_and_cores(tmp_path: Path) -> None:
     slot = Slot({"PLACE": "here", "PYTHONPATH": str(tmp_path)}, frozenset({core}))
     with (tmp_path / "log").open("w") as said:
         assert commands._process(("--version",), slot, said) == 0
-    told = (tmp_path / "log").read_text()
-    assert told.startswith("here") and re.search(rf"Cpus_allowed_list:\s+{core}\n", told)
+    log = (tmp_path / "log").read_text()
+    assert log.startswith("here") and re.search(rf"Cpus_allowed_list:\s+{core}\n", log)
 
 
 def test_differences_of_losses_are_paired_by_seed() -> None:

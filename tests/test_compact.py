@@ -52,13 +52,13 @@ def test_it_takes_two_bytes_for_a_number(released: Loaded, compact: Path) -> Non
     assert 2 * numbers < (compact / PARAMS).stat().st_size < 2 * numbers + 40_000
 
 
-def test_damage_is_told_in_one_line(compact: Path) -> None:
+def test_damage_is_reported_in_one_line(compact: Path) -> None:
     whole, meta = (compact / PARAMS).read_bytes(), (compact / JSON).read_text()
 
     def with_digest(content: bytes) -> None:
         (compact / PARAMS).write_bytes(content)
-        told = {**json.loads(meta), "files": {PARAMS: native._digest(compact / PARAMS)}}
-        (compact / JSON).write_text(json.dumps(told))
+        updated = {**json.loads(meta), "files": {PARAMS: native._digest(compact / PARAMS)}}
+        (compact / JSON).write_text(json.dumps(updated))
 
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 1

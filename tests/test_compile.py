@@ -88,13 +88,13 @@ def test_a_row_for_each_program(here: Any):
 
 def test_the_table_tells_the_rows(here: Any):
     done, rows = here
-    told = done.stdout.splitlines()
-    assert told[0].split()[:4] == ["topology", "program", "stage", "bucket"]
-    table = [text.split() for text in told if text.lstrip().startswith("cpu ")]
+    lines = done.stdout.splitlines()
+    assert lines[0].split()[:4] == ["topology", "program", "stage", "bucket"]
+    table = [text.split() for text in lines if text.lstrip().startswith("cpu ")]
     assert [one[1] for one in table] == ["train", "sample"]
     assert f"{rows[0]['flops'] / 1e12:.3f}" in table[0]
     assert table[0].count("-") == 6  # of a chip: its memory, times and MFU
-    assert sum("all-reduce" in text for text in told) == 1
+    assert sum("all-reduce" in text for text in lines) == 1
     progress = [text for text in done.stderr.splitlines() if text.startswith("compiling")]
     assert [text.split("(")[-1] for text in progress] == ["1 of 2)", "2 of 2)"]
 
@@ -114,14 +114,14 @@ def test_the_table_tells_the_rows(here: Any):
         (["--topology", "cpu", "--fsdp", "3"], ["--fsdp 3"]),
     ],
 )
-def test_bad_arguments_are_told_in_one_line(config: Path, rest: list[str], words: list[str]):
+def test_bad_arguments_are_reported_in_one_line(config: Path, rest: list[str], words: list[str]):
     args = parser().parse_args(arguments(config, *rest))
     with user_error(*words):
         args.run(args)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed")
-def test_without_libtpu_the_way_to_get_it_is_told(config: Path, run_cli: RunCli):
+def test_without_libtpu_the_error_says_how_to_get_it(config: Path, run_cli: RunCli):
     done = run_cli(*arguments(config, "--topology", "v5e:2x4"))
     assert (done.returncode, done.stdout) == (1, "")
     (complaint,) = done.stderr.splitlines()
@@ -201,12 +201,12 @@ def test_batches_that_the_devices_cannot_share_are_refused(run_config: TrainConf
         plan_cases(run_config, ["cpu"], [0], ["train"], Sizes(buckets=[(0, 96, 24)]))
 
 
-def cost(**given: Any) -> ProgramCost:
+def cost(**overrides: Any) -> ProgramCost:
     numbers: dict[str, Any] = dict(
         flops=0.0, cycles=0.0, bytes=0.0, padding=0.0, unestimated_bytes=0.0, collectives=(),
         parts=(), unknown=(),
     )  # fmt: skip
-    return ProgramCost(**{**numbers, **given})
+    return ProgramCost(**{**numbers, **overrides})
 
 
 def test_a_prediction_adds_what_nothing_hides():
@@ -247,10 +247,10 @@ ROW: dict[str, Any] = {
 def test_what_stands_below_a_row():
     assert details(ROW) == ["note: no tokens"]
     refused = {**ROW, "fits": False}
-    told, _ = details(refused)
-    assert "20.00 GiB" in told
-    assert "15.75 GiB" in told
-    assert "9.00 GiB f32[3] of x" in told
+    message, _ = details(refused)
+    assert "20.00 GiB" in message
+    assert "15.75 GiB" in message
+    assert "9.00 GiB f32[3] of x" in message
     assert len(line(ROW)) == len(line(refused)) == len(line(ROW, header=True))
 
 

@@ -46,18 +46,18 @@ def sentences() -> tuple[str, ...]:
     return tuple(dict.fromkeys(speech_texts.expand(one, lists, rng) for one in some))
 
 
-def options(to: Path, **given: int) -> argparse.Namespace:
+def options(to: Path, **overrides: int) -> argparse.Namespace:
     sizes = {"utterances": 30, "joined": 5, "dialogues": 12, "recombined": 4, "dev": 8, "tests": 6}
     sizes |= {"voices": 15, "seed": 0}
     share = {"shifted": 0.5}
-    return argparse.Namespace(to=to, kokoro=to / "kokoro", workers=1, **sizes | share | given)
+    return argparse.Namespace(to=to, kokoro=to / "kokoro", workers=1, **sizes | share | overrides)
 
 
 class Tones:
     """Stands for the network: each symbol is a tone of 1 to 4 steps, between silences."""
 
-    def run(self, _: None, given: dict[str, np.ndarray]) -> list[np.ndarray]:
-        numbers = given["tokens"][0]
+    def run(self, _: None, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        numbers = inputs["tokens"][0]
         durations = np.concatenate([[6], 1 + numbers[1:-1] % 4, [5]]).astype(np.float32)
         wave = 0.4 * np.sin(np.arange(int(durations.sum()) * 600) / 20.0)
         wave[: 6 * 600] = wave[-5 * 600 :] = 0.0
@@ -149,8 +149,8 @@ def test_the_network_has_to_be_the_expected_one(demo: ModuleType) -> None:
     import timed
 
     class Other(Tones):
-        def run(self, _: None, given: dict[str, np.ndarray]) -> list[np.ndarray]:
-            wave, durations = super().run(_, given)
+        def run(self, _: None, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+            wave, durations = super().run(_, inputs)
             return [wave[:-600], durations]
 
     style = np.zeros((8, 256), np.float32)
@@ -244,8 +244,8 @@ def test_a_plan_depends_on_its_seed_and_a_longer_one_begins_alike(
     demo: ModuleType, make: Callable[[argparse.Namespace], int], tmp_path: Path
 ) -> None:
     one, again, other, longer = (
-        demo.plan_of(options(tmp_path, **given), sentences())
-        for given in ({}, {}, {"seed": 1}, {"utterances": 60, "dialogues": 20, "tests": 9})
+        demo.plan_of(options(tmp_path, **overrides), sentences())
+        for overrides in ({}, {}, {"seed": 1}, {"utterances": 60, "dialogues": 20, "tests": 9})
     )
     floors = [talk.floor for talk in one.dialogue["dialogue"]]
     assert None in floors and all(-85 <= floor <= -65 for floor in floors if floor is not None)
@@ -419,9 +419,9 @@ def test_kokoro_says_when(
         demo.speech_texts.fetch_wordnet()
     except UserError as error:
         pytest.skip(str(error))
-    given = ("--to", tmp_path, "--kokoro", KOKORO, "--utterances", 3, "--dialogues", 2, "--dev", 2,
-             "--tests", 1, "--workers", 2)  # fmt: skip
-    monkeypatch.setattr(sys, "argv", ["make_speech.py", *map(str, given)])
+    arguments = ("--to", tmp_path, "--kokoro", KOKORO, "--utterances", 3, "--dialogues", 2,
+                 "--dev", 2, "--tests", 1, "--workers", 2)  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["make_speech.py", *map(str, arguments)])
     demo.main()
     for row in rows(tmp_path / "single.jsonl"):
         wave, rate = soundfile.read(tmp_path / row["wav"])

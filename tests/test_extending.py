@@ -49,20 +49,20 @@ def test_each_example_touches_as_few_files_as_it_says(package: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_with_both_examples_learns_and_logs_them(package: Path, tmp_path: Path) -> None:
-    place = make_place(tmp_path)
+    workdir = make_place(tmp_path)
     apply_guide(package)
     settings = (
         "stages=one", "steps=3", "stages.one.delta_weight=[[0, 0], [2, 0.5]]",
         "stages.one.objective=mirrored_flow", "stages.one.hooks=no",
     )  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-m", "zipvoice_jax.cli.main", *command(place, "run", *settings)],
+        [sys.executable, "-m", "zipvoice_jax.cli.main", *command(workdir, "run", *settings)],
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True, text=True, timeout=600, check=False, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "mirrored_flow" in done.stderr
-    steps = [entry for entry in entries(place / "run") if entry["kind"] == "train"]
+    steps = [entry for entry in entries(workdir / "run") if entry["kind"] == "train"]
     assert len(steps) == 3
     for number, entry in enumerate(steps):
         weight = 0.25 * number

@@ -11,15 +11,15 @@ from generation import TEXT1, TEXT2, WAV1, WAV2, command, one_line, run_main
 # --- places to write to ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", ["/proc/x", "file", "file/below", "/dev/null", "a\0b"])
-def test_results_folder_that_cannot_be(place: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["/proc/x", "file", "file/below", "/dev/null", "a\0b"])
+def test_results_folder_that_cannot_be(folder: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("a file")
     listed = tmp_path / "list.tsv"
     listed.write_text(f"a\t{TEXT1}\t{WAV1}\tHello.\n")
     status, _, err = run_main(
-        *command(SINGLE, "--test-list", listed, "--res-dir", tmp_path / place)
+        *command(SINGLE, "--test-list", listed, "--res-dir", tmp_path / folder)
     )
-    one_line(status, err, place.split("\0")[0])
+    one_line(status, err, folder.split("\0")[0])
 
 
 def test_report_that_cannot_be_written(tmp_path: Path) -> None:
@@ -55,11 +55,11 @@ def test_list_as_a_whole(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "said"),
+    ("name", "said"),
     [("none.tsv", "not exist"), (".", "directory"), ("a\0b", "null"), ("x" * 999, "too long")],
 )
-def test_list_that_cannot_be_read(place: str, said: str, tmp_path: Path) -> None:
-    status, _, err = run_main(*command(SINGLE, "--test-list", tmp_path / place))
+def test_list_that_cannot_be_read(name: str, said: str, tmp_path: Path) -> None:
+    status, _, err = run_main(*command(SINGLE, "--test-list", tmp_path / name))
     one_line(status, err, said)
 
 

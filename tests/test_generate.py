@@ -174,7 +174,7 @@ def test_two_prompts_need_a_dialogue_model(tmp_path: Path) -> None:
     assert status == 1 and "takes one speaker" in err
 
 
-def test_official_options_without_effect_are_accepted_and_told() -> None:
+def test_official_options_without_effect_are_accepted_and_reported() -> None:
     idle = ["--num-thread", "4", "--silence-wav", "s.wav", "--trt-engine-path", "x.plan"]
     status, _, err = run_main(
         *command("nowhere", *prompt_flags("zipvoice"), "--text", "Yes.", *idle)
@@ -302,8 +302,8 @@ def test_compiled_programs_are_kept_on_disk(run_cli: RunCli, tmp_path: Path) -> 
     chosen = {"JAX_COMPILATION_CACHE_DIR": str(cache)}
     # Where nothing is chosen, the user's cache folder.
     default = {"JAX_COMPILATION_CACHE_DIR": "", "XDG_CACHE_HOME": str(tmp_path / "home")}
-    for env, place in ((chosen, cache), (default, tmp_path / "home" / "zipvoice_jax" / "xla")):
+    for env, folder in ((chosen, cache), (default, tmp_path / "home" / "zipvoice_jax" / "xla")):
         done = run_cli(*run, "--res-wav-path", tmp_path / "a.wav", env=env)
         assert done.returncode == 0, done.stderr
-        assert any("program" in file.name for file in place.iterdir()), done.stderr
-        assert sum(file.stat().st_size for file in place.iterdir()) > 10_000
+        assert any("program" in file.name for file in folder.iterdir()), done.stderr
+        assert sum(file.stat().st_size for file in folder.iterdir()) > 10_000

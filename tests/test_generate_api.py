@@ -70,7 +70,7 @@ def test_the_api_gives_what_the_command_gives(dialog: Synthesizer, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("arguments", "said"),
     [
         (dict(steps=3), "no option steps"),
         (dict(num_step=0), "num_step is 0"),
@@ -87,12 +87,12 @@ def test_the_api_gives_what_the_command_gives(dialog: Synthesizer, tmp_path: Pat
     ],
 )
 def test_bad_arguments_are_user_errors(
-    single: Synthesizer, given: dict, said: str, monkeypatch: pytest.MonkeyPatch
+    single: Synthesizer, arguments: dict, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The tests' type checker would speak first.
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(zipvoice_jax.UserError, match=said):
-        single.generate("Hello.", **{**SINGLE, **given})
+        single.generate("Hello.", **{**SINGLE, **arguments})
 
 
 def test_prompts_are_checked_as_the_model_hears_them(single: Synthesizer, tmp_path: Path) -> None:
@@ -131,8 +131,8 @@ def test_guidance_of_zero_equals_the_limit_of_small_guidance(single: Synthesizer
 
 
 def test_very_short_texts_get_the_duration_floor(single: Synthesizer) -> None:
-    def frames(text: str, **given: float) -> int:
-        return single.generate(text, **SINGLE, num_step=2, **given).mel.shape[0]
+    def frames(text: str, **settings: float) -> int:
+        return single.generate(text, **SINGLE, num_step=2, **settings).mel.shape[0]
 
     floor = int(np.ceil(FPS))
     assert frames("Yes.") == floor
@@ -255,7 +255,7 @@ def test_one_speaker_may_have_two_turns_in_a_row(dialog: Synthesizer) -> None:
     assert [turn.speaker for turn in speech.turns] == ["S2", "S1"]
 
 
-def test_what_is_left_out_is_told(dialog: Synthesizer, tmp_path: Path) -> None:
+def test_what_is_left_out_is_reported(dialog: Synthesizer, tmp_path: Path) -> None:
     text = "[S1] Hello [laughter] there, мир. [S2] Yes."
     speech = dialog.generate(text, **TWO, num_step=2)
     assert any("'[laughter]'" in note and "does not know" in note for note in speech.notes)
@@ -404,10 +404,10 @@ def test_a_report_that_cannot_be_written_ends_no_list(
     monkeypatch.setattr("zipvoice_jax.infer.report.append_record", full)
     sampling = zipvoice_jax.config.SamplingConfig.for_kind("zipvoice", num_step=2)
     requests = [Request("a", "Yes.", (TEXT1,), (WAV1,)), BadLine("line 2", "it is bad.")]
-    told: list[str] = []
-    totals = run_list(single, requests, tmp_path, sampling, RunOptions(), "model", told.append)
+    lines: list[str] = []
+    totals = run_list(single, requests, tmp_path, sampling, RunOptions(), "model", lines.append)
     assert (totals.done, totals.failed) == (0, 2) and (tmp_path / "a.wav").is_file()
-    assert sorted(line.split(":")[0] for line in told) == ["a", "line 2"]
+    assert sorted(line.split(":")[0] for line in lines) == ["a", "line 2"]
 
 
 def test_half_written_waves_of_a_killed_run_are_removed(

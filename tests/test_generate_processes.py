@@ -33,10 +33,10 @@ def test_neither_their_number_nor_a_kill_changes_a_bit(tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "many").glob("*.wav")}
     assert 5 <= len(before) < COUNT - 1
 
-    (status, out, _), (other, nothing, told) = finish(*start_several(run("many"), 2))
+    (status, out, _), (other, nothing, err) = finish(*start_several(run("many"), 2))
     assert (status, other, nothing) == (1, 1, "")
     assert f"{COUNT - 1 - len(before)} done, {len(before)} skipped, 1 failed" in out
-    assert "process 1: item50: " in told and "nowhere.wav" in told
+    assert "process 1: item50: " in err and "nowhere.wav" in err
     assert all(path.stat().st_mtime_ns == at for path, at in before.items())
     assert list(read_report(tmp_path / "many")) == [name for name, *_ in rows]
     assert sorted(path.name for path in (tmp_path / "many").glob("report*")) == ["report.jsonl"]

@@ -238,15 +238,15 @@ def test_files_that_do_not_fit_are_refused(release, state, config, tmp_path):
 
 def test_the_choice_without_a_name(release, tmp_path, monkeypatch):
     monkeypatch.setenv("ZIPVOICE_JAX_VOCODERS", str(tmp_path))
-    vocoder, told = find_vocoder(None, FEATURES)
-    assert isinstance(vocoder, GriffinLim) and "--vocoder-path hifigan" in told
+    vocoder, note = find_vocoder(None, FEATURES)
+    assert isinstance(vocoder, GriffinLim) and "--vocoder-path hifigan" in note
     part = PackageFiles("none==0", "none", {"config.json": "", "generator.pt": ""})
     monkeypatch.setattr(hifigan, "PACKAGE", Package((part,), "MIT"))
     (tmp_path / "hifigan").symlink_to(release)
-    vocoder, told = find_vocoder(None, FEATURES)
-    assert vocoder.name == "hifigan" and "no Vocos weights, so HiFi-GAN" in told
-    vocoder, told = find_vocoder("hifigan", FEATURES)
-    assert vocoder.name == "hifigan" and told == ""
+    vocoder, note = find_vocoder(None, FEATURES)
+    assert vocoder.name == "hifigan" and "no Vocos weights, so HiFi-GAN" in note
+    vocoder, note = find_vocoder("hifigan", FEATURES)
+    assert vocoder.name == "hifigan" and note == ""
 
 
 def test_without_a_registry_one_line_says_what_to_do(tmp_path, monkeypatch):

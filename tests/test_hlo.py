@@ -34,8 +34,8 @@ def step(x: jax.Array, w: jax.Array) -> jax.Array:
 
 
 def compiled(function: Callable[..., Any], *shapes: tuple[int, ...]) -> str:
-    given = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    return jax.jit(function).lower(*given).compile().as_text() or ""
+    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return jax.jit(function).lower(*arguments).compile().as_text() or ""
 
 
 def scanned(n: int, inner: int = 1) -> Callable[..., Any]:
@@ -55,12 +55,12 @@ def test_a_product_counts_once():
     assert (cost.cycles, cost.collectives, cost.unknown) == (None, (), ())
 
 
-@pytest.mark.parametrize("is_told", [True, False])
-def test_a_loop_counts_as_often_as_it_runs(is_told: bool):
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_loop_counts_as_often_as_it_runs(is_known: bool):
     text = compiled(scanned(7, 5), *XW)
-    told = r'"known_trip_count":\{"n":"\d+"\}'
-    assert len(re.findall(told, text)) >= 2
-    cost = program_cost(text if is_told else re.sub(told, '"x":{}', text))
+    trip_count = r'"known_trip_count":\{"n":"\d+"\}'
+    assert len(re.findall(trip_count, text)) >= 2
+    cost = program_cost(text if is_known else re.sub(trip_count, '"x":{}', text))
     assert (cost.flops, cost.unknown) == (35 * ONE, ())
 
 
@@ -76,7 +76,7 @@ def test_a_loop_may_count_in_any_steps(start: int, stop: int, by: int, times: in
     assert program_cost(text).flops == times * ONE
 
 
-def test_a_loop_of_unknown_length_counts_once_and_is_told():
+def test_a_loop_of_unknown_length_counts_once_and_is_reported():
     def function(x: jax.Array, w: jax.Array) -> jax.Array:
         return jax.lax.while_loop(lambda x: x.sum() < 9.0, lambda x: step(x, w), x)
 
@@ -262,10 +262,10 @@ def test_a_tpu_program_in_full(tpu: ProgramCost):
 
 
 def test_the_report_tells_totals_and_parts(tpu: ProgramCost):
-    told = report(tpu, clock=1e6)
-    assert "= 6.1 ms" in told
-    assert "all-reduce: 4 times" in told
-    assert "decoder/ffn (remat)" in told
+    output = report(tpu, clock=1e6)
+    assert "= 6.1 ms" in output
+    assert "all-reduce: 4 times" in output
+    assert "decoder/ffn (remat)" in output
     assert "decoder/attn" not in report(tpu, rows=0)
 
 

@@ -188,9 +188,9 @@ def test_baselines_are_of_the_same_judge(check: Path, tmp_path: Path) -> None:
     assert status == 0 and "less first" in out and "versions" not in err
     status, _, err = run("third", "--baseline", tmp_path / "first", "--normaliser", "official")
     one_line(status, err, "first is of another judge (normaliser: whisper there, official here)")
-    about = json.loads((tmp_path / "first" / "judge.json").read_text())
-    about["libraries"]["faster-whisper"] = "0.1"
-    (tmp_path / "first" / "judge.json").write_text(json.dumps(about))
+    description = json.loads((tmp_path / "first" / "judge.json").read_text())
+    description["libraries"]["faster-whisper"] = "0.1"
+    (tmp_path / "first" / "judge.json").write_text(json.dumps(description))
     status, _, err = run("second", "--baseline", tmp_path / "first")
     assert status == 0 and "other versions (faster-whisper: 0.1 there" in err
     (tmp_path / "first" / "judge.json").unlink()

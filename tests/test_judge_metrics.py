@@ -229,7 +229,7 @@ def test_leakage_is_that_which_was_mixed_in(tmp_path: Path) -> None:
         assert same["leakage"] == 0.0
 
 
-def test_who_speaks_is_told_by_prompts(tmp_path: Path, encoder: SpeakerEncoder) -> None:
+def test_speakers_are_told_apart_by_prompts(tmp_path: Path, encoder: SpeakerEncoder) -> None:
     stereo, words = dialogue(0.4)
     for prompts, label in (((HERS[0], HIS[0]), "S1"), ((HIS[0], HERS[0]), "S2")):
         found = judged(
@@ -240,7 +240,7 @@ def test_who_speaks_is_told_by_prompts(tmp_path: Path, encoder: SpeakerEncoder) 
         assert found["cpwer"] == 0.0 and found["speakers"]["S1"]["label"] == label
 
 
-def test_who_speaks_is_told_by_tags(tmp_path: Path, encoder: SpeakerEncoder) -> None:
+def test_speakers_are_told_apart_by_tags(tmp_path: Path, encoder: SpeakerEncoder) -> None:
     mono = dialogue(0.4)[0].sum(axis=0)
     seconds = len(mono) / RATE
     turns = TEXT.split(" [S2] ")

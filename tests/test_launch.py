@@ -66,7 +66,7 @@ def dry(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_command_is_told(name: str) -> None:
+def test_every_command_is_printed(name: str) -> None:
     assert dry(name) == (TEXTS / f"{name}.txt").read_text(encoding="utf-8")
 
 
@@ -75,7 +75,7 @@ def test_each_text_has_a_case() -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "message"),
     [
         (("tpu_vm.sh", "all"), "give --name"),
         (("tpu_vm.sh", "fly", *SLICE, *CONFIG, "--topology", "v5e:4x4"), "fly is no action"),
@@ -105,9 +105,9 @@ def test_each_text_has_a_case() -> None:
         (("local.sh", "--processes", "two", "--", "--config", "a.py"), "--processes two"),
     ],
 )
-def test_bad_options_are_one_line(args: tuple[str, ...], told: str) -> None:
+def test_bad_options_are_one_line(args: tuple[str, ...], message: str) -> None:
     done = launch(*args, NAME="host")
-    assert done.returncode == 2 and told in done.stderr and done.stdout == ""
+    assert done.returncode == 2 and message in done.stderr and done.stdout == ""
     assert done.stderr.startswith("launch: error: ") and done.stderr.count("\n") == 1
 
 

@@ -59,13 +59,13 @@ def test_chunks_share_a_length_by_what_they_would_last(
     monkeypatch.setattr(preparing, "CHUNK_SECONDS", {"zipvoice": 8.0})
     text = f"{SENTENCE * 3}The rain has stopped at last. {SENTENCE}"
     sampling = SamplingConfig.for_kind("zipvoice")
-    told = single.preparation(sampling, duration=9.5)(Request("a", text, (TEXT1,), (WAV1,)))
-    assert len(told.jobs) > 1
-    of_tokens = [job.new_frames / len(job.tokens) for job in told.jobs]
+    item = single.preparation(sampling, duration=9.5)(Request("a", text, (TEXT1,), (WAV1,)))
+    assert len(item.jobs) > 1
+    of_tokens = [job.new_frames / len(job.tokens) for job in item.jobs]
     assert max(of_tokens) < 1.05 * min(of_tokens)
     speech = single.generate(text, **SINGLE, duration=9.5)
     assert speech.wave.shape[1] == 9.5 * 24_000
-    assert len(speech.buckets) == len(told.jobs)
+    assert len(speech.buckets) == len(item.jobs)
 
 
 def test_frames_are_shared_to_the_last() -> None:

@@ -53,7 +53,7 @@ def answers(key: dict[str, Any], prefer: str, by: int) -> dict[str, Any]:
     return found
 
 
-def told(systems: Path, page: str, *files: Path) -> tuple[int, str, str]:
+def evaluate(systems: Path, page: str, *files: Path) -> tuple[int, str, str]:
     key = systems / f"{page}.key.json"
     return run_main("evaluate", "--key", key, "--listening-results", *files)
 
@@ -89,29 +89,29 @@ def test_answers_become_means_with_intervals(systems: Path) -> None:
     key = json.loads((systems / "test.key.json").read_text())
     assert {trial["a"] for trial in key["trials"].values()} == {"ours", "theirs"}
     x = save(systems, "x", "test", answers(key, "ours", 2))
-    status, out, err = told(systems, "test", x)
+    status, out, err = evaluate(systems, "test", x)
     assert status == 0 and "1 listener;" in out, err
     assert re.search(r"ours +\+2\.00 \[2\.00, 2\.00\] +5 +5", out)
     # Listeners differ, so the interval is one of other listeners: Student's t of two, 1.5 +- 6.35.
     y = save(systems, "y", "test", answers(key, "ours", 1))
-    status, out, err = told(systems, "test", x, y)
+    status, out, err = evaluate(systems, "test", x, y)
     assert status == 0 and "2 listeners;" in out, err
     assert re.search(r"ours +\+1\.50 \[-4\.85, 7\.85\] +5 +10", out)
     assert re.search(r"theirs +-1\.50", out)
     # A file that is given twice, or a copy, is one listener.
     copy = systems / "copy.json"
     shutil.copyfile(x, copy)
-    _, out, _ = told(systems, "test", x, x, copy)
+    _, out, _ = evaluate(systems, "test", x, x, copy)
     assert "1 listener;" in out and re.search(r"ours +\+2\.00 \[2\.00, 2\.00\] +5 +5", out)
     y = save(systems, "x", "test", answers(key, "ours", 1))
-    status, _, err = told(systems, "test", copy, y)
+    status, _, err = evaluate(systems, "test", copy, y)
     one_line(status, err, "are of one listener (x) and differ")
 
 
 def test_one_answer_has_no_interval(systems: Path) -> None:
     make(systems, "test.html", "--count", "1")
     key = json.loads((systems / "test.key.json").read_text())
-    _, out, _ = told(systems, "test", save(systems, "x", "test", answers(key, "ours", 3)))
+    _, out, _ = evaluate(systems, "test", save(systems, "x", "test", answers(key, "ours", 3)))
     assert re.search(r"ours +\+3\.00 +1 +1$", out, re.MULTILINE)
 
 
@@ -125,7 +125,7 @@ def test_voices_are_compared_with_the_prompt(systems: Path) -> None:
         name: {"value": 4 if trial["b"] == "ours" else 2, "exchanged": False}
         for name, trial in key["trials"].items()
     }
-    _, out, _ = told(systems, "voice", save(systems, "x", "voice", found))
+    _, out, _ = evaluate(systems, "voice", save(systems, "x", "voice", found))
     assert re.search(r"ours +4\.00", out) and re.search(r"theirs +2\.00", out)
 
 
@@ -182,12 +182,12 @@ def test_answers_to_another_page_of_the_same_name_are_refused(systems: Path) -> 
     key = json.loads((systems / "test.key.json").read_text())
     old = save(systems, "x", "test", answers(key, "ours", 2))
     make(systems, "test.html")
-    assert told(systems, "test", old)[0] == 0  # the same sounds in the same order
+    assert evaluate(systems, "test", old)[0] == 0  # the same sounds in the same order
     status, _, err = make(systems, "test.html", "--seed", "1")
     one_line(status, err, "test.key.json is the key of another test")
-    assert told(systems, "test", old)[0] == 0
+    assert evaluate(systems, "test", old)[0] == 0
     assert make(systems, "test.html", "--seed", "1", "--overwrite")[0] == 0
-    status, _, err = told(systems, "test", old)
+    status, _, err = evaluate(systems, "test", old)
     one_line(status, err, f"is of the test '{key['name']}', not 'test-")
     assert page_of(systems / "test.html")["name"] != key["name"]
 
@@ -199,7 +199,7 @@ def test_damaged_and_exchanged_files_are_one_line(systems: Path) -> None:
     result = save(systems, "x", "test", good)
 
     def refused(said: str, *files: Path, page: str = "test") -> None:
-        status, _, err = told(systems, page, *files)
+        status, _, err = evaluate(systems, page, *files)
         one_line(status, err, said)
 
     refused("is a key and no result", key)
@@ -297,7 +297,7 @@ def test_a_listener_answers_by_keys_in_a_browser(systems: Path, browser: Any) ->
         time.sleep(0.1)
     result = json.loads(saved.read_text())
     assert sorted(answer["value"] for answer in result["answers"].values()) == [-3, 2, 2, 2, 3]
-    _, out, _ = told(systems, "test", saved)
+    _, out, _ = evaluate(systems, "test", saved)
     assert "1 listener;" in out and re.search(r"ours .* 5 +5", out)
 
 

@@ -296,17 +296,17 @@ def test_impossible_configs(make, message: str):
 def test_batches_that_hold_an_utterance_many_times_say_what_to_set() -> None:
     few = [index_of(np.linspace(2.0, 7.0, 6))]  # 27 s
 
-    def told(**rest: float) -> str | None:
+    def warning_for(**rest: float) -> str | None:
         config = config_of(buckets=1, **rest)
         return repetition(make_plan(config, few, FEATURES), config, FEATURES)
 
-    found = told(batch_seconds=2000.0)
+    found = warning_for(batch_seconds=2000.0)
     assert found is not None and "each utterance of d (train) 46 times" in found
     advised = re.search(r"set batch_seconds to (\d+) or less", found)
-    assert advised is not None and told(batch_seconds=float(advised[1])) is None
+    assert advised is not None and warning_for(batch_seconds=float(advised[1])) is None
     with pytest.raises(UserError, match=r"each utterance of d \(train\) 4\d\d times; set batch_s"):
-        told(batch_seconds=20_000.0)
-    # A small source among others is only told of.
+        warning_for(batch_seconds=20_000.0)
+    # A small source among others only gets a warning.
     both = config_of(SourceConfig("d"), SourceConfig("e", repeats=500.0), batch_seconds=600.0)
     plan = make_plan(both, [index_of(opendialog_like(100)), *few], FEATURES)
     found = repetition(plan, both, FEATURES)

@@ -267,14 +267,14 @@ def test_too_many_corrupt_records_end_the_run(damaged: Path):
             next(batches)
         assert len(batches.corrupt) == 6
     strict = loader_of(dataclasses.replace(config, max_corrupt=2))
-    with pytest.raises(UserError, match="max_corrupt allows 2") as told:
+    with pytest.raises(UserError, match="max_corrupt allows 2") as caught:
         take(strict, 6)
-    assert str(damaged) in str(told.value)
+    assert str(damaged) in str(caught.value)
     other_table = TokenTable(("_", "x"))
     nothing_usable = Loader(config, other_table, FEATURES, seed=0, stage="s")
     with pytest.raises(UserError, match="the token 'a', which the token table lacks"):
         take(nothing_usable, 9)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_validation_has_every_utterance_once_in_the_shapes_of_training(mono: Path):

@@ -67,7 +67,7 @@ def test_hidden_and_wave_equal_official(vocos, state):
     config = vocos_config_from_official(state)
     params = vocos_params_from_official(state, config)
     mel = jnp.asarray(vocos["mel"].transpose(0, 2, 1))
-    hidden = Vocos(config).apply({"params": params}, mel, method="hidden")
+    hidden = Vocos(config).apply({"params": params}, mel, method=Vocos.hidden)
     assert distance(hidden, vocos["hidden"]) < 1e-5
     wave = run(config, params, mel)
     assert wave.shape == vocos["wave"].shape

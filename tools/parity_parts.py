@@ -313,6 +313,6 @@ def vocos(golden: Path) -> Iterator[Case]:
     config = vocos_config_from_official(state)
     params = vocos_params_from_official(state, config)
     mel = jnp.asarray(d["mel"].transpose(0, 2, 1))
-    hidden = Vocos(config).apply({"params": params}, mel, method="hidden")
+    hidden = Vocos(config).apply({"params": params}, mel, method=Vocos.hidden)
     yield Case("vocos hidden", relative_error(hidden, d["hidden"]))
     yield Case("vocos wave", relative_error(decode(config, params, mel), d["wave"]))
