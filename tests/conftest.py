@@ -67,7 +67,7 @@ _LONGEST = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the longest files first."""
-    order = {name: place for place, name in enumerate(_LONGEST)}
+    order = {name: position for position, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 

@@ -77,12 +77,8 @@ def test_formats_of_phones_and_browsers_are_read(tmp_path, extension, monkeypatc
     path.write_bytes(whole[:40] + bytes(200))
     assert str(path) in message(read_audio, path, RATE)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    error_message = message(read_audio, path, RATE)
-    assert (
-        str(path) in error_message
-        and "not supported without PyAV" in error_message
-        and "pip install" in error_message
-    )
+    error = message(read_audio, path, RATE)
+    assert str(path) in error and "not supported without PyAV" in error and "pip install" in error
 
 
 @pytest.mark.parametrize("extension", ["wav", "flac"])

@@ -120,7 +120,7 @@ def apart(voices: VoiceStatistics, contrast: float) -> tuple[np.ndarray, np.ndar
 
 
 @pytest.mark.parametrize("levels", [(0.1, 0.3), (0.1, 0.3, 0.7)])
-def test_voices_are_told_apart_by_the_form_of_their_spectrum(levels: tuple[float, ...]) -> None:
+def test_voices_are_distinguished_by_the_form_of_their_spectrum(levels: tuple[float, ...]) -> None:
     voices, count = voices_of(*levels), len(levels)
     mean, spread = np.asarray(voices.mean[0, 0]), np.asarray(voices.std[0, 0])
     same_mean, same_spread = apart(voices, 0.0)
@@ -179,11 +179,11 @@ def voices_of_prompt(
 
 @pytest.mark.parametrize("rule", ["own", "joint"])
 def test_each_speaker_takes_their_own_part_of_the_prompt(rule: str) -> None:
-    given = inputs_of(DIALOGUE)
-    plain, found = (sampled(given, rule=rule, voice_matching=share) for share in (0.0, 1.0))
-    assert distance(sampled(given, rule=rule), plain) < 1e-4
+    inputs = inputs_of(DIALOGUE)
+    plain, found = (sampled(inputs, rule=rule, voice_matching=share) for share in (0.0, 1.0))
+    assert distance(sampled(inputs, rule=rule), plain) < 1e-4
     new, mine = slice(PROMPT, FRAMES), OF_SECOND[0, :, 0]
-    prompt = np.asarray(given.prompt_features)[0]
+    prompt = np.asarray(inputs.prompt_features)[0]
     for frames in (mine, ~mine):
         of_prompt = prompt[:PROMPT][frames[:PROMPT]].mean(axis=0)
         before, after = (
@@ -192,25 +192,25 @@ def test_each_speaker_takes_their_own_part_of_the_prompt(rule: str) -> None:
         assert after.mean() < 0.9 * before.mean()
     # Statistics are a speaker's own: a louder second voice in the prompt moves the second alone.
     louder = dataclasses.replace(
-        given,
-        prompt_features=jnp.where(OF_SECOND, given.prompt_features + 1.0, given.prompt_features),
+        inputs,
+        prompt_features=jnp.where(OF_SECOND, inputs.prompt_features + 1.0, inputs.prompt_features),
     )
     if rule == "own":
         moved = np.abs(
             sampled(louder, steps=1, voice_matching=1.0)
-            - sampled(given, steps=1, voice_matching=1.0)
+            - sampled(inputs, steps=1, voice_matching=1.0)
         )
         assert moved[0][~mine].max() < 1e-4 < moved[0][mine].min()
 
 
 @pytest.mark.parametrize("rule", ["own", "joint"])
 def test_contrast_moves_what_is_aimed_at_apart(rule: str) -> None:
-    given, one = inputs_of(DIALOGUE), jnp.ones((1,))
+    inputs, one = inputs_of(DIALOGUE), jnp.ones((1,))
     config, params = make(pad_id=0, speaker_prompts=rule, **SHALLOW)
 
     def distances(contrast: float) -> np.ndarray:
         how = {"voice_matching": one, "voice_contrast": contrast * one, "feat_scale": one}
-        voices = voices_of_prompt(params, config, given, **how)
+        voices = voices_of_prompt(params, config, inputs, **how)
         assert voices is not None
         mean = np.asarray(voices.statistics.mean[0, 0])
         form = mean - mean.mean(axis=1, keepdims=True)
@@ -219,7 +219,7 @@ def test_contrast_moves_what_is_aimed_at_apart(rule: str) -> None:
     none, some, more = (distances(contrast) for contrast in (0.0, 0.5, 1.0))
     assert (none < some).all() and np.allclose(more - none, 2.0 * (some - none), rtol=1e-3)
     without, least, most = (
-        sampled(given, rule=rule, voice_matching=1.0, **how)
+        sampled(inputs, rule=rule, voice_matching=1.0, **how)
         for how in ({}, {"voice_contrast": 0.0}, {"voice_contrast": 1.0})
     )
     assert distance(least, without) < 1e-4 < 1e-3 < distance(most, without)
@@ -234,40 +234,40 @@ def test_contrast_moves_what_is_aimed_at_apart(rule: str) -> None:
     ],
 )
 def test_neither_company_nor_padding_matters(how: dict[str, float]) -> None:
-    given = inputs_of(DIALOGUE)
+    inputs = inputs_of(DIALOGUE)
     longer = {
-        name: jnp.pad(getattr(given, name), ((0, 0), (0, 8), (0, 0)), constant_values=3.0)
+        name: jnp.pad(getattr(inputs, name), ((0, 0), (0, 8), (0, 0)), constant_values=3.0)
         for name in ("prompt_features", "noise")
     }
-    padded = dataclasses.replace(given, tokens=jnp.pad(given.tokens, ((0, 0), (0, 5))), **longer)
+    padded = dataclasses.replace(inputs, tokens=jnp.pad(inputs.tokens, ((0, 0), (0, 5))), **longer)
     both = jax.tree.map(lambda x: jnp.concatenate([x, x[:, ::-1] if x.ndim == 3 else x]), padded)
-    found, alone = sampled(both, **how), sampled(given, **how)
-    assert distance(found[:1, :FRAMES], alone) < 1e-3 < distance(alone, sampled(given))
+    found, alone = sampled(both, **how), sampled(inputs, **how)
+    assert distance(found[:1, :FRAMES], alone) < 1e-3 < distance(alone, sampled(inputs))
 
 
 def test_guidance_away_from_the_other_is_their_difference() -> None:
-    given = inputs_of(DIALOGUE)
-    none, one, two = (sampled(given, steps=1, speaker_guidance=k) for k in (0.0, 1.0, 2.0))
-    assert np.array_equal(none, sampled(given, steps=1))
+    inputs = inputs_of(DIALOGUE)
+    none, one, two = (sampled(inputs, steps=1, speaker_guidance=k) for k in (0.0, 1.0, 2.0))
+    assert np.array_equal(none, sampled(inputs, steps=1))
     assert distance(two - none, 2.0 * (one - none)) < 1e-3
     # A model without such branches is not moved.
-    joint = sampled(given, rule="joint", steps=1, speaker_guidance=1.0)
-    assert np.array_equal(joint, sampled(given, rule="joint", steps=1))
+    joint = sampled(inputs, rule="joint", steps=1, speaker_guidance=1.0)
+    assert np.array_equal(joint, sampled(inputs, rule="joint", steps=1))
 
 
 def test_channels_of_a_stereo_model_are_matched_each_on_its_own() -> None:
-    given = inputs_of(DIALOGUE)
+    inputs = inputs_of(DIALOGUE)
     two = {
-        name: jnp.concatenate([getattr(given, name), getattr(given, name)[:, ::-1]], axis=-1)
+        name: jnp.concatenate([getattr(inputs, name), getattr(inputs, name)[:, ::-1]], axis=-1)
         for name in ("prompt_features", "noise")
     }
-    given = dataclasses.replace(given, **two)
-    louder = given.prompt_features.at[:, :, 10:].add(1.0)
+    inputs = dataclasses.replace(inputs, **two)
+    louder = inputs.prompt_features.at[:, :, 10:].add(1.0)
     config, params = make("zipvoice_dialog_stereo", pad_id=0, **SHALLOW)
-    state = given.noise.reshape(1, FRAMES, 2, 10)
+    state = inputs.noise.reshape(1, FRAMES, 2, 10)
     found = []
-    for prompt in (given.prompt_features, louder):
-        one, share = dataclasses.replace(given, prompt_features=prompt), jnp.ones((1,))
+    for prompt in (inputs.prompt_features, louder):
+        one, share = dataclasses.replace(inputs, prompt_features=prompt), jnp.ones((1,))
         each = {"voice_matching": share, "feat_scale": SCALE * share}
         voices, apart = (
             voices_of_prompt(params, config, one, **each, **how)
@@ -286,8 +286,8 @@ def test_channels_of_a_stereo_model_are_matched_each_on_its_own() -> None:
 def test_official_sampling_has_none_of_it() -> None:
     official, own = make()[0], make(speaker_prompts="own")[0]
 
-    def names(config: ModelConfig, **given: float) -> set[str]:
-        return set(steering(SamplingConfig.for_model(config, **given), 3)) - {"guidance_scale"}
+    def names(config: ModelConfig, **settings: float) -> set[str]:
+        return set(steering(SamplingConfig.for_model(config, **settings), 3)) - {"guidance_scale"}
 
     assert names(official) == names(make("zipvoice")[0]) == set()
     matching = {"voice_matching", "voice_contrast", "feat_scale"}

@@ -86,9 +86,9 @@ def test_impossible_configs_are_refused_in_one_sentence() -> None:
         "    except UserError as error:\n        print(repr(str(error)))\n"
         "    else:\n        print('accepted', values)\n"
     )
-    given = json.dumps([{"kind": "zipvoice_dialog", **SIZES, **wrong} for wrong in IMPOSSIBLE])
+    configs = json.dumps([{"kind": "zipvoice_dialog", **SIZES, **wrong} for wrong in IMPOSSIBLE])
     done = subprocess.run(
-        [sys.executable, "-c", program], input=given, capture_output=True, text=True, check=True
+        [sys.executable, "-c", program], input=configs, capture_output=True, text=True, check=True
     )
     lines = done.stdout.splitlines()
     assert len(lines) == len(IMPOSSIBLE)

@@ -39,34 +39,34 @@ def test_scan_remat_and_unrolling_agree() -> None:
 def step_of(config: ModelConfig) -> Any:
     """A compiled training loss with gradients, one for all tests."""
 
-    def loss(params: Any, given: FlowBatch, step: jax.Array, key: jax.Array) -> jax.Array:
+    def loss(params: Any, inputs: FlowBatch, step: jax.Array, key: jax.Array) -> jax.Array:
         ctx = StepContext(step=step, key=key)
         return flow_matching_loss(
-            params, config, given, weights={"exclusive_weight": 1.0}, ctx=ctx
+            params, config, inputs, weights={"exclusive_weight": 1.0}, ctx=ctx
         )[0]
 
     return jax.jit(jax.value_and_grad(loss))
 
 
-def training(config: ModelConfig, params: Any, step: float, key: int, given: FlowBatch) -> Any:
-    return step_of(config)(params, given, jnp.float32(step), jax.random.key(key))
+def training(config: ModelConfig, params: Any, step: float, key: int, inputs: FlowBatch) -> Any:
+    return step_of(config)(params, inputs, jnp.float32(step), jax.random.key(key))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["zipvoice_dialog_stereo"])
 def test_training_depends_on_step_and_key_alone(kind: str) -> None:
     config, params = make(kind, **SMALL)
-    given = batch(config)
-    value, grads = training(config, params, 100.0, 0, given)
-    again, same = training(config, params, 100.0, 0, given)
+    inputs = batch(config)
+    value, grads = training(config, params, 100.0, 0, inputs)
+    again, same = training(config, params, 100.0, 0, inputs)
     assert np.array_equal(value, again)
     assert all(
         np.array_equal(a, b)
         for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(same), strict=True)
     )
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
-    assert not np.array_equal(value, training(config, params, 100.0, 1, given)[0])
-    assert not np.array_equal(value, training(config, params, 5000.0, 0, given)[0])
+    assert not np.array_equal(value, training(config, params, 100.0, 1, inputs)[0])
+    assert not np.array_equal(value, training(config, params, 5000.0, 0, inputs)[0])
 
 
 @pytest.mark.slow

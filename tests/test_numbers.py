@@ -78,7 +78,7 @@ def test_schedules_are_held_to_their_ranges_at_every_step() -> None:
             dataclasses.replace(STAGE, **{name: PiecewiseLinear(((0.0, 0.5), (9.0, 1e9)))})
 
 
-def test_a_number_is_told_with_its_range() -> None:
+def test_a_number_is_reported_with_its_range() -> None:
     with pytest.raises(UserError, match=r"^a is 0; give a whole number above 0 and up to 9,000\.$"):
         check_number("a", 0, 0, 9000, whole=True, above=True)
     with pytest.raises(UserError, match=r"^a is 2\.5; give a number from 0 to 1\.$"):

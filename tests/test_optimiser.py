@@ -147,8 +147,8 @@ def test_the_learning_rate_is_that_of_the_updates_so_far_or_as_given() -> None:
         close(changes, jax.jit(build(0.5).update)(grad, state, params)[0])
         second, _ = update(grad, after, params)
         close(second, jax.jit(build(1.5).update)(grad, after, params)[0])
-        given = jax.jit(build().update)(grad, state, params, learning_rate=jnp.float32(0.5))[0]
-        close(given, changes)
+        explicit = jax.jit(build().update)(grad, state, params, learning_rate=jnp.float32(0.5))[0]
+        close(explicit, changes)
         with pytest.raises(UserError, match="learning rate"):
             build().update(grad, state, params)
 
@@ -289,8 +289,8 @@ def test_the_running_average_is_the_mean_of_its_window() -> None:
 
     @jax.jit
     def run(params: jax.Array) -> jax.Array:
-        def step(average: Tree, given: tuple[jax.Array, jax.Array]) -> tuple[Tree, Tree]:
-            number, params = given
+        def step(average: Tree, inputs: tuple[jax.Array, jax.Array]) -> tuple[Tree, Tree]:
+            number, params = inputs
             average = averaging.running_average({"w": params}, average, number, period)
             return average, average
 

@@ -36,7 +36,7 @@ BENCH = ("bench", "generate", "--model-dir", "nowhere", "--json")
 
 
 @pytest.mark.parametrize(
-    ("command", "place", "said"),
+    ("command", "target", "said"),
     [
         (SPEAK, "speech", "speech needs the extension"),
         (SPEAK, "speech.mp5", ".mp5 is no known one"),
@@ -77,7 +77,7 @@ BENCH = ("bench", "generate", "--model-dir", "nowhere", "--json")
     ],
 )  # fmt: skip
 def test_outputs_are_checked_first(
-    command: tuple, place: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: tuple, target: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("zipvoice_jax.forecast.command._choose_platform", lambda _: None)
@@ -86,7 +86,7 @@ def test_outputs_are_checked_first(
     Path("file").write_text("mine")
     write_list(Path("list.tsv"), [("a", TEXT1, WAV1, "Yes.")])
     before = sorted(os.walk("."))
-    status, out, err = run_main(*command, place)
+    status, out, err = run_main(*command, target)
     one_line(status, err, said)
     assert out == ""
     assert sorted(os.walk(".")) == before and Path("file").read_text() == "mine"
@@ -131,15 +131,17 @@ for number in range(99):
 
 
 @pytest.mark.parametrize("flags", [(), ("-O",)])
-def test_a_full_disk_is_told_and_leaves_nothing_half_written(flags: tuple, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_leaves_nothing_half_written(
+    flags: tuple, tmp_path: Path
+) -> None:
     command = [sys.executable, *flags, "-c", _FULL]
     environment = {**os.environ, "PYTHONPATH": str(CONFIG.parent.parent)}
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    told = [line.split()[0] for line in done.stdout.splitlines()]
-    assert told == ["a.wav", "a.flac", "a.ogg", "a.ogg", "a.json", "report.jsonl"], done.stdout
+    names = [line.split()[0] for line in done.stdout.splitlines()]
+    assert names == ["a.wav", "a.flac", "a.ogg", "a.ogg", "a.json", "report.jsonl"], done.stdout
     assert "cannot be written (File too large)" in done.stdout.splitlines()[0]
     assert sorted(os.listdir(tmp_path)) == ["a.flac", "a.wav", "report.jsonl"]
     assert soundfile.info(tmp_path / "a.wav").frames == 9
@@ -162,15 +164,15 @@ def test_a_full_standard_output_is_one_line(monkeypatch: pytest.MonkeyPatch) -> 
     one_line(status, err.getvalue(), "the standard output cannot be written (No space left")
 
 
-def test_speech_without_a_place_is_kept_elsewhere(
+def test_speech_that_cannot_be_written_is_kept_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     wave = np.full((1, 2400), 0.5, np.float32)
     speech = Speech("a", wave, 24_000, wave.T, (), 1.0, 1.0, (), ())
     (tmp_path / "file").touch()
-    told = rescue(speech, tmp_path / "file" / "a.wav")
-    kept = Path(told.removeprefix("It is kept as ").removesuffix("."))
+    notice = rescue(speech, tmp_path / "file" / "a.wav")
+    kept = Path(notice.removeprefix("It is kept as ").removesuffix("."))
     np.testing.assert_array_equal(read_audio(kept, 24_000), wave)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
     assert "no room" in rescue(speech, tmp_path / "file" / "a.wav")

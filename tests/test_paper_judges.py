@@ -83,8 +83,8 @@ def test_recordings_are_padded_to_few_lengths() -> None:
     rng = np.random.default_rng(0)
     sizes = set()
     for length in (0, 1, 399, *rng.integers(400, 120 * RATE, 200)):
-        wave, told = padded(np.ones(length, np.float32))
-        assert len(wave) >= max(length, 400) and int(told) == max(length, 400)
+        wave, samples = padded(np.ones(length, np.float32))
+        assert len(wave) >= max(length, 400) and int(samples) == max(length, 400)
         assert wave[:length].all() and not wave[length:].any()
         assert len(wave) <= max(1.26 * length, RATE)
         sizes.add(len(wave))
@@ -92,7 +92,7 @@ def test_recordings_are_padded_to_few_lengths() -> None:
 
 
 @pytest.mark.parametrize(
-    ("opened", "name", "place"),
+    ("opened", "name", "path"),
     [
         (open_speaker_encoder, "wavlm-ecapa", "speaker_similarity/wavlm_large_finetune.pth"),
         (open_quality_predictor, "utmos", "mos/utmos22_strong_step7459_v1.pt"),
@@ -101,11 +101,11 @@ def test_recordings_are_padded_to_few_lengths() -> None:
         (open_recogniser, "paraformer", "wer/paraformer-zh"),
     ],
 )
-def test_what_is_missing_is_told_with_its_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: Any, name: str, place: str
+def test_what_is_missing_is_reported_with_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: Any, name: str, path: str
 ) -> None:
     monkeypatch.setenv("ZIPVOICE_JAX_JUDGES", str(tmp_path))
-    with pytest.raises(UserError, match=f"{tmp_path / place}; place {place} of"):
+    with pytest.raises(UserError, match=f"{tmp_path / path}; place {path} of"):
         opened(name)
 
 

@@ -125,7 +125,7 @@ def test_tokens_never_see_a_pause(models: dict[str, Synthesizer]) -> None:
     assert going_on.tokens == jobs("[S1] Well,")[0].tokens
 
 
-def test_turns_without_words_are_told_by_their_part(models: dict[str, Synthesizer]) -> None:
+def test_turns_without_words_are_reported_by_their_part(models: dict[str, Synthesizer]) -> None:
     with user_error("the text's part 2 '[S2] <xx9>.' has no words"):
         models["zipvoice_dialog"].generate("[S1] Yes. [pause 1s] [S2] <xx9>", **TWO)
 

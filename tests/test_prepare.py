@@ -117,8 +117,8 @@ def test_every_reason_is_counted_and_named(tmp_path: Path):
     }
     assert report["rejects"]["unreadable"]["count"] == 3
     assert report == json.loads((tmp_path / "out/report.json").read_text(encoding="utf-8"))
-    told = "\n".join(lines(report))
-    assert "1 utterances" in told and "unreadable: 3" in told and "gone" not in told
+    summary = "\n".join(lines(report))
+    assert "1 utterances" in summary and "unreadable: 3" in summary and "gone" not in summary
     source, _ = open_split(tmp_path / "out", "train")
     assert [source[i].id for i in range(len(source))] == ["good"]
 

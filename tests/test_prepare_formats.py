@@ -88,16 +88,16 @@ def test_what_cannot_be_read_of_a_corpus_is_named(tmp_path: Path):
 def test_emilia_in_tars_as_on_the_hub(tmp_path: Path):
     mp3 = encoded("MP3")
 
-    def about(name: str, **rest: Any) -> bytes:
+    def metadata(name: str, **rest: Any) -> bytes:
         row = {"id": name, "wav": f"EN_B0/{name}.mp3", "text": TEXT, "language": "en", **rest}
         return json.dumps(row).encode()
 
     members = {
         "EN_0.mp3": mp3,
-        "EN_0.json": about("EN_0", duration=3.0, speaker="EN_S", dnsmos=3.2),
-        "EN_1.json": about("EN_1"),
+        "EN_0.json": metadata("EN_0", duration=3.0, speaker="EN_S", dnsmos=3.2),
+        "EN_1.json": metadata("EN_1"),
         "EN_1.mp3": mp3,
-        "EN_2.json": about("EN_2"),
+        "EN_2.json": metadata("EN_2"),
         "EN_3.mp3": mp3,
         "EN_4.json": b"\xff",
         "EN_4.mp3": mp3,
@@ -105,9 +105,9 @@ def test_emilia_in_tars_as_on_the_hub(tmp_path: Path):
     }
     tar = tmp_path / "hub/EN/EN-B000000.tar"
     preparing.write_tar(tar, members)
-    for place in (tar, tmp_path / "hub"):
-        report = run(tmp_path / "out" / place.name, Source("emilia", place), dev_share=0.0)
-        source, index = open_split(tmp_path / "out" / place.name, "train")
+    for path in (tar, tmp_path / "hub"):
+        report = run(tmp_path / "out" / path.name, Source("emilia", path), dev_share=0.0)
+        source, index = open_split(tmp_path / "out" / path.name, "train")
         assert index.ids.tolist() == ["EN_0", "EN_1"] and source[0].audio == mp3
         assert left_out(report) == {
             "unreadable": ["EN-B000000.tar, EN_2.json"],
@@ -117,9 +117,9 @@ def test_emilia_in_tars_as_on_the_hub(tmp_path: Path):
         archive.addfile(tarfile.TarInfo("."))
     assert left_out(run(tmp_path / "dot", Source("emilia", tar), dev_share=0.0))
     packed = tar.rename(tar.with_suffix(".tar.gz"))
-    for place in (packed, packed.parent):
+    for path in (packed, packed.parent):
         with user_error("compressed tar", "gunzip"):
-            run(tmp_path / "none", Source("emilia", place))
+            run(tmp_path / "none", Source("emilia", path))
 
 
 def test_tables_may_end_their_lines_with_tabs(tmp_path: Path):

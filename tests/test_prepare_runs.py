@@ -170,7 +170,7 @@ def test_a_killed_run_goes_on_and_leaves_no_process(corpus: Path, whole: Path, t
     assert_same(whole, tmp_path / "out")
 
 
-def test_a_killed_worker_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_a_killed_worker_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     class Pool(prepare_run.concurrent.futures.ThreadPoolExecutor):
         def __init__(self, workers: int, **_: object) -> None:
             super().__init__(workers)

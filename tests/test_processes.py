@@ -21,13 +21,13 @@ SETTINGS = (f"steps={STEPS}", "batch_multiple=8", "stages=one")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_place(tmp_path_factory.mktemp("processes"))
 
 
-def begin(place: Path, run: str, count: int, *rest: str) -> list[subprocess.Popen[str]]:
+def begin(workdir: Path, run: str, count: int, *rest: str) -> list[subprocess.Popen[str]]:
     """Starts the processes of a run, of eight devices together."""
-    return start_several([*command(place, run, *SETTINGS), *rest], count, devices(8 // count))
+    return start_several([*command(workdir, run, *SETTINGS), *rest], count, devices(8 // count))
 
 
 def losses(run: Path) -> list[float]:
@@ -48,31 +48,31 @@ def distance(a: Path, b: Path) -> float:
 
 
 @pytest.fixture(scope="module")
-def one(place: Path) -> Path:
+def one(workdir: Path) -> Path:
     """The run of one process, this one, with one device."""
-    status, _, err = run_main(*command(place, "one", *SETTINGS))
+    status, _, err = run_main(*command(workdir, "one", *SETTINGS))
     assert status == 0 and "1 device(s)" in err, err
-    return place / "one"
+    return workdir / "one"
 
 
 @pytest.mark.slow
 def test_eight_devices_with_a_split_state_learn_the_same(
-    place: Path, one: Path, run_cli: RunCli
+    workdir: Path, one: Path, run_cli: RunCli
 ) -> None:
-    split = [*command(place, "split", *SETTINGS), "--fsdp", "4"]
+    split = [*command(workdir, "split", *SETTINGS), "--fsdp", "4"]
     done = run_cli(*split, env=devices(8), timeout=600)
     assert done.returncode == 0 and "8 device(s)" in done.stderr, done.stderr
-    assert distance(place / "split" / "one", one / "one") < 1e-5
-    assert losses(place / "split") == pytest.approx(losses(one), rel=1e-5)
+    assert distance(workdir / "split" / "one", one / "one") < 1e-5
+    assert losses(workdir / "split") == pytest.approx(losses(one), rel=1e-5)
 
 
 @pytest.mark.slow
 def test_processes_that_are_killed_and_change_in_number_learn_the_same(
-    place: Path, one: Path
+    workdir: Path, one: Path
 ) -> None:
-    run = place / "broken"
+    run = workdir / "broken"
     log = run / "log.jsonl"
-    processes = begin(place, "broken", 4, "--peer-timeout", "300")
+    processes = begin(workdir, "broken", 4, "--peer-timeout", "300")
     while not (log.is_file() and '"step": 4' in log.read_text()):
         assert all(process.poll() is None for process in processes), finish(*processes)
         time.sleep(0.05)
@@ -81,7 +81,7 @@ def test_processes_that_are_killed_and_change_in_number_learn_the_same(
     for status, _, said in ends[:3]:
         assert status == 75, said
         assert "start every process again" in said and "Traceback" not in said, said
-    ends = finish(*begin(place, "broken", 2))
+    ends = finish(*begin(workdir, "broken", 2))
     assert [status for status, _, _ in ends] == [0, 0], ends
     assert "goes on from step" in ends[0][2]
     assert distance(run / "one", one / "one") < 1e-5
@@ -89,11 +89,11 @@ def test_processes_that_are_killed_and_change_in_number_learn_the_same(
 
 
 @pytest.mark.slow
-def test_one_process_that_is_asked_to_stop_stops_all_at_the_same_step(place: Path) -> None:
-    log = place / "asked" / "log.jsonl"
+def test_one_process_that_is_asked_to_stop_stops_all_at_the_same_step(workdir: Path) -> None:
+    log = workdir / "asked" / "log.jsonl"
     settings = ("steps=100000", "batch_multiple=2", "stages=one", "stages.one.hooks=no")
     processes = start_several(
-        [*command(place, "asked", *settings), "--peer-timeout", "300"], 2, devices(1)
+        [*command(workdir, "asked", *settings), "--peer-timeout", "300"], 2, devices(1)
     )
     while not (log.is_file() and '"step": 4' in log.read_text()):
         assert all(process.poll() is None for process in processes), finish(*processes)
@@ -117,8 +117,8 @@ def test_processes_meet_between_compiling_a_program_and_running_it() -> None:
     assert events == ["compiled 1", "run on 1", "run on 2", "compiled 2", "run on 3"]
 
 
-def test_a_process_that_is_missing_is_named(place: Path) -> None:
-    processes = begin(place, "missing", 2, "--peer-timeout", "6")
+def test_a_process_that_is_missing_is_named(workdir: Path) -> None:
+    processes = begin(workdir, "missing", 2, "--peer-timeout", "6")
     processes[1].kill()
     status, _, said = finish(*processes)[0]
     assert status == 75 and "start every process again" in said

@@ -122,8 +122,8 @@ def test_lists_may_end_their_lines_with_tabs(tmp_path: Path) -> None:
     # Whoever tells of a line says its number, once.
     assert [one.item_id for one in bad] == ["line 4", "line 5", "line 6"]
     assert not any("line" in one.error for one in bad)
-    told = zip(bad, ("text of d", "text of e", "5 tab"), strict=True)
-    assert all(words in one.error for one, words in told)
+    expected = zip(bad, ("text of d", "text of e", "5 tab"), strict=True)
+    assert all(words in one.error for one, words in expected)
 
 
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
@@ -140,9 +140,9 @@ def test_losses_of_every_objective_are_drawn(
 ) -> None:
     log, figures = tmp_path / "log.jsonl", drawn(monkeypatch)
     for step, loss in ((1, 0.5), (2, 0.25)):
-        about = {"step": step, "stage": "a", "loss": loss, objective: loss}
+        common = {"step": step, "stage": "a", "loss": loss, objective: loss}
         for entry in ({"kind": "train", "bucket": "4x9x9x1"}, {"kind": "valid"}):
-            append_record(log, entry | about)
+            append_record(log, entry | common)
     draw_losses(log, tmp_path / "losses.png")
     lines = figures[0].axes[0].get_lines()
     losses = [line.get_ydata().tolist() for line in lines if line.get_color() == "k"]
@@ -155,10 +155,10 @@ def test_words_that_were_heard_are_drawn_beside_the_losses(
 ) -> None:
     log, figures = tmp_path / "log.jsonl", drawn(monkeypatch)
     for step, wer in ((2, 80.0), (4, 12.5)):
-        about = {"step": step, "stage": "a"}
-        append_record(log, {"kind": "train", "bucket": "4x9x9x1", "loss": 0.5, **about})
-        append_record(log, {"kind": "valid", "loss": 0.5, "flow_without_text": 0.75, **about})
-        append_record(log, {"kind": "heard", "wer": wer, **about})
+        common = {"step": step, "stage": "a"}
+        append_record(log, {"kind": "train", "bucket": "4x9x9x1", "loss": 0.5, **common})
+        append_record(log, {"kind": "valid", "loss": 0.5, "flow_without_text": 0.75, **common})
+        append_record(log, {"kind": "heard", "wer": wer, **common})
     append_record(log, {"kind": "heard", "step": 6, "stage": "b"})  # no item was for it
     draw_losses(log, tmp_path / "losses.png")
     losses, words = figures[0].axes

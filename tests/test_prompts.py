@@ -32,8 +32,8 @@ def prepare(dialog: Synthesizer) -> Preparation:
     return dialog.preparation(SamplingConfig.for_kind("zipvoice_dialog"))
 
 
-def read(given: Any) -> np.ndarray:
-    (one,) = recordings(given)
+def read(prompt: Any) -> np.ndarray:
+    (one,) = recordings(prompt)
     return read_audio(one, 24_000)
 
 
@@ -57,7 +57,7 @@ def test_arrays_and_open_files_are_heard_as_paths_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("prompt", "said"),
     [
         ((PCM[:0], RATE), "the prompt holds no samples"),
         ((PCM * 0, RATE), "the prompt is silent"),
@@ -87,10 +87,10 @@ def test_arrays_and_open_files_are_heard_as_paths_are(tmp_path: Path) -> None:
     ],
 )
 def test_checks_are_those_of_paths_and_name_the_prompt(
-    prepare: Preparation, given: Any, said: str
+    prepare: Preparation, prompt: Any, said: str
 ) -> None:
     def heard() -> None:
-        found = recordings(given)
+        found = recordings(prompt)
         names = tuple(Path(str(one)) for one in found)
         prepare(Request("a", DIALOGUE, (f"[S1] {TEXT1}",), names, contents=found))
 
@@ -114,12 +114,12 @@ def test_speech_after_arrays_is_that_after_paths(dialog: Synthesizer) -> None:
     texts = [TEXT1, TEXT2]
     paths = dialog.generate(DIALOGUE, prompt_wav=[WAV1, WAV2], prompt_text=texts, num_step=2)
     with WAV2.open("rb") as file:
-        given = [(PCM, RATE), file]
-        arrays = dialog.generate(DIALOGUE, prompt_wav=given, prompt_text=texts, num_step=2)
+        prompts = [(PCM, RATE), file]
+        arrays = dialog.generate(DIALOGUE, prompt_wav=prompts, prompt_text=texts, num_step=2)
     np.testing.assert_array_equal(arrays.wave, paths.wave)
-    given = [(PCM, RATE), (0 * PCM, RATE)]
+    prompts = [(PCM, RATE), (0 * PCM, RATE)]
     with pytest.raises(UserError, match="the prompt of S2 is silent"):
-        dialog.generate(DIALOGUE, prompt_wav=given, prompt_text=texts)
+        dialog.generate(DIALOGUE, prompt_wav=prompts, prompt_text=texts)
 
 
 def test_a_pipe_that_gives_little_at_a_time_is_read_to_its_end() -> None:

@@ -67,7 +67,7 @@ def test_stored_audio_is_decoded_and_resampled():
         decode_audio(utterance(channels=2), 24000, name="toy a")
 
 
-def test_damaged_datasets_are_told_by_name(tmp_path: Path):
+def test_damaged_datasets_are_reported_by_name(tmp_path: Path):
     with user_error("nowhere", "no dataset"):
         open_split(tmp_path / "nowhere", "train")
     write_dataset(tmp_path, "toy", {"train": [utterance("a"), utterance("b")]})
@@ -88,9 +88,9 @@ def test_damaged_datasets_are_told_by_name(tmp_path: Path):
         open_split(tmp_path, "train")
     index = tmp_path / "index-train.npz"
     content = bytearray(index.read_bytes())
-    for place in range(0, len(content), 7):
+    for position in range(0, len(content), 7):
         flipped = bytearray(content)
-        flipped[place] ^= 0xFF
+        flipped[position] ^= 0xFF
         index.write_bytes(flipped)
         with contextlib.suppress(UserError):  # of no other kind
             open_split(tmp_path, "train")

@@ -46,12 +46,12 @@ def sampled(rule: str, inputs: SampleInputs, *, steps: int = 1, guided: bool = T
 
 
 def test_a_speaker_hears_no_other_voice() -> None:
-    given = inputs_of(DIALOGUE)
+    inputs = inputs_of(DIALOGUE)
     # The second speaker's part of the prompt is another one.
-    other = jnp.where(OF_SECOND, given.prompt_features + 1.0, given.prompt_features)
-    changed = dataclasses.replace(given, prompt_features=other)
+    other = jnp.where(OF_SECOND, inputs.prompt_features + 1.0, inputs.prompt_features)
+    changed = dataclasses.replace(inputs, prompt_features=other)
     for rule, unmoved in (("own", True), ("joint", False)):
-        before, after = sampled(rule, given), sampled(rule, changed)
+        before, after = sampled(rule, inputs), sampled(rule, changed)
         same = np.abs(before - after).max(axis=-1)[0] < 1e-5
         assert not same[OF_SECOND[0, :, 0]].any()
         assert same[~OF_SECOND[0, :, 0]].all() == unmoved
@@ -65,16 +65,16 @@ def test_one_speaker_alone_is_sampled_as_ever() -> None:
 
 
 def test_neither_company_nor_padding_matters() -> None:
-    given = inputs_of(DIALOGUE)
+    inputs = inputs_of(DIALOGUE)
     longer = {
-        name: jnp.pad(getattr(given, name), ((0, 0), (0, 8), (0, 0)))
+        name: jnp.pad(getattr(inputs, name), ((0, 0), (0, 8), (0, 0)))
         for name in ("prompt_features", "noise")
     }
-    padded = dataclasses.replace(given, tokens=jnp.pad(given.tokens, ((0, 0), (0, 5))), **longer)
+    padded = dataclasses.replace(inputs, tokens=jnp.pad(inputs.tokens, ((0, 0), (0, 5))), **longer)
     both = jax.tree.map(lambda x: jnp.concatenate([x, x[:, ::-1] if x.ndim == 3 else x]), padded)
     config, params = make(pad_id=0, speaker_prompts="own", **SMALL)
     found = compiled_sample(params, config, both, jnp.linspace(0.0, 1.0, 3), jnp.full((2,), 1.5))
-    alone = sampled("own", given, steps=2)
+    alone = sampled("own", inputs, steps=2)
     assert distance(np.asarray(found)[:1, :FRAMES], alone) < 1e-3
     assert distance(np.asarray(found)[1:, :FRAMES], alone) > 0.1
 
@@ -92,43 +92,43 @@ def test_its_cost_is_that_of_another_branch() -> None:
 # --- training -------------------------------------------------------------------------------
 
 
-def of(given: FlowBatch, speaker: int) -> FlowBatch:
-    return given.replace(only_speaker=jnp.full((2,), speaker))  # type: ignore[attr-defined,no-any-return]
+def of(inputs: FlowBatch, speaker: int) -> FlowBatch:
+    return inputs.replace(only_speaker=jnp.full((2,), speaker))  # type: ignore[attr-defined,no-any-return]
 
 
 @pytest.mark.parametrize("kind", ["zipvoice_dialog", "zipvoice_dialog_stereo"])
 def test_losses_of_one_speaker(kind: str) -> None:
     config, params = make(kind, **SMALL)
-    given = batch(config)
+    inputs = batch(config)
     # Tokens take 3 frames each, and of the second item too; frames from 4 on are to be generated.
     first = np.zeros((2, 14), bool)
     first[:, :6] = True
-    counted = np.asarray(counted_frames(config, given))
+    counted = np.asarray(counted_frames(config, inputs))
     assert counted.sum() == 10 + 5
     for speaker, mine in ((1, first), (0, ~first)):
-        found = np.asarray(counted_frames(config, of(given, speaker)))
+        found = np.asarray(counted_frames(config, of(inputs, speaker)))
         # Frames that are left over are the last speaker's.
         assert np.array_equal(found, counted * mine)
-    swapped = given.replace(tokens=jnp.array([[19, 3, 18, 4, 0], [19, 5, 18, 0, 0]]))  # type: ignore[attr-defined]
+    swapped = inputs.replace(tokens=jnp.array([[19, 3, 18, 4, 0], [19, 5, 18, 0, 0]]))  # type: ignore[attr-defined]
     found = np.asarray(counted_frames(config, of(swapped, 1)))
     assert np.array_equal(found, counted * ~first)
-    both = flow_matching_loss(params, config, given)[0]
-    assert np.array_equal(both, flow_matching_loss(params, config, of(given, -1))[0])
+    both = flow_matching_loss(params, config, inputs)[0]
+    assert np.array_equal(both, flow_matching_loss(params, config, of(inputs, -1))[0])
 
 
 @pytest.mark.parametrize("speaker", [0, 1])
 def test_what_the_other_says_is_not_in_sight(speaker: int) -> None:
     config, params = make(**SMALL)
-    given = batch(config)
+    inputs = batch(config)
     shown = jnp.zeros((2, 14), bool).at[:, 4:].set(True).at[:, 6:8].set(False)
-    given = given.replace(speech_condition_mask=shown, t=jnp.zeros(2))  # type: ignore[attr-defined]
+    inputs = inputs.replace(speech_condition_mask=shown, t=jnp.zeros(2))  # type: ignore[attr-defined]
     # Both speakers have frames in sight; at t = 0 the state shows none of them.
     of_other = slice(6, 8) if speaker == 1 else slice(0, 4)
-    other = given.features.at[:, of_other].add(1.0)
-    changed = given.replace(features=other)  # type: ignore[attr-defined]
+    other = inputs.features.at[:, of_other].add(1.0)
+    changed = inputs.replace(features=other)  # type: ignore[attr-defined]
     for only, moves in ((speaker, False), (-1, True)):
         before, after = (
-            float(losses(params, config, of(one, only))[0]) for one in (given, changed)
+            float(losses(params, config, of(one, only))[0]) for one in (inputs, changed)
         )
         assert (before != after) == moves
 
@@ -144,7 +144,7 @@ def test_speakers_are_drawn_evenly_for_their_share() -> None:
     key = named_key(jax.random.key(0), "draws")
     none = flow_batch(key, some, values, 0.1)
     assert np.array_equal(none.only_speaker, np.full(size, -1))
-    given = flow_batch(key, some, values | {"only_speaker": jnp.float32(0.6)}, 0.1)
-    shares = [float((given.only_speaker == speaker).mean()) for speaker in (-1, 0, 1)]
+    drawn = flow_batch(key, some, values | {"only_speaker": jnp.float32(0.6)}, 0.1)
+    shares = [float((drawn.only_speaker == speaker).mean()) for speaker in (-1, 0, 1)]
     assert shares == pytest.approx([0.4, 0.3, 0.3], abs=0.04)
-    assert np.array_equal(given.t, none.t) and np.array_equal(given.keep_text, none.keep_text)
+    assert np.array_equal(drawn.t, none.t) and np.array_equal(drawn.keep_text, none.keep_text)

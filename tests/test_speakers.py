@@ -109,7 +109,7 @@ def test_a_grown_model_says_the_same_of_two_speakers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("settings", "words"),
     [
         ({"kind": "zipvoice_dialog_stereo"}, "'zipvoice_dialog_stereo' is for two speakers"),
         ({"speaker_turns": "official"}, "speaker_turns 'official' is for two"),
@@ -117,9 +117,9 @@ def test_a_grown_model_says_the_same_of_two_speakers() -> None:
         ({"more_speaker_ids": (5, 5)}, "must differ"),
     ],
 )
-def test_what_two_speakers_alone_can_have(given: dict[str, Any], words: str) -> None:
+def test_what_two_speakers_alone_can_have(settings: dict[str, Any], words: str) -> None:
     with user_error(words):
-        ModelConfig(**{"more_speaker_ids": (5, 6), **given})
+        ModelConfig(**{"more_speaker_ids": (5, 6), **settings})
 
 
 def test_four_speak_in_turn_and_get_a_track_each(monkeypatch: pytest.MonkeyPatch) -> None:

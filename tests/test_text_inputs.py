@@ -185,7 +185,7 @@ def test_digits_alone_are_read_in_the_language_of_the_transcript(
         made_ready(dialog, "[S1] 42 [S2] 43", raw_evaluation=True)
 
 
-def test_scripts_that_are_left_out_are_told(single: Synthesizer) -> None:
+def test_scripts_that_are_left_out_are_reported(single: Synthesizer) -> None:
     item = made_ready(single, "Hello Привет there.")
     assert spoken(item) == single.tokenizer.tokens("Hello there.")
     assert any("Привет" in note for note in item.notes)

@@ -266,12 +266,12 @@ def test_prepare_takes_alignments_from_all_sources_and_counts_bad_ones(tmp_path:
     assert kept["field"] == pytest.approx(kept["under"])
     bad = report["rejects"]["bad alignment"]
     assert bad["count"] == 4
-    told = {one["id"]: one["detail"] for one in bad["examples"]}
-    assert set(told) == {"back", "past", "few", "broken"}
-    assert "goes back" in told["back"]
-    assert "past the end" in told["past"]
-    assert "shares" in told["few"]
-    assert "no whole TextGrid" in told["broken"]
+    details = {one["id"]: one["detail"] for one in bad["examples"]}
+    assert set(details) == {"back", "past", "few", "broken"}
+    assert "goes back" in details["back"]
+    assert "past the end" in details["past"]
+    assert "shares" in details["few"]
+    assert "no whole TextGrid" in details["broken"]
 
 
 def test_lhotse_cuts_bring_the_alignments_of_their_supervisions(tmp_path: Path):

@@ -338,8 +338,8 @@ def test_unknown_script_is_reported_within_known_text(
     name: str, text: str, dropped: tuple[str, ...]
 ) -> None:
     tokenizer = make_tokenizer(name, DIALOG)
-    tokens, told = tokenizer.split(text)
-    assert told == dropped
+    tokens, unknown = tokenizer.split(text)
+    assert unknown == dropped
     # What is left is said as if nothing had stood there; no "japanese letter".
     without = text
     for passage in dropped:
@@ -357,7 +357,7 @@ def test_script_of_an_espeak_language() -> None:
     assert make_tokenizer("espeak", DIALOG, lang="de").split("Gruß Привет")[1] == ("Привет",)
 
 
-def test_digits_alone_are_read_where_a_language_is_told() -> None:
+def test_digits_alone_are_read_where_a_language_is_set() -> None:
     emilia, dialog = make_tokenizer("emilia", EMILIA), make_tokenizer("dialog", DIALOG)
     assert emilia.tokens("42.", language="en") == emilia.tokens("forty-two.")
     assert emilia.tokens("42.", language="zh") == emilia.tokens("四十二.")

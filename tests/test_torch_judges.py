@@ -117,8 +117,8 @@ def test_the_paper_hears_the_whole(tmp_path: Path, kind: str, beams: int) -> Non
     assert (word.start, word.end) == (0.0, len(WAVE) / RATE)
     processor = transformers.WhisperProcessor.from_pretrained(folder)
     model = transformers.WhisperForConditionalGeneration.from_pretrained(folder)
-    given = processor(WAVE, sampling_rate=RATE, return_tensors="pt").input_features
-    found = model.generate(given, language="en", task="transcribe", num_beams=beams)
+    features = processor(WAVE, sampling_rate=RATE, return_tensors="pt").input_features
+    found = model.generate(features, language="en", task="transcribe", num_beams=beams)
     (text,) = processor.batch_decode(found, skip_special_tokens=True)
     assert word.text == text and text.strip()
 
@@ -251,9 +251,9 @@ def paraformer(funasr: Any, folder: Path, kind: str) -> Path:
             smooth_factor2=0.25, noise_threshold2=0.01, upsample_times=3, use_cif1_cnn=False,
             upsample_type="cnn_blstm",
         )  # fmt: skip
-    given = json.loads(json.dumps(config))
-    given["tokenizer_conf"]["token_list"] = str(folder / "tokens.json")
-    model, _ = funasr.AutoModel.build_model(**given, device="cpu")
+    arguments = json.loads(json.dumps(config))
+    arguments["tokenizer_conf"]["token_list"] = str(folder / "tokens.json")
+    model, _ = funasr.AutoModel.build_model(**arguments, device="cpu")
     torch.save(model.state_dict(), folder / "model.pt")
     (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     return folder

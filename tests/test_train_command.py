@@ -17,7 +17,7 @@ KILLS = 10
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_place(tmp_path_factory.mktemp("train"))
 
 
@@ -39,18 +39,18 @@ def writes(process: subprocess.Popen[str], log: Path, known: int) -> bool:
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(
-    place: Path, run_cli: RunCli
+    workdir: Path, run_cli: RunCli
 ) -> None:
     # Growth of tokens and channels, one and two channels, and validation; dropout and hooks in
     # the first stage, which has one program to compile and not two.
     settings = ("stages=one,three", "valid=true", "stages.three.hooks=no")
-    whole = run_cli(*command(place, "whole", *settings), timeout=600)
+    whole = run_cli(*command(workdir, "whole", *settings), timeout=600)
     assert whole.returncode == 0, whole.stderr
-    run, rng = place / "broken", random.Random(5)
+    run, rng = workdir / "broken", random.Random(5)
     log, kept = run / "log.jsonl", run / "checkpoints"
     kills = in_saves = stops = 0
     while True:
-        known, process = size(log), start(command(place, "broken", *settings))
+        known, process = size(log), start(command(workdir, "broken", *settings))
         stopping = kills == KILLS // 2
         if kills < KILLS and writes(process, log, known):
             # Some moment after it began to write: in a step, an export, a new stage, and now and
@@ -78,22 +78,22 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(
         assert kills < 4 * KILLS, err
     assert kills == KILLS and in_saves >= 1 and stops == 1
     for stage in ("one", "three"):
-        assert same(place / "whole" / stage, run / stage)
-    assert entries(place / "whole") == entries(run)
+        assert same(workdir / "whole" / stage, run / stage)
+    assert entries(workdir / "whole") == entries(run)
 
 
-def test_what_cannot_be_used_is_one_line(place: Path, run_cli: RunCli) -> None:
-    args = ("train", "--config", place / "small.py", "--to", place / "bad", "--set")
+def test_what_cannot_be_used_is_one_line(workdir: Path, run_cli: RunCli) -> None:
+    args = ("train", "--config", workdir / "small.py", "--to", workdir / "bad", "--set")
     done = run_cli(*args, "data=/nowhere")
     assert done.returncode == 1 and "/nowhere/mono" in done.stderr
     assert "Traceback" not in done.stderr
-    told = "takes data=..., steps=..., batch_multiple=..., stages=..., valid=..."
+    expected = "takes data=..., steps=..., batch_multiple=..., stages=..., valid=..."
     status, _, err = run_main(*args, "speed=3")
-    assert status == 1 and told in err and "Traceback" not in err
+    assert status == 1 and expected in err and "Traceback" not in err
 
 
-def test_a_step_without_an_export_trains_nothing(place: Path) -> None:
+def test_a_step_without_an_export_trains_nothing(workdir: Path) -> None:
     for option in ("--step", "--average-since"):
-        status, _, err = run_main(*command(place, "forgotten"), option, "3")
+        status, _, err = run_main(*command(workdir, "forgotten"), option, "3")
         one_line(status, err, "give --export DIR")
-    assert not (place / "forgotten").exists()
+    assert not (workdir / "forgotten").exists()

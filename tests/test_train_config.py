@@ -25,16 +25,16 @@ DATA = DataConfig((SourceConfig("somewhere"),), batch_seconds=4000.0)
 CONFIGS = ROOT / "configs"
 
 
-def stage(**given: Any) -> Stage:
-    return Stage(**{"name": "a", "kind": "zipvoice", "steps": 10, "data": DATA, **given})
+def stage(**settings: Any) -> Stage:
+    return Stage(**{"name": "a", "kind": "zipvoice", "steps": 10, "data": DATA, **settings})
 
 
-def run_of(*stages: Stage, **given: Any) -> TrainConfig:
-    return TrainConfig(model=ModelConfig(), stages=stages, tokens="tokens.txt", **given)
+def run_of(*stages: Stage, **settings: Any) -> TrainConfig:
+    return TrainConfig(model=ModelConfig(), stages=stages, tokens="tokens.txt", **settings)
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("settings", "message"),
     [
         ({"name": "no folder"}, "cannot name a folder"),
         ({"steps": 0}, "whole number above 0"),
@@ -47,13 +47,13 @@ def run_of(*stages: Stage, **given: Any) -> TrainConfig:
         ({"data": dataclasses.replace(DATA, channels="alternate")}, "use channels='mono'"),
     ],
 )
-def test_stages_refuse_what_cannot_work(given: dict[str, Any], told: str) -> None:
-    with pytest.raises(UserError, match=told):
-        stage(**given)
+def test_stages_refuse_what_cannot_work(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        stage(**settings)
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("settings", "message"),
     [
         ({"stages": ()}, "no stages"),
         ({"stages": (stage(), stage())}, "repeat"),
@@ -78,15 +78,15 @@ def test_stages_refuse_what_cannot_work(given: dict[str, Any], told: str) -> Non
         ({"model": ModelConfig(feat_dim=80)}, "make n_mels and feat_dim equal"),
     ],
 )
-def test_runs_refuse_what_cannot_work(given: dict[str, Any], told: str) -> None:
-    with pytest.raises(UserError, match=told):
-        TrainConfig(**{"model": ModelConfig(), "stages": (stage(),), "tokens": "t", **given})
+def test_runs_refuse_what_cannot_work(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        TrainConfig(**{"model": ModelConfig(), "stages": (stage(),), "tokens": "t", **settings})
 
 
 def test_eden_needs_one_measure_of_time() -> None:
-    for given in ({}, {"lr_hours": 1.0, "lr_epochs": 1.0}, {"lr_epochs": 1.0}):
+    for settings in ({}, {"lr_hours": 1.0, "lr_epochs": 1.0}, {"lr_epochs": 1.0}):
         with pytest.raises(UserError, match="Eden"):
-            Eden(base_lr=0.1, **given)
+            Eden(base_lr=0.1, **settings)
 
 
 def test_schedules_change_at_the_boundary_and_restart_there() -> None:
@@ -125,8 +125,8 @@ def test_differences_name_what_changed_and_pass_over_what_cannot_matter() -> Non
     busier = dataclasses.replace(DATA, workers=4)
     assert differences(old, run_of(stage(data=busier), log_every=3).to_dict()) == []
     changed = run_of(stage(steps=11, learning_rate=0.5), seed=1).to_dict()
-    told = differences(old, changed)
-    assert told == [
+    lines = differences(old, changed)
+    assert lines == [
         "stages.0.steps: 10 -> 11",
         "stages.0.learning_rate: 0.0001 -> 0.5",
         "seed: 42 -> 1",
@@ -227,12 +227,15 @@ def test_the_curriculum_is_the_recipes_in_a_row() -> None:
 def test_settings_of_a_config_are_checked(tmp_path: Path) -> None:
     small = write_config(tmp_path)
     assert load_config(small, ["data=x", "steps=5"]).stages[0].steps == 5
-    for setting, told in (("steps=many", "takes a int"), ("stepz=5", "takes data=..., steps=...")):
-        with pytest.raises(UserError, match=told):
+    for setting, message in (
+        ("steps=many", "takes a int"),
+        ("stepz=5", "takes data=..., steps=..."),
+    ):
+        with pytest.raises(UserError, match=message):
             load_config(small, ["data=x", setting])
     with pytest.raises(UserError, match="does not exist"):
         load_config(tmp_path / "none.py", [])
-    for text, told in (
+    for text, message in (
         ("x = 1", "has no get_config"),
         ("1 / 0", "ZeroDivisionError"),
         ("def get_config(): return 3", "returns no TrainConfig"),
@@ -240,7 +243,7 @@ def test_settings_of_a_config_are_checked(tmp_path: Path) -> None:
     ):
         path = tmp_path / "bad.py"
         path.write_text(text)
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             load_config(path, [])
 
 

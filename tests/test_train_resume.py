@@ -105,12 +105,12 @@ def test_another_config_is_shown_and_refused(
     tmp_path: Path, data: Path, states: list[TrainState]
 ) -> None:
     train(config(tmp_path, data, "stages=one"), tmp_path / "run", stop=stop_at(3, states))
-    for setting, told in (
+    for setting, message in (
         ("steps=9", "stages.0.steps: 8 -> 9"),
         ("batch_multiple=2", "batch_multiple: 1 -> 2"),
     ):
         other = config(tmp_path, data, "stages=one", setting)
-        with pytest.raises(UserError, match=f"{told}.*--allow-config-change"):
+        with pytest.raises(UserError, match=f"{message}.*--allow-config-change"):
             train(other, tmp_path / "run")
     # An attempt that came to no checkpoint binds no one.
     empty = tmp_path / "empty"
@@ -173,22 +173,22 @@ def test_a_run_goes_on_with_its_own_data_only(tmp_path: Path, states: list[Train
 def test_checkpoints_elsewhere_are_held_to_their_config_too(
     tmp_path: Path, data: Path, states: list[TrainState]
 ) -> None:
-    place = str(tmp_path / "elsewhere")
+    directory = str(tmp_path / "elsewhere")
     run = config(tmp_path, data, "stages=one")
-    train(run, tmp_path / "run", checkpoints=place, stop=stop_at(3, states))
+    train(run, tmp_path / "run", checkpoints=directory, stop=stop_at(3, states))
     other = dataclasses.replace(run, seed=7)
     with pytest.raises(UserError, match=r"elsewhere holds a run with another config \(seed: 42"):
-        train(other, tmp_path / "fresh", checkpoints=place)
-    assert train(run, tmp_path / "again", checkpoints=place).done
+        train(other, tmp_path / "fresh", checkpoints=directory)
+    assert train(run, tmp_path / "again", checkpoints=directory).done
 
 
-def test_what_a_later_stage_lacks_is_told_before_the_first_step(
+def test_what_a_later_stage_lacks_is_reported_before_the_first_step(
     tmp_path: Path, data: Path, states: list[TrainState]
 ) -> None:
     run = config(tmp_path, data)
     one, two = run.stages
     source = dataclasses.replace(two.data.sources[0], path=str(tmp_path / "nowhere"))
-    for late, told in (
+    for late, message in (
         (
             dataclasses.replace(two, data=dataclasses.replace(two.data, sources=(source,))),
             "nowhere",
@@ -196,7 +196,7 @@ def test_what_a_later_stage_lacks_is_told_before_the_first_step(
         (dataclasses.replace(two, tokens=str(tmp_path / "none.txt")), "none.txt"),
         (dataclasses.replace(two, kind="zipvoice_distill", objective="distill_second"), "teacher"),
     ):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             train(dataclasses.replace(run, stages=(one, late)), tmp_path / "run")
     back = dataclasses.replace(one, name="back")
     with pytest.raises(UserError, match="cannot be grown from zipvoice_dialog"):
@@ -226,10 +226,10 @@ def test_a_stage_can_begin_with_an_earlier_one_than_the_last(
 def test_an_optimiser_that_is_kept_follows_its_tokens(
     tmp_path: Path, data: Path, states: list[TrainState], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given: list[dict[Any, Any]] = []
+    received: list[dict[Any, Any]] = []
 
     def grow(state: Any, params: Any, *, source_rows: dict[Any, Any]) -> Any:
-        given.append(source_rows)
+        received.append(source_rows)
         return grow_state(state, params, source_rows=source_rows)
 
     monkeypatch.setattr("zipvoice_jax.train.stages.grow_state", grow)
@@ -241,7 +241,7 @@ def test_an_optimiser_that_is_kept_follows_its_tokens(
     assert train(run, tmp_path / "run").done
     moved = list(range(362))
     moved[5], moved[6] = 6, 5
-    assert given == [{("embed", "embedding"): moved}]
+    assert received == [{("embed", "embedding"): moved}]
     before, after = (np.asarray(s.params["embed"]["embedding"]) for s in (states[1], states[2]))
     assert np.array_equal(after, before[moved] + 1.0)
 
@@ -297,9 +297,9 @@ def test_a_window_without_its_checkpoint_is_the_whole_stage(
 
 def damaged_data(folder: Path) -> None:
     rng = np.random.default_rng(0)
-    about = ("hello", tuple("hɛlo"), "en", 2.0, 1)
-    good = [Utterance(f"good{i}", *about, flac(speechlike(rng, 2.0))) for i in range(6)]
-    bad = Utterance("bad", *about, b"no sound at all")
+    fields = ("hello", tuple("hɛlo"), "en", 2.0, 1)
+    good = [Utterance(f"good{i}", *fields, flac(speechlike(rng, 2.0))) for i in range(6)]
+    bad = Utterance("bad", *fields, b"no sound at all")
     write_dataset(folder / "mono", "mono", {"train": [*good, bad]})
 
 
@@ -507,7 +507,7 @@ def test_samples_and_pictures_that_fail_end_nothing(
     assert not list((tmp_path / "run").rglob("*.wav"))
 
 
-def test_a_log_that_cannot_be_written_is_told_once(
+def test_a_log_that_cannot_be_written_is_reported_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def full(*_: Any) -> None:

@@ -90,12 +90,12 @@ def test_conditions_are_dropped_as_often_as_scheduled(run: TrainConfig) -> None:
     values = values_at(schedules_of(run), jnp.int32(0))
     rows = dataclasses.asdict(speech(1))
     batch = jax.tree.map(lambda v: jnp.repeat(v, 2000, axis=0), SpeechBatch(**rows))
-    given = OBJECTIVES["flow"].draw(jax.random.key(1), batch, values, 0.1)
-    assert isinstance(given, FlowBatch)
-    assert float(given.keep_text.mean()) == pytest.approx(0.8, abs=0.03)
-    assert float(given.t.min()) >= 0.0 and float(given.t.max()) < 1.0
-    assert float(given.t.std()) == pytest.approx(12**-0.5, abs=0.02)
-    assert np.allclose(given.features, batch.features * 0.1)
+    inputs = OBJECTIVES["flow"].draw(jax.random.key(1), batch, values, 0.1)
+    assert isinstance(inputs, FlowBatch)
+    assert float(inputs.keep_text.mean()) == pytest.approx(0.8, abs=0.03)
+    assert float(inputs.t.min()) >= 0.0 and float(inputs.t.max()) < 1.0
+    assert float(inputs.t.std()) == pytest.approx(12**-0.5, abs=0.02)
+    assert np.allclose(inputs.features, batch.features * 0.1)
 
 
 def test_times_are_drawn_evenly_or_nearer_to_noise(run: TrainConfig) -> None:
@@ -117,12 +117,12 @@ def test_distillation_draws_times_in_order(run: TrainConfig, objective: Any, lea
     values = values_at(schedules_of(run), jnp.int32(0))
     draw = jax.jit(functools.partial(OBJECTIVES[objective].draw, feat_scale=0.1))
     for seed in range(20):
-        given = draw(jax.random.key(seed), speech(), values)
-        assert isinstance(given, DistillBatch)
-        times = float(given.t), float(given.t_middle), float(given.t_end)
+        inputs = draw(jax.random.key(seed), speech(), values)
+        assert isinstance(inputs, DistillBatch)
+        times = float(inputs.t), float(inputs.t_middle), float(inputs.t_end)
         assert 0.0 <= times[0] <= times[1] <= times[2] <= 1.0
         assert times[1] - times[0] <= 0.3 and times[2] - times[1] <= 0.3
-        scale = np.asarray(given.guidance_scale)
+        scale = np.asarray(inputs.guidance_scale)
         assert (scale >= least).all() and (scale < least + 2.0).all()
 
 
@@ -130,9 +130,9 @@ def test_distillation_draws_times_in_order(run: TrainConfig, objective: Any, lea
 
 
 def drawn(batch: SpeechBatch, values: Any) -> FlowBatch:
-    given = OBJECTIVES["flow"].draw(jax.random.key(0), batch, values, 0.1)
-    assert isinstance(given, FlowBatch)
-    return given
+    inputs = OBJECTIVES["flow"].draw(jax.random.key(0), batch, values, 0.1)
+    assert isinstance(inputs, FlowBatch)
+    return inputs
 
 
 def jitted(recipe: Recipe) -> Any:
@@ -145,10 +145,10 @@ def test_micro_batches_add_up_to_the_whole(run: TrainConfig) -> None:
     # Dropout and hooks are drawn per micro-batch, so they are left out here.
     recipe = dataclasses.replace(recipe, hooks=False)
     values = values_at(schedules_of(run), state.step)
-    given = drawn(speech(), values)
-    whole, gradients = jitted(recipe)(state, given, values)
+    inputs = drawn(speech(), values)
+    whole, gradients = jitted(recipe)(state, inputs, values)
     parts = dataclasses.replace(recipe, run=dataclasses.replace(run, accumulate=2))
-    metrics, accumulated = jitted(parts)(state, given, values)
+    metrics, accumulated = jitted(parts)(state, inputs, values)
     assert float(metrics["loss"]) == pytest.approx(float(whole["loss"]), rel=1e-5)
     assert close(accumulated, gradients, 1e-5)
     assert [leaf.shape for leaf in jax.tree.leaves(micro_batch(speech(), 0, 2))] == [
@@ -244,14 +244,14 @@ def test_a_student_starts_as_its_teacher_and_has_nothing_to_learn_without_guidan
     assert 0 < float(jnp.abs(kernel).max()) <= 0.1 * 192**-0.5
     silent["fm_decoder"]["guidance_scale_embed"]["kernel"] = jnp.zeros_like(kernel)
     values = values_at(schedules_of(run), jnp.int32(2))
-    given = OBJECTIVES["distill_first"].draw(jax.random.key(5), speech(), values, 0.1)
-    assert isinstance(given, DistillBatch)
+    inputs = OBJECTIVES["distill_first"].draw(jax.random.key(5), speech(), values, 0.1)
+    assert isinstance(inputs, DistillBatch)
     # One step to where the first of the teacher's two steps ends, without guidance.
-    same = given.replace(t_end=given.t_middle, guidance_scale=jnp.zeros(4))
+    same = inputs.replace(t_end=inputs.t_middle, guidance_scale=jnp.zeros(4))
     distil = jax.jit(distillation_loss, static_argnums=(1, 3))
     loss, parts = distil(silent, config, params, teacher.config, same)
     assert float(loss) < 1e-9 and float(parts["reference"]) > 0.1
-    guided = given.replace(guidance_scale=jnp.full(4, 2.0))
+    guided = inputs.replace(guidance_scale=jnp.full(4, 2.0))
     loss, _ = distil(silent, config, params, teacher.config, guided)
     assert float(loss) > 1e-6
 

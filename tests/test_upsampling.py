@@ -187,7 +187,7 @@ def inputs(config: Any, total: int, positions: int) -> SampleInputs:
 def test_speech_by_predicted_durations_does_not_depend_on_padding() -> None:
     config, params = make("zipvoice", upsampling="durations", **SMALL)
     times, scale = jnp.asarray(time_steps(2, 0.5)), jnp.ones(1)
-    run = jax.jit(lambda given: sample(params, config, given, times, scale))
+    run = jax.jit(lambda batch: sample(params, config, batch, times, scale))
     alone, padded = run(inputs(config, 24, 7)), run(inputs(config, 31, 12))
     assert float(jnp.abs(padded[:, :24] - alone).max()) < 1e-4 * float(jnp.abs(alone).max())
     tokens, lens = jnp.array([[3, 4, 5, 0, 0]]), jnp.array([3])
@@ -200,11 +200,11 @@ def test_a_head_beside_the_average_rule_changes_nothing_in_sampling() -> None:
     plain = dataclasses.replace(config, duration_head=False)
     bare = {name: part for name, part in params.items() if name != "duration_head"}
     assert config.has_durations and bare.keys() < params.keys()
-    given = dataclasses.replace(inputs(config, 24, 7), prompt_tokens_lens=None)
+    batch = dataclasses.replace(inputs(config, 24, 7), prompt_tokens_lens=None)
     times, scale = jnp.asarray(time_steps(2, 0.5)), jnp.ones(1)
 
     def program(params: Any, config: Any) -> Any:
-        return jax.make_jaxpr(lambda given: sample(params, config, given, times, scale))(given)
+        return jax.make_jaxpr(lambda x: sample(params, config, x, times, scale))(batch)
 
     ours, official = program(params, config), program(bare, plain)
     assert str(ours) == str(official)

@@ -60,12 +60,12 @@ def assert_alike(ours: Item, truth: Item) -> None:
         np.testing.assert_array_equal(one.prompt_features, other.prompt_features)
 
 
-@pytest.mark.parametrize("given", [{}, {"target_rms": 0.3, "feat_scale": 0.2}, {"raw": True}])
+@pytest.mark.parametrize("settings", [{}, {"target_rms": 0.3, "feat_scale": 0.2}, {"raw": True}])
 def test_voices_give_the_bits_of_their_recordings(
-    dialog: Synthesizer, files: list[Path], given: dict
+    dialog: Synthesizer, files: list[Path], settings: dict
 ) -> None:
-    raw = given.pop("raw", False)
-    sampling = SamplingConfig.for_kind("zipvoice_dialog", **given)
+    raw = settings.pop("raw", False)
+    sampling = SamplingConfig.for_kind("zipvoice_dialog", **settings)
     prepare = dialog.preparation(sampling, raw_evaluation=raw)
     truth = prepare(Request("a", DIALOGUE, TEXTS, (WAV1, WAV2)))
     assert_alike(prepare(Request("a", DIALOGUE, ("", ""), tuple(files))), truth)
@@ -97,8 +97,8 @@ def test_the_command_makes_a_voice_that_generate_takes(
     truth.save(tmp_path / "b.wav")
     np.testing.assert_array_equal(read_wav(wav), read_wav(tmp_path / "b.wav"))
     with files[1].open("rb") as file:
-        given = [zipvoice_jax.Voice.load(path), file]
-        ours = dialog.generate(DIALOGUE, prompt_wav=given, num_step=2)
+        prompts = [zipvoice_jax.Voice.load(path), file]
+        ours = dialog.generate(DIALOGUE, prompt_wav=prompts, num_step=2)
     np.testing.assert_array_equal(ours.wave, truth.wave)
 
 
@@ -196,8 +196,8 @@ def test_damaged_and_foreign_files_are_one_line(files: list[Path], tmp_path: Pat
                 Voice.load(path)
             assert "\n" not in str(error.value) and len(str(error.value)) < 400
     rng = np.random.default_rng(0)
-    for place in rng.integers(0, len(whole), 100):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+    for position in rng.integers(0, len(whole), 100):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x55]) + whole[position + 1 :])
         try:  # some bytes of an archive mean nothing
             loaded = Voice.load(path)
         except UserError:

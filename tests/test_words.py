@@ -33,7 +33,7 @@ def test_texts_are_normalised(name: str, language: str, text: str, words: str) -
     assert normaliser(name, language)(text) == words
 
 
-def test_unknown_names_are_told() -> None:
+def test_unknown_names_are_reported() -> None:
     for name, language in (("nltk", "en"), ("whisper", "fr")):
         with pytest.raises(UserError, match=f"{name}|{language}"):
             normaliser(name, language)

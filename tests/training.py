@@ -85,10 +85,10 @@ def make_data(folder: Path, count: int = 15) -> Path:
         seconds = float(rng.uniform(1.2, 2.9))
         left, right = speechlike(rng, seconds), speechlike(rng, seconds)
         text, tokens = "[S1] hello [S2] you", ("[S1]", *"hɛlo", "[S2]", *"ju")
-        about = ("en", seconds)
-        mono.append(Utterance(f"m{i}", text, tokens, *about, 1, flac(left)))
+        fields = ("en", seconds)
+        mono.append(Utterance(f"m{i}", text, tokens, *fields, 1, flac(left)))
         both = flac(np.stack([left, right], axis=1))
-        stereo.append(Utterance(f"s{i}", text, tokens, *about, 2, both))
+        stereo.append(Utterance(f"s{i}", text, tokens, *fields, 2, both))
     for name, utterances in (("mono", mono), ("stereo", stereo)):
         write_dataset(folder / name, name, {"train": utterances[3:], "dev": utterances[:3]})
     return folder

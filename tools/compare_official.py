@@ -57,8 +57,8 @@ def serve(checkout: str, threads: int) -> None:
                 "about": f"torch {torch.__version__}, {torch.get_num_threads()} threads",
             }
         else:
-            given = np.load(request["inputs"])
-            arrays = {name: torch.from_numpy(given[name]) for name in given.files}
+            inputs = np.load(request["inputs"])
+            arrays = {name: torch.from_numpy(inputs[name]) for name in inputs.files}
             with torch.inference_mode():
                 seconds, out = (velocity if request["do"] == "velocity" else speech)(
                     torch, model, arrays, request
@@ -139,8 +139,8 @@ class Official:
             with contextlib.suppress(BrokenPipeError):
                 self.process.stdin.close()
             self.process.wait()
-            told = self.log.read_text(errors="replace").strip().splitlines()
-            reason = told[-1] if told else f"exit status {self.process.returncode}"
+            lines = self.log.read_text(errors="replace").strip().splitlines()
+            reason = lines[-1] if lines else f"exit status {self.process.returncode}"
             raise UnusableError(f"the official code does not run in {self.python}: {reason}")
         return json.loads(line)
 
@@ -231,13 +231,13 @@ def compare(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     params = jax.tree.map(np.asarray, init_params(config, jax.random.key(0)))
     weights = write_official(folder / "model", config, features, table, params)
     ids = ("vocab_size", "pad_id", "spk_a_id", "spk_b_id")
-    told = official.ask(
+    meta = official.ask(
         "load",
         weights=str(weights),
         sizes=config.to_model_json(),
         ids={name: getattr(config, name) for name in ids},
     )
-    print(f"{machine()}; official: {told['about']}, {told['parameters']:,} parameters")
+    print(f"{machine()}; official: {meta['about']}, {meta['parameters']:,} parameters")
     print(f"load average at the start: {os.getloadavg()[0]:.2f}", flush=True)
 
     fps = features.sampling_rate / features.hop_length
@@ -278,7 +278,7 @@ def compare(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         compile_seconds[dtype] = compilation.seconds
         print(f"cold compile, {dtype}, {compilation.name}: {compilation.seconds:.1f} s", flush=True)
 
-    report: dict[str, Any] = {"machine": machine(), "official": told, "arguments": vars(args)}
+    report: dict[str, Any] = {"machine": machine(), "official": meta, "arguments": vars(args)}
     report["cold_compile_seconds"] = compile_seconds
     seconds, velocities = take_turns(calls, args.repeats)
     report["velocity"] = rows(f"one velocity call, {args.frames} frames, batch 2", seconds, None)

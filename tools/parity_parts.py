@@ -67,8 +67,8 @@ def modules(golden: Path) -> Iterator[Case]:
     def bias_norm(x: jax.Array, bias: jax.Array, log_scale: jax.Array) -> jax.Array:
         return BiasNorm().apply({"params": {"bias": bias, "log_scale": log_scale}}, x, None)  # type: ignore[return-value]
 
-    given = (d["bias_norm_x"], d["bias_norm_bias"], d["bias_norm_log_scale"])
-    y, *gradients = _vjp(bias_norm, d["bias_norm_dy"], *given)
+    arguments = (d["bias_norm_x"], d["bias_norm_bias"], d["bias_norm_log_scale"])
+    y, *gradients = _vjp(bias_norm, d["bias_norm_dy"], *arguments)
     yield Case("bias_norm value", relative_error(y, d["bias_norm_y"]))
     for name, gradient in zip(("x", "bias", "log_scale"), gradients, strict=True):
         error = relative_error(gradient, d[f"bias_norm_d{name}"])
@@ -110,7 +110,7 @@ def _hooks(d: Any) -> Iterator[Case]:
         limits = (hooks.mean_limit(low), hooks.mean_limit(high))
         limits += (hooks.rms_limit(min_abs), hooks.rms_limit(max_abs))
         y, dx = _vjp(
-            lambda x, given=(*limits, scale): hooks.balancer(x, None, *given, ON),
+            lambda x, arguments=(*limits, scale): hooks.balancer(x, None, *arguments, ON),
             d[f"{name}_dy"],
             d[f"{name}_x"],
         )
@@ -122,8 +122,8 @@ def _hooks(d: Any) -> Iterator[Case]:
         yield Case(f"{name} metric", relative_error(metric, d[f"{name}_metric"]))
         limit, scale = jnp.float32(d[f"{name}_limit"]), jnp.float32(WHITEN_GRAD_SCALE)
         y, dx = _vjp(
-            lambda x, n=groups, given=(limit, scale): hooks.whiten(
-                x, None, jnp.ones(n), *given, ON
+            lambda x, n=groups, arguments=(limit, scale): hooks.whiten(
+                x, None, jnp.ones(n), *arguments, ON
             ),
             d[f"{name}_dy"],
             d[f"{name}_x"],

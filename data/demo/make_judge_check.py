@@ -59,9 +59,9 @@ def make(corpus: Path, to: Path, count: int, seed: int) -> None:
         soundfile.write(to / "mono" / f"{name}.wav", wave.sum(axis=1), RATE, subtype="PCM_16")
         soundfile.write(to / "stereo" / f"{name}.wav", wave, RATE, subtype="PCM_16")
         more = rest[int(rng.integers(len(rest)))]
-        about = [name, *(p.text for p in prompts), *(str(p.path.resolve()) for p in prompts)]
+        columns = [name, *(p.text for p in prompts), *(str(p.path.resolve()) for p in prompts)]
         for way, lines in lists.items():
-            lines.append("\t".join([*about, damaged(way, turns, more, first)]) + "\n")
+            lines.append("\t".join([*columns, damaged(way, turns, more, first)]) + "\n")
     for way, lines in lists.items():
         (to / f"{way}.tsv").write_text("".join(lines), encoding="utf-8")
     print(f"{to}: {len(lists['right'])} dialogues of 4 turns, {', '.join(lists)}")

@@ -141,8 +141,8 @@ def write_test(path: Path, prompts: Sequence[Clip], sentences: Sequence[str], co
         said = [sentences[(begin + turn) % len(sentences)] for turn in range(turns)]
         begin += turns
         text = " ".join(f"{TAGS[turn % 2]} {sentence}" for turn, sentence in enumerate(said))
-        about = (f"{path.stem}{number:02d}", a.text, b.text)
-        lines.append("\t".join((*about, str(a.path.resolve()), str(b.path.resolve()), text)))
+        columns = (f"{path.stem}{number:02d}", a.text, b.text)
+        lines.append("\t".join((*columns, str(a.path.resolve()), str(b.path.resolve()), text)))
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
 

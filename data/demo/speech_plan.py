@@ -98,9 +98,9 @@ def speed_of(voice: Voice, rng: np.random.Generator) -> float:
 
 def in_turn(names: Sequence[str], seed: int, number: int) -> str:
     """The voice of an item: all voices in random order, then in another, and so on."""
-    cycle, place = divmod(number, len(names))
+    cycle, position = divmod(number, len(names))
     order = np.random.default_rng([seed, 8, cycle]).permutation(len(names))
-    return names[int(order[place])]
+    return names[int(order[position])]
 
 
 def by_voice(speeches: Iterable[Speech]) -> dict[str, list[Speech]]:

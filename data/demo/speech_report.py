@@ -73,7 +73,7 @@ def write_report(to: Path) -> str:
             lines = path.read_text(encoding="utf-8").splitlines()
             found[name] = summary([json.loads(line) for line in lines])
     _write(to / "report.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    text = "\n\n".join(f"{name}\n{_told(facts)}" for name, facts in found.items())
+    text = "\n\n".join(f"{name}\n{_as_text(facts)}" for name, facts in found.items())
     _write(to / "report.txt", text + "\n")
     return text
 
@@ -116,7 +116,7 @@ def _quantiles(values: Sequence[float]) -> list[float]:
     return [round(float(q), 3) for q in np.quantile(values, (0.0, 0.05, 0.5, 0.95, 1.0))]
 
 
-def _told(facts: Mapping[str, Any]) -> str:
+def _as_text(facts: Mapping[str, Any]) -> str:
     lines = []
     for name, value in facts.items():
         if isinstance(value, dict):

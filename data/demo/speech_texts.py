@@ -133,24 +133,24 @@ def fetch_wordnet() -> Path:
     Raises:
         UserError: it is nowhere and cannot be had, or a file is not the one that is pinned.
     """
-    for place in _PLACES:
-        if all((place / name).is_file() for name in _FILES):
+    for folder in _PLACES:
+        if all((folder / name).is_file() for name in _FILES):
             break
     else:
-        place = WORDNET
-        _download(place)
+        folder = WORDNET
+        _download(folder)
     for name, expected in _FILES.items():
-        if sha256_of_files(place / name) != expected:
+        if sha256_of_files(folder / name) != expected:
             raise UserError(
-                f"{place / name} is not the file that is pinned (sha256 {expected}...); take it "
+                f"{folder / name} is not the file that is pinned (sha256 {expected}...); take it "
                 f"from Debian's {_PACKAGE} 1:3.0-37, or remove it and run this again."
             )
-    return place
+    return folder
 
 
-def _download(place: Path) -> None:
-    place.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place) as scratch:
+def _download(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
         for command in (["apt-get", "download", _PACKAGE], ["dpkg", "-x", "*.deb", "files"]):
             words = [
                 str(next(Path(scratch).glob(word), word)) if "*" in word else word
@@ -166,10 +166,10 @@ def _download(place: Path) -> None:
             if failed:
                 raise UserError(
                     f"`{' '.join(command[:2])}` cannot bring {_PACKAGE}; install that package of "
-                    f"Debian (1:3.0-37), or place {', '.join(_FILES)} of it into {place}."
+                    f"Debian (1:3.0-37), or place {', '.join(_FILES)} of it into {folder}."
                 )
         for name in _FILES:
-            (Path(scratch) / "files" / "usr" / "share" / "wordnet" / name).replace(place / name)
+            (Path(scratch) / "files" / "usr" / "share" / "wordnet" / name).replace(folder / name)
 
 
 def expand(template: str, lists: Mapping[str, list[str]], rng: np.random.Generator) -> str:
