@@ -38,7 +38,7 @@ TURNS = (HERS[1], HIS[4], HERS[2], HIS[3])
 TEXT = " ".join(f"[S{1 + i % 2}] {clip.text}" for i, clip in enumerate(TURNS))
 
 
-class Told:
+class FakeRecogniser:
     """A recogniser that hears what it is told, one thing after another, and the last again."""
 
     english_only = False
@@ -128,14 +128,18 @@ def test_another_voice_is_less_alike(tmp_path: Path, encoder: SpeakerEncoder) ->
     stereo, words = dialogue(0.4)
     cpsim = [
         judged(tmp_path, stereo.sum(axis=0), "cpsim", prompts=prompts, encoder=encoder,
-               recogniser=Told(words))["cpsim"]
+               recogniser=FakeRecogniser(words))["cpsim"]
         for prompts in ((HERS[0], HIS[0]), (HIS[0], HERS[0]), (HERS[0], HERS[3]))
     ]  # fmt: skip
     assert cpsim[0] == pytest.approx(cpsim[1])  # labels of speakers mean nothing
     assert cpsim[0] > cpsim[2] + 0.1
     # Only one speaks: the other is like nobody.
     alone = judged(
-        tmp_path, her, "cpsim", encoder=encoder, recogniser=Told([Word(" hello", 0.1, 3.0)])
+        tmp_path,
+        her,
+        "cpsim",
+        encoder=encoder,
+        recogniser=FakeRecogniser([Word(" hello", 0.1, 3.0)]),
     )
     assert 0.3 < alone["cpsim"] < 0.5
 
@@ -204,7 +208,9 @@ def test_gaps_and_overlaps_are_those_that_were_made(
     tmp_path: Path, encoder: SpeakerEncoder
 ) -> None:
     narrow, wide, over = (
-        judged(tmp_path, dialogue(pause)[0], "turns", encoder=encoder, recogniser=Told([]))
+        judged(
+            tmp_path, dialogue(pause)[0], "turns", encoder=encoder, recogniser=FakeRecogniser([])
+        )
         for pause in (0.4, 0.9, -0.8)
     )
     assert narrow["turns"] == wide["turns"] == over["turns"] == 1.0
@@ -213,7 +219,9 @@ def test_gaps_and_overlaps_are_those_that_were_made(
     # Clips begin and end with some silence, which is in both.
     assert over["overlap"] + narrow["gap"] == pytest.approx(1.2, abs=0.05)
     stereo, words = dialogue(0.4)
-    mixed = judged(tmp_path, stereo.sum(axis=0), "turns", encoder=encoder, recogniser=Told(words))
+    mixed = judged(
+        tmp_path, stereo.sum(axis=0), "turns", encoder=encoder, recogniser=FakeRecogniser(words)
+    )
     assert mixed["turns"] == 1.0 and mixed["gap"] == pytest.approx(0.4, abs=0.02)
     assert "overlaps" not in mixed  # one word after another cannot overlap
 
@@ -234,7 +242,7 @@ def test_speakers_are_told_apart_by_prompts(tmp_path: Path, encoder: SpeakerEnco
     for prompts, label in (((HERS[0], HIS[0]), "S1"), ((HIS[0], HERS[0]), "S2")):
         found = judged(
             tmp_path, stereo.sum(axis=0), "cpwer", prompts=prompts, attribution="prompt",
-            encoder=encoder, recogniser=Told(words),
+            encoder=encoder, recogniser=FakeRecogniser(words),
         )  # fmt: skip
         assert found["attribution"] == {"words": "prompt", "voices": "prompt"}
         assert found["cpwer"] == 0.0 and found["speakers"]["S1"]["label"] == label
@@ -248,7 +256,7 @@ def test_speakers_are_told_apart_by_tags(tmp_path: Path, encoder: SpeakerEncoder
     right, wrong, three = (
         judged(
             tmp_path, mono, "wer cpwer turns", attribution="tags", encoder=encoder,
-            recogniser=Told([Word(text, 0.0, seconds)], tags=True),
+            recogniser=FakeRecogniser([Word(text, 0.0, seconds)], tags=True),
         )
         for text in (TEXT, crossed, TEXT.replace("[S2]", "[S3]"))
     )  # fmt: skip
@@ -278,7 +286,7 @@ def test_three_speakers_are_judged_as_two_are(tmp_path: Path, encoder: SpeakerEn
     def found(wave: np.ndarray = mono, **more: Any) -> dict[str, Any]:
         return judged(
             tmp_path, wave, "cpwer cpsim turns voices", text=text, encoder=encoder,
-            recogniser=Told(words), made={"turns": spans},
+            recogniser=FakeRecogniser(words), made={"turns": spans},
             **{"prompts": (HERS[0], HIS[0], high), **more},
         )  # fmt: skip
 
@@ -302,13 +310,13 @@ def test_only_those_who_speak_are_looked_for(tmp_path: Path, encoder: SpeakerEnc
     words = [Word(f" {HERS[1].text}.", 0.1, first), Word(f" {HERS[2].text}", begin, second)]
     found = judged(
         tmp_path, mono, "cpwer cpsim", text=f"[S1] {HERS[1].text} {HERS[2].text}",
-        encoder=encoder, recogniser=Told(words),
+        encoder=encoder, recogniser=FakeRecogniser(words),
     )  # fmt: skip
     assert found["cpwer"] == 0.0 and found["cpsim"] > 0.8
     stereo = np.stack([mono, np.zeros_like(mono)])  # where they have a channel, as ever
     alone = judged(
         tmp_path, stereo, "cpwer", text=f"[S1] {HERS[1].text} {HERS[2].text}",
-        encoder=encoder, recogniser=Told(words, words, []),
+        encoder=encoder, recogniser=FakeRecogniser(words, words, []),
     )  # fmt: skip
     assert alone["attribution"]["words"] == "channel" and alone["cpwer"] == 0.0
 
@@ -324,7 +332,7 @@ def test_voices_of_one_prompt_are_named_by_its_tags(
     her = read(HERS[1])
     path = tmp_path / "item.wav"
     soundfile.write(path, her, RATE)
-    judge = Judge(JudgeConfig(metrics=("voices",)), Told(heard), encoder, None)
+    judge = Judge(JudgeConfig(metrics=("voices",)), FakeRecogniser(heard), encoder, None)
     turns = {"turns": [{"speaker": "S1", "start": 0.0, "end": len(her) / RATE}]}
     for transcript, wanted in (("[S2] He. [S1] She.", 1.0), ("[S1] He. [S2] She.", 0.0)):
         request = Request("item", "[S1] Yes. [S2] No.", (transcript,), (merged,))
@@ -337,16 +345,16 @@ def test_speakers_who_cannot_be_told_apart_are_an_error(
     stereo, words = dialogue(0.4)
     mono = stereo.sum(axis=0)
 
-    def said(recogniser: Told, how: str, **more: Any) -> str:
+    def said(recogniser: FakeRecogniser, how: str, **more: Any) -> str:
         return message(
             judged, tmp_path, mono, "cpwer", attribution=how, encoder=encoder,
             recogniser=recogniser, **more,
         )  # fmt: skip
 
-    assert "one channel" in said(Told(words), "channel")
-    one_phrase = Told(words, [Word(" hello", 0.2, 2.0)])
+    assert "one channel" in said(FakeRecogniser(words), "channel")
+    one_phrase = FakeRecogniser(words, [Word(" hello", 0.2, 2.0)])
     assert "cannot be told apart" in said(one_phrase, "prompt", prompts=[HERS[0]])
-    other = Told(words)
+    other = FakeRecogniser(words)
     monkeypatch.setattr(judge_module, "open_recogniser", lambda name: other)
     assert "writes no tags" in message(Judge.open, JudgeConfig(attribution="tags"))
     other.english_only = True
@@ -358,7 +366,7 @@ def test_words_without_times_are_given_to_nobody(tmp_path: Path, encoder: Speake
     for how in ("cluster", "prompt"):
         found = judged(
             tmp_path, mono, "wer cpwer cpsim turns", attribution=how, encoder=encoder,
-            recogniser=Told([Word(TEXT, 0.0, len(mono) / RATE)]),
+            recogniser=FakeRecogniser([Word(TEXT, 0.0, len(mono) / RATE)]),
         )  # fmt: skip
         assert found["attribution"] == {"words": "nothing", "voices": how}
         assert "cpwer" not in found["metrics"] and "speakers" not in found
@@ -374,7 +382,7 @@ def test_a_merged_prompt_is_parted_by_voice_without_times(
     whole = [Word("[S1] a [S2] b", 0.0, 1000.0)]
     found = judged(
         tmp_path, mono, "cpsim", prompts=[merged], attribution="tags", encoder=encoder,
-        recogniser=Told(whole, tags=True),
+        recogniser=FakeRecogniser(whole, tags=True),
     )  # fmt: skip
     assert found["cpsim"] > 0.8
 
@@ -382,7 +390,7 @@ def test_a_merged_prompt_is_parted_by_voice_without_times(
 def test_silence_has_no_turns_and_no_voices(tmp_path: Path, encoder: SpeakerEncoder) -> None:
     found = judged(
         tmp_path, np.zeros(2 * RATE, np.float32), "wer cpwer cpsim turns silence leakage rate",
-        encoder=encoder, recogniser=Told([]),
+        encoder=encoder, recogniser=FakeRecogniser([]),
     )  # fmt: skip
     assert found["metrics"]["turns"] == [0, 4]
     assert found["wer"] == found["cpwer"] == found["silence"] == 1.0 and found["cpsim"] == 0.0
@@ -396,13 +404,13 @@ def test_long_dialogues_are_told_apart_from_short_ones(
     mono = stereo.sum(axis=0)
     long = np.pad(mono, (0, 31 * RATE - len(mono)))
     records = [
-        judged(tmp_path, wave, "cpwer", encoder=encoder, recogniser=Told(heard))
+        judged(tmp_path, wave, "cpwer", encoder=encoder, recogniser=FakeRecogniser(heard))
         for wave, heard in ((mono, words), (long, words[:-2]))
     ]
     found = summarise([record | {"id": str(i)} for i, record in enumerate(records)])
     assert found["cpwer_short"].value == 0.0 and found["cpwer_long"].value > 3.0
     assert found["cpwer"].value == pytest.approx(found["cpwer_long"].value / 2)
-    whole = Told([Word(TEXT, 0.0, 31.0)], tags=True)
+    whole = FakeRecogniser([Word(TEXT, 0.0, 31.0)], tags=True)
     tagged = judged(tmp_path, long, "cpwer", attribution="tags", encoder=encoder, recogniser=whole)
     assert "cpwer" not in tagged["metrics"]  # tags mean nothing from one window to the next
 
@@ -412,7 +420,7 @@ def test_chinese_is_counted_by_characters(
 ) -> None:
     words = [Word("今天", 0.2, 0.6), Word("天汽很好。", 0.6, 1.5), Word("是", 2.5, 2.8)]
     words += [Word("嗎", 2.8, 3.0), Word(" OK", 3.0, 3.4)]
-    monkeypatch.setattr(judge_module, "open_recogniser", lambda name: Told(words))
+    monkeypatch.setattr(judge_module, "open_recogniser", lambda name: FakeRecogniser(words))
     monkeypatch.setattr(judge_module, "open_speaker_encoder", lambda name: encoder)
     soundfile.write(tmp_path / "item.wav", dialogue(0.4)[0].sum(axis=0), RATE)
     row = ["item", "a", "b", str(HERS[0].path), str(HIS[0].path)]
