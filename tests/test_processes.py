@@ -5,8 +5,10 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
+import jax
 import numpy as np
 import pytest
 from conftest import RunCli, devices
@@ -14,7 +16,9 @@ from generation import run_main
 from processes import finish, start_several
 from training import command, entries, make_place, weights
 
+from zipvoice_jax.core import processes as processes_module
 from zipvoice_jax.core.compiling import Programs
+from zipvoice_jax.core.processes import join_processes
 
 STEPS = 10
 SETTINGS = (f"steps={STEPS}", "batch_multiple=8", "stages=one")
@@ -115,6 +119,30 @@ def test_processes_meet_between_compiling_a_program_and_running_it() -> None:
     for key, x in (("a", 1), ("a", 2), ("b", 3)):
         programs.run(key, key, lambda: function, x)
     assert events == ["compiled 1", "run on 1", "run on 2", "compiled 2", "run on 3"]
+
+
+def test_process_0_stays_until_the_others_know_that_they_have_joined(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked: list[str] = []
+
+    def get(key: str, _: int) -> str:
+        looked.append(key)
+        if looked.count(key) == 1:
+            raise jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: not yet")
+        return "true"
+
+    client = Mock(blocking_key_value_get=get)
+    state = SimpleNamespace(client=client, process_id=0, num_processes=3)
+    monkeypatch.setattr(processes_module, "global_state", state)
+    monkeypatch.setattr(jax.distributed, "initialize", Mock())
+    join_processes("localhost:1", 3, 0, timeout=9.0)
+    assert looked == [f"zipvoice_jax/joined/{index}" for index in (1, 1, 2, 2)]
+    client.key_value_set.assert_not_called()
+    state.process_id = 2
+    join_processes("localhost:1", 3, 2, timeout=9.0)
+    client.key_value_set.assert_called_once_with("zipvoice_jax/joined/2", "true")
+    assert len(looked) == 4
 
 
 def test_a_process_that_is_missing_is_named(workdir: Path) -> None:

@@ -91,7 +91,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add_idle(parser, "--num-thread", "--silence-wav", "--trt-engine-path")
     add_processes(parser)
     parser.set_defaults(
-        run=run, memory_advice="lower --max-duration, or shorten the prompt or the text"
+        check=_check,
+        run=run,
+        memory_advice="lower --max-duration, or shorten the prompt or the text",
     )
 
 
@@ -128,7 +130,6 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: the model, the list or the one text cannot be used.
     """
-    _check(args)
     import jax
 
     from zipvoice_jax.checkpoint.hub import find_model, load_model, may_be_dialog

@@ -140,6 +140,8 @@ def _run(args: argparse.Namespace, coordinator: str | None = None) -> int:
         keep_memory()
     try:
         use_persistent_cache()
+        if hasattr(args, "check"):  # what no peer need wait for
+            args.check(args)
         if coordinator:
             join_processes(
                 coordinator, args.num_processes, args.process_id, timeout=args.peer_timeout

@@ -56,6 +56,23 @@ def join_processes(
             f"the processes cannot be joined by --coordinator {coordinator} ({error}); give "
             "--coordinator HOST:PORT, --num-processes and --process-id."
         ) from None
+    _see_all_join()
+
+
+def _see_all_join() -> None:
+    """Keeps process 0 until all others know that they have joined.
+
+    It is what they join by: were it to fail and leave at once, the others would look for it until
+    their timeout.
+    """
+    client, own = global_state.client, global_state.process_id
+    assert client is not None
+    if own != 0:
+        client.key_value_set(f"zipvoice_jax/joined/{own}", "true")
+        return
+    for index in range(1, global_state.num_processes or 1):
+        while _look_up(client, f"zipvoice_jax/joined/{index}") is None:
+            beat()
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
