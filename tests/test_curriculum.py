@@ -60,8 +60,9 @@ def test_three_stages_on_real_speech(
     done = run_cli(*train, timeout=900, env=some)
     assert done.returncode == 0, done.stderr
     assert f"{run / 'stereo'}: the trained model, after {sum(STEPS.values())} steps" in done.stdout
-    # One bucket in each stage, that of the last in one and two channels.
-    assert done.stderr.count("compiled train") == 4
+    # One bucket in each of three stages, that of the last in one and two channels.
+    assert done.stderr.count("compiled gradients") == 4
+    assert done.stderr.count("compiled update") == 3
 
     assert len(entries(run / "log.jsonl", "train")) == sum(STEPS.values())
     valid = {entry["step"]: entry for entry in entries(run / "log.jsonl", "valid")}

@@ -23,7 +23,7 @@ from zipvoice_jax.train.objectives import OBJECTIVES
 from zipvoice_jax.train.scaled_adam import scaled_adam
 from zipvoice_jax.train.schedules import eden, schedules_of, values_at
 from zipvoice_jax.train.state import TrainState, new_state
-from zipvoice_jax.train.step import Recipe, update
+from zipvoice_jax.train.step import Recipe, loss_and_gradients, update
 
 State = dict[str, np.ndarray]  # by official name
 
@@ -125,7 +125,8 @@ def _trained(d: Any, config: ModelConfig) -> tuple[np.ndarray, Callable[[int], S
         noise, t = drawn
         batch = FlowBatch(**fixed, noise=noise, t=t.reshape(-1))
         values = values_at(schedules, state.step)
-        state, metrics = update(state, batch, values, recipe=recipe)
+        found = loss_and_gradients(state, batch, values, recipe)
+        state, metrics = update(state, *found, recipe=recipe)
         return state, (metrics["loss"], ravel_pytree(state.params)[0])
 
     # It runs for less than a second: what takes time is to compile it.

@@ -48,6 +48,12 @@ def compile_lowered(lower: Callable[[], Any], platform: str) -> tuple[Any, float
     return compiled, time.perf_counter() - start
 
 
+def beside_arguments(memory: Any) -> int:
+    """Bytes that a program needs beside its arguments, from `compiled.memory_analysis()`."""
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return results + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
+
+
 @functools.lru_cache(maxsize=32)
 def specialised(
     function: Callable[..., Any], *first: Hashable, **settings: Hashable

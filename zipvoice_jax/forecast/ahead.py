@@ -4,7 +4,8 @@ Nothing is read or run: states and batches are shapes. For TPUs the compiler of 
 a topology, whose chips it knows; its output and the numbers derived from it (a row per case) are
 predictions, not measurements.
 
-- Memory is reported by the compiler: arguments, results and temporaries of the program on one chip.
+- Memory is reported by the compiler: arguments, results and temporaries of the program on one chip;
+  a training step is two programs, gradients and update, of which the larger counts.
 - XLA's time is the sum of the compiler's estimated cycles over everything that runs
   (`forecast/hlo/cost.py`), at the clock of `forecast/chips.py`, which says how they compare with a
   chip's peaks.
@@ -28,7 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from zipvoice_jax.config import ModelConfig, SamplingConfig
-from zipvoice_jax.core.compiling import compiler_options
+from zipvoice_jax.core.compiling import beside_arguments, compiler_options
 from zipvoice_jax.core.errors import UserError
 from zipvoice_jax.data.plan import SHAPE_STEP, Bucket
 from zipvoice_jax.flow.sampling import SampleInputs, sample
@@ -240,10 +241,11 @@ def _compiled(run: TrainConfig, case: Case, fsdp: int) -> dict[str, Any]:
     if case.program == "train":
         lowered = lower_train_step(recipe, layout, case.bucket)
     else:
-        lowered = _lower_sample(config, layout, case.bucket, num_step)
-    compiled, message = None, ""
+        lowered = (_lower_sample(config, layout, case.bucket, num_step),)
+    options = compiler_options(devices[0].platform)
+    compiled, message = (), ""
     try:
-        compiled = lowered.compile(compiler_options=compiler_options(devices[0].platform))
+        compiled = [one.compile(compiler_options=options) for one in lowered]
     except jax.errors.JaxRuntimeError as error:
         message = str(error)
         if "RESOURCE_EXHAUSTED" not in message:
@@ -267,24 +269,19 @@ def _compiled(run: TrainConfig, case: Case, fsdp: int) -> dict[str, Any]:
         "state_gib": sum(_bytes_of(leaf) for leaf in jax.tree.leaves(state)) / GIB,
         "note": note,
     }
-    if compiled is None:
-        named = refused(message) or _named(lowered, case, len(devices))
+    named = _named(lowered[0], case, len(devices))
+    if not compiled:
+        named = refused(message) or named
         row |= {"hbm_gib": _wanted(message), "fits": False, "memory": [str(a) for a in named]}
         return row
-    memory = compiled.memory_analysis()
-    total = (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-        + memory.generated_code_size_in_bytes
-    )
-    cost = program_cost(compiled.as_text())
+    memory = [one.memory_analysis() for one in compiled]
+    total = max(one.argument_size_in_bytes + beside_arguments(one) for one in memory)
+    cost = program_cost(*(one.as_text() for one in compiled))
     row |= {
         "hbm_gib": total / GIB,
-        "temp_gib": memory.temp_size_in_bytes / GIB,
+        "temp_gib": max(one.temp_size_in_bytes for one in memory) / GIB,
         "fits": limit is None or total <= limit,
-        "memory": [str(array) for array in _named(lowered, case, len(devices))],
+        "memory": [str(array) for array in named],
         "flops": cost.flops,
         "bytes": cost.bytes,
         "padding": cost.padding,

@@ -77,28 +77,46 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """One update on a batch from the loader, whose noise, times and masks are drawn here.
 
+    A run compiles the two halves apart: `update` is the same for batches of every shape.
+
     Returns:
         The next state, and what to log about this step.
+    """
+    metrics, grads = gradients(state, batch, recipe=recipe, layout=layout)
+    return update(state, metrics, grads, recipe=recipe)
+
+
+def gradients(
+    state: TrainState, batch: SpeechBatch, *, recipe: Recipe, layout: Layout | None = None
+) -> tuple[Metrics, dict[str, Any]]:
+    """The losses of a batch, and the gradients for `update`.
+
+    Args:
+        state: before the step.
+        batch: from the loader.
+        recipe: what to compute.
+        layout: None on one device.
     """
     values = values_at(schedules_of(recipe.run), state.step)
     key = named_key(state.key, state.step)
     drawn = recipe.objective.draw(key, batch, values, recipe.run.feat_scale)
-    after, metrics = update(state, drawn, values, recipe=recipe, layout=layout)
+    if layout is None:
+        metrics, grads = loss_and_gradients(state, drawn, values, recipe)
+    else:
+        params, teacher = layout.whole((state.params, state.teacher))
+        whole: Any = state.replace(params=params, teacher=teacher)  # type: ignore[attr-defined]
+        metrics, grads = loss_and_gradients(whole, drawn, values, recipe)
+        grads = layout.apart(grads)
     frames = batch.features_lens.sum().astype(jnp.float32)
     metrics |= {
         "frames": frames,
         "padding": 1.0 - frames / float(batch.features.shape[0] * batch.features.shape[1]),
     }
-    return after, metrics
+    return metrics, grads
 
 
 def update(
-    state: TrainState,
-    drawn: Any,
-    values: Mapping[str, Array],
-    *,
-    recipe: Recipe,
-    layout: Layout | None = None,
+    state: TrainState, metrics: Metrics, grads: dict[str, Any], *, recipe: Recipe
 ) -> tuple[TrainState, Metrics]:
     """One update; a loss or gradient that is not finite changes no parameter and no moment.
 
@@ -107,29 +125,21 @@ def update(
 
     Args:
         state: before the step.
-        drawn: a batch with the random quantities of the step.
-        values: the scheduled numbers at this step.
+        metrics: the losses of the step's batch.
+        grads: its gradients.
         recipe: what to compute.
-        layout: None on one device.
 
     Returns:
         The next state, and what to log about this step.
     """
     run, objective = recipe.run, recipe.objective
-    whole = state
-    if layout is not None:
-        params, teacher = layout.whole((state.params, state.teacher))
-        whole = state.replace(params=params, teacher=teacher)  # type: ignore[attr-defined]
-    metrics, grads = loss_and_gradients(whole, drawn, values, recipe)
-    if layout is not None:
-        grads = layout.apart(grads)
+    rate = values_at(schedules_of(run), state.step)["learning_rate"]
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
     # What is not trained stays bit for bit, in the averages too.
     trained = functools.partial(only_trained, objective, config=recipe.config)
 
     def step(params: Any, opt_state: Any) -> tuple[Any, Any]:
-        rate = values["learning_rate"]
         found: Any = recipe.optimizer.update(grads, opt_state, params, learning_rate=rate)
         changes, opt_state = found
         changed: Any = optax.apply_updates(params, changes)
@@ -152,13 +162,12 @@ def update(
         bad_steps=(state.bad_steps + 1) * bad,
         skipped=state.skipped + bad,
     )
-    metrics |= {
+    return after, metrics | {
         "grad_norm": norm,
-        "learning_rate": values["learning_rate"],
+        "learning_rate": rate,
         "bad_steps": after.bad_steps.astype(jnp.float32),
         "skipped": after.skipped.astype(jnp.float32),
     }
-    return after, metrics
 
 
 def loss_and_gradients(
@@ -246,10 +255,15 @@ def valid_step(
 def call_train_step(
     programs: Programs, recipe: Recipe, layout: Layout, state: TrainState, batch: Batch
 ) -> tuple[TrainState, Metrics]:
-    """`train_step` of this process's rows, compiled for their bucket; the state is given up."""
+    """`train_step` of this process's rows: gradients compiled for their bucket, then the update.
+
+    The state is given up.
+    """
     rows = SpeechBatch(**layout.split(batch.arrays))
-    made = functools.partial(jit_train_step, recipe, layout)
-    return programs.run(*program_id("train", recipe, batch.bucket), made, state, rows)
+    made = functools.partial(jit_gradients, recipe, layout)
+    found = programs.run(*program_id("gradients", recipe, batch.bucket), made, state, rows)
+    made = functools.partial(jit_update, recipe, layout)
+    return programs.run(("update", recipe), f"update {recipe}", made, state, *found)
 
 
 def call_valid_step(
@@ -274,18 +288,26 @@ def program_id(what: str, recipe: Recipe, bucket: Bucket) -> tuple[Hashable, str
     return (what, recipe, bucket), f"{what} {recipe}, {bucket}"
 
 
-def jit_train_step(recipe: Recipe, layout: Layout) -> Any:
-    """`train_step` of a state and a batch, whose state stays where it lies and is given up."""
-    step = specialised(train_step, recipe=recipe, layout=layout)
-    state = layout.of_state(recipe.abstract_state)
+def jit_gradients(recipe: Recipe, layout: Layout) -> Any:
+    """`gradients` of a state and a batch, split like the parameters."""
+    step = specialised(gradients, recipe=recipe, layout=layout)
+    like = layout.of_state(abstract_params(recipe.config))
+    # All of the state lies there meanwhile, and XLA is to count it.
+    return jax.jit(step, out_shardings=(layout.everywhere, like), keep_unused=True)
+
+
+def jit_update(recipe: Recipe, layout: Layout) -> Any:
+    """`update` of a state, losses and gradients; the state stays where it lies and is given up."""
+    step, state = specialised(update, recipe=recipe), layout.of_state(recipe.abstract_state)
     return jax.jit(step, donate_argnums=(0,), out_shardings=(state, layout.everywhere))
 
 
-def lower_train_step(recipe: Recipe, layout: Layout, bucket: Bucket) -> Any:
-    """A training step for a global batch of a bucket's shape, ready to be compiled."""
+def lower_train_step(recipe: Recipe, layout: Layout, bucket: Bucket) -> tuple[Any, Any]:
+    """A step's two programs for a global batch of a bucket's shape, ready to be compiled."""
     state = layout.abstract(recipe.abstract_state)
     batch = layout.abstract_batch(abstract_batch(recipe.config, bucket, aligned=recipe.aligned))
-    return jit_train_step(recipe, layout).lower(state, batch)
+    first = jit_gradients(recipe, layout).lower(state, batch)
+    return first, jit_update(recipe, layout).lower(state, *first.out_info)
 
 
 def abstract_batch(config: ModelConfig, bucket: Bucket, *, aligned: bool = False) -> SpeechBatch:

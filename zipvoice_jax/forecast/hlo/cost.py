@@ -81,7 +81,7 @@ class PartCost:
 
 @dataclasses.dataclass(frozen=True)
 class ProgramCost:
-    """The cost of one run of a program on one device.
+    """The cost of one run of a program, or of several in a row, on one device.
 
     Attributes:
         flops: operations of dots and convolutions.
@@ -120,14 +120,16 @@ class ProgramCost:
         return dict(total)
 
 
-def program_cost(text: str) -> ProgramCost:
-    """The cost of a program, from its HLO text."""
-    program = parse(text)
-    walk = _Walk(program.computations)
-    total = walk.run(Frame(program.entry))
+def program_cost(*texts: str) -> ProgramCost:
+    """The cost of programs that run one after the other, from their HLO texts."""
+    total, unknown = _Total(), set[str]()
+    for program in map(parse, texts):
+        walk = _Walk(program.computations)
+        total.add(walk.run(Frame(program.entry)))
+        unknown |= walk.unknown
     parts = [PartCost(name, *values) for name, values in total.parts.items()]
     moved = sum(part.bytes for part in parts)
-    cycles = sum(part.cycles for part in parts) if "estimated_cycles" in text else None
+    cycles = sum(part.cycles for part in parts) if "estimated_cycles" in "".join(texts) else None
     order = sorted(parts, key=lambda p: (p.cycles, p.bytes, p.flops, p.name), reverse=True)
     return ProgramCost(
         flops=sum(part.flops for part in parts),
@@ -137,7 +139,7 @@ def program_cost(text: str) -> ProgramCost:
         unestimated_bytes=total.unestimated,
         collectives=tuple(Collective(*key, times) for key, times in sorted(total.sent.items())),
         parts=tuple(order),
-        unknown=tuple(sorted(walk.unknown)),
+        unknown=tuple(sorted(unknown)),
     )
 
 
