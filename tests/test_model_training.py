@@ -84,8 +84,8 @@ def test_frames_that_hardly_differ_are_not_whitened() -> None:
     rng = np.random.default_rng(0)
     x = jnp.full((2, 50, 8), 1.5) + jnp.asarray(rng.choice([0, 1.2e-7], (2, 50, 8)), jnp.float32)
     dy = jnp.asarray(rng.standard_normal(x.shape), jnp.float32)
-    numbers = (jnp.float32(1.01), jnp.float32(0.1), jnp.float32(1.0))
-    _, back = jax.vjp(lambda x: hooks.whiten(x, None, jnp.ones(1), *numbers), x)
+    step, on, limits = jnp.float32(0.0), jnp.float32(1.0), hooks.WhitenLimits(1.01, 1, 0.1)
+    _, back = jax.vjp(lambda x: hooks.whiten(x, None, step, on, limits), x)
     np.testing.assert_array_equal(back(dy)[0], dy)
 
 

@@ -7,10 +7,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zipvoice_jax.nn import hooks
 from zipvoice_jax.nn.scores import attention_weights, slanted
 
 BATCH, HEADS, QUERY, POS = 2, 3, 5, 4
+
+
+@jax.custom_vjp
+def held(scores: jax.Array, penalize: jax.Array) -> jax.Array:
+    """Scores whose gradient has that of 1e-4 * sum(relu(|scores| - 25)) added."""
+    return scores
+
+
+def held_bwd(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[Any, Any]:
+    scores, penalize = residuals
+    push = jnp.where(jnp.abs(scores) > 25.0, 1e-4 * penalize * jnp.sign(scores), 0.0)
+    return dy + push, None
+
+
+held.defvjp(lambda *args: (args[0], args), held_bwd)
 
 
 def plain(q: Any, k: Any, p: Any, positions: Any, mask: Any, keep: Any, penalize: Any) -> Any:
@@ -21,10 +35,7 @@ def plain(q: Any, k: Any, p: Any, positions: Any, mask: Any, keep: Any, penalize
         "bhtp,htsp->bhts", p, by_source
     )
     both = (mask[:, None, :] | mask[:, :, None])[:, None]
-    held = hooks.penalize_abs_values_gt(
-        jnp.where(both, 0.0, scores), jnp.float32(25.0), jnp.float32(1e-4), penalize
-    )
-    scores = jnp.where(both, scores, held)
+    scores = jnp.where(both, scores, held(jnp.where(both, 0.0, scores), penalize))
     return jax.nn.softmax(jnp.where(mask[:, None, None, :], -1e30, scores), axis=-1)
 
 

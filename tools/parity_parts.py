@@ -105,12 +105,11 @@ def _time_first(x: Any) -> np.ndarray:
 
 def _hooks(d: Any) -> Iterator[Case]:
     """The training-only gradient hooks, always acting."""
+    step = jnp.float32(0.0)
     for name in _numbered(d, r"(balancer\d+)_x"):
-        low, high, min_abs, max_abs, scale = map(jnp.float32, d[f"{name}_limits"])
-        limits = (hooks.mean_limit(low), hooks.mean_limit(high))
-        limits += (hooks.rms_limit(min_abs), hooks.rms_limit(max_abs))
+        limits = hooks.BalancerLimits(*d[f"{name}_limits"].tolist())
         y, dx = _vjp(
-            lambda x, arguments=(*limits, scale): hooks.balancer(x, None, *arguments, ON),
+            lambda x, limits=limits: hooks.balancer(x, None, step, ON, limits),
             d[f"{name}_dy"],
             d[f"{name}_x"],
         )
@@ -120,31 +119,26 @@ def _hooks(d: Any) -> Iterator[Case]:
         x, groups = jnp.asarray(d[f"{name}_x"]), int(d[f"{name}_groups"])
         metric = hooks.whitening_metric(x, jnp.ones((x.shape[0], 1), bool), groups)
         yield Case(f"{name} metric", relative_error(metric, d[f"{name}_metric"]))
-        limit, scale = jnp.float32(d[f"{name}_limit"]), jnp.float32(WHITEN_GRAD_SCALE)
+        whitened = hooks.WhitenLimits(float(d[f"{name}_limit"]), groups, WHITEN_GRAD_SCALE)
         y, dx = _vjp(
-            lambda x, n=groups, arguments=(limit, scale): hooks.whiten(
-                x, None, jnp.ones(n), *arguments, ON
-            ),
+            lambda x, limits=whitened: hooks.whiten(x, None, step, ON, limits),
             d[f"{name}_dy"],
             d[f"{name}_x"],
         )
         yield Case(f"{name} value", relative_error(y, d[f"{name}_x"]))
         yield Case(f"{name} gradient", relative_error(dx, d[f"{name}_dx"]), GRADIENT_LIMIT)
-    low, high = map(jnp.float32, d["limit_param_bounds"])
+    low, high = d["limit_param_bounds"].tolist()
     y, dx = _vjp(
-        lambda x: hooks.limit_param_value(x, low, high, ON), d["limit_param_dy"], d["limit_param_x"]
+        lambda x: hooks.limit_param_value(x, step, ON, low, high),
+        d["limit_param_dy"],
+        d["limit_param_x"],
     )
     yield Case("limit_param_value value", relative_error(y, d["limit_param_x"]))
     yield Case(
         "limit_param_value gradient", relative_error(dx, d["limit_param_dx"]), GRADIENT_LIMIT
     )
-    limit, penalty = jnp.float32(PENALTY_LIMIT), jnp.float32(PENALTY)
-    y, dx = _vjp(
-        lambda x: hooks.penalize_abs_values_gt(x, limit, penalty, ON),
-        d["penalize_dy"],
-        d["penalize_x"],
-    )
-    yield Case("penalize_abs_values_gt value", relative_error(y, d["penalize_x"]))
+    x = jnp.asarray(d["penalize_x"])
+    dx = d["penalize_dy"] + hooks.push_back(x, PENALTY_LIMIT, PENALTY)
     yield Case(
         "penalize_abs_values_gt gradient", relative_error(dx, d["penalize_dx"]), GRADIENT_LIMIT
     )

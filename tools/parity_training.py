@@ -125,9 +125,9 @@ def _trained(d: Any, config: ModelConfig) -> tuple[np.ndarray, Callable[[int], S
         noise, t = drawn
         batch = FlowBatch(**fixed, noise=noise, t=t.reshape(-1))
         values = values_at(schedules, state.step)
-        found = loss_and_gradients(state, batch, values, recipe)
-        state, metrics = update(state, *found, recipe=recipe)
-        return state, (metrics["loss"], ravel_pytree(state.params)[0])
+        losses, grads = loss_and_gradients(state, batch, values, recipe)
+        state, _ = update(state, losses["loss"], grads, recipe=recipe)
+        return state, (losses["loss"], ravel_pytree(state.params)[0])
 
     # It runs for less than a second: what takes time is to compile it.
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

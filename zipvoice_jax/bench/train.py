@@ -115,8 +115,9 @@ def bench_train(
             rows = jax.device_put(_batch(config, frames, tokens, batch), layout.over_batch)
             for _ in range(repeats + 1):
                 begin = time.perf_counter()
-                now, metrics = update(now, *gradients(now, rows))
-                jax.block_until_ready(metrics["loss"])
+                losses, grads = gradients(now, rows)
+                now, _ = update(now, losses["loss"], grads)
+                jax.block_until_ready(now)
                 best = min(best, time.perf_counter() - begin)
             flops = batch * training_flops(config, frames, tokens, channels=config.channels)
             peak = devices * matmul_flops_per_second(config.dtype)

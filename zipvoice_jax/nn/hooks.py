@@ -1,12 +1,16 @@
 """Training-only gradient hooks: the identity forward, a changed gradient backward.
 
-Pure functions of (input, limits, `apply`): `apply` is 1.0 where the hook acts in this step
-and 0.0 where it doesn't; a hook that doesn't act costs nothing but the branch. What a hook
-computes is under `jax.jit`, by which all hooks of one shape are traced once: each stack has some
-dozens, and without it a training step takes a fifth longer to trace and lower.
-Official: zipvoice/models/modules/scaling.py.
+Pure functions of (input, step, `apply`) and of limits, which may be schedules: `apply` is 1.0
+where the hook acts in this step and 0.0 where it doesn't; a hook that doesn't act costs nothing
+but the branch. Limits are read off their schedules in that branch: numbers that were made in the
+forward pass would have to be kept for each layer. What a hook computes is under `jax.jit`, by
+which all hooks of one shape are traced once: each stack has some dozens, and without it a
+training step takes a fifth longer to trace and lower. Official:
+zipvoice/models/modules/scaling.py.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +18,35 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from zipvoice_jax.core.schedule import Schedule, value_at, values_together
+
 Scalar = Float[Array, ""]
+
+
+@dataclasses.dataclass(frozen=True)
+class BalancerLimits:
+    """Limits of a `balancer`, in the official terms and with the official defaults."""
+
+    min_positive: Schedule = 0.05
+    max_positive: Schedule = 0.95
+    min_abs: Schedule = 0.2
+    max_abs: Schedule = 100.0
+    grad_scale: float = 0.04
+
+    def at(self, step: Scalar) -> Float[Array, "4"]:
+        """Least and greatest mean/stddev, least and greatest RMS at a step."""
+        schedules = (self.min_positive, self.max_positive, self.min_abs, self.max_abs)
+        values = values_together(schedules, step)
+        return jnp.concatenate([mean_limit(values[:2]), rms_limit(values[2:])])
+
+
+@dataclasses.dataclass(frozen=True)
+class WhitenLimits:
+    """The limit of a `whiten`, the number of its channel groups and its strength."""
+
+    limit: Schedule
+    groups: int = 1
+    grad_scale: float = 0.01
 
 
 def _frames(x: Array, mask: Bool[Array, "..."] | None) -> tuple[Array, Bool[Array, "frames 1"]]:
@@ -34,40 +66,35 @@ def _centred(
     return share, mean, jnp.where(real, x - mean[None, :], 0.0)
 
 
-def mean_limit(proportion_positive: Scalar) -> Scalar:
+def mean_limit(proportion_positive: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """Mean over standard deviation of a normal variable that is positive this often."""
     x = 2.0 * proportion_positive - 1.0
     eps = 1e-10
     return 0.8139535143 * (jnp.log(1.0 + x + eps) - jnp.log(1.0 - x + eps)) / 2.0
 
 
-def rms_limit(mean_abs: Scalar) -> Scalar:
+def rms_limit(mean_abs: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """Root mean square of a normal variable with this mean absolute value."""
     return 1.25331413732 * mean_abs
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def balancer(
     x: Float[Array, "*frames channels"],
     mask: Bool[Array, "*frames"] | None,
-    min_mean: Scalar,
-    max_mean: Scalar,
-    min_rms: Scalar,
-    max_rms: Scalar,
-    grad_scale: Scalar,
+    step: Scalar,
     apply: Scalar,
+    limits: BalancerLimits,
 ) -> Float[Array, "*frames channels"]:
     """Nudges each channel's mean/stddev and RMS into limits through the gradient.
 
     Args:
         x: activations; statistics are per channel over the frames.
         mask: True for frames of padding, which take no part; None for no padding.
-        min_mean: least mean/stddev (see `mean_limit`).
-        max_mean: greatest mean/stddev.
-        min_rms: least RMS (see `rms_limit`).
-        max_rms: greatest RMS.
-        grad_scale: strength relative to the incoming gradient.
+        step: adjusted batch count, at which limits are taken.
         apply: 1.0 to act, 0.0 to pass the gradient on.
+        limits: what channels should keep to, and how strongly they are pushed, relative to the
+            incoming gradient.
     """
     return x
 
@@ -75,7 +102,7 @@ def balancer(
 def _balancer_push(
     x: Float[Array, "frames channels"],
     real: Bool[Array, "frames 1"],
-    limits: tuple[Scalar, Scalar, Scalar, Scalar],
+    limits: Float[Array, "4"],
 ) -> Float[Array, "frames channels"]:
     """The gradient, of root mean square 1 per channel, of what the limits are exceeded by.
 
@@ -107,7 +134,7 @@ def _balanced(
     dy: Array,
     x: Array,
     mask: Array | None,
-    limits: tuple[Scalar, Scalar, Scalar, Scalar],
+    limits: Float[Array, "4"],
     grad_scale: Scalar,
 ) -> Array:
     push = grad_scale * _balancer_push(*_frames(x, mask), limits).reshape(x.shape)
@@ -127,13 +154,16 @@ def when(apply: Scalar, act: Callable[[Array], Array], dy: Array) -> Array:
         return jax.lax.cond(apply > 0, act, lambda dy: dy, dy)
 
 
-def _balancer_bwd(residuals: tuple[Any, ...], dy: Array) -> tuple[Any, ...]:
-    x, mask, *limits, grad_scale, apply = residuals
-    dx = when(apply, lambda dy: _balanced(dy, x, mask, tuple(limits), grad_scale), dy)
-    return (dx, None, *(jnp.zeros_like(v) for v in (*limits, grad_scale, apply)))
+def _balancer_bwd(limits: BalancerLimits, residuals: tuple[Any, ...], dy: Array) -> tuple[Any, ...]:
+    x, mask, step, apply = residuals
+
+    def act(dy: Array) -> Array:
+        return _balanced(dy, x, mask, limits.at(step), jnp.float32(limits.grad_scale))
+
+    return when(apply, act, dy), None, None, None
 
 
-balancer.defvjp(lambda x, *rest: (x, (x, *rest)), _balancer_bwd)
+balancer.defvjp(lambda *args: (args[0], args[:4]), _balancer_bwd)
 
 
 def _whitening(
@@ -159,33 +189,32 @@ def whitening_metric(
     return _whitening(x, real, groups)[-1]
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def whiten(
     x: Float[Array, "*frames channels"],
     mask: Bool[Array, "*frames"] | None,
-    groups: Float[Array, " groups"],
-    limit: Scalar,
-    grad_scale: Scalar,
+    step: Scalar,
     apply: Scalar,
+    limits: WhitenLimits,
 ) -> Float[Array, "*frames channels"]:
     """Pushes the feature covariance towards a multiple of the identity where it is over a limit.
 
     Args:
         x: activations.
         mask: True for frames of padding, which take no part; None for no padding.
-        groups: an array whose length is the number of channel groups.
-        limit: acts only where `whitening_metric` is at least this.
-        grad_scale: norm of the added gradient relative to the incoming one.
+        step: adjusted batch count, at which the limit is taken.
         apply: 1.0 to act, 0.0 to pass the gradient on.
+        limits: acts only where `whitening_metric` is at least the limit; the added gradient has
+            `grad_scale` of the incoming one's norm.
     """
     return x
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="groups")
 def _whitened(
-    dy: Array, x: Array, mask: Array | None, groups: Array, limit: Scalar, grad_scale: Scalar
+    dy: Array, x: Array, mask: Array | None, limit: Scalar, grad_scale: Scalar, groups: int
 ) -> Array:
-    centred, covar, diagonal, metric = _whitening(*_frames(x, mask), groups.shape[0])
+    centred, covar, diagonal, metric = _whitening(*_frames(x, mask), groups)
     # Parallel to the gradient of the metric, |C|^2 over the square of its diagonal's mean.
     towards = covar - metric * diagonal * jnp.eye(covar.shape[-1])[None]
     push = jnp.einsum("ngc,gcd->ngd", centred, towards, precision="highest")
@@ -195,53 +224,42 @@ def _whitened(
     return (wide + scale * push.reshape(x.shape)).astype(dy.dtype)
 
 
-def _whiten_bwd(residuals: tuple[Any, ...], dy: Array) -> tuple[Any, ...]:
-    x, mask, groups, limit, grad_scale, apply = residuals
-    dx = when(apply, lambda dy: _whitened(dy, x, mask, groups, limit, grad_scale), dy)
-    return (dx, None, *(jnp.zeros_like(v) for v in (groups, limit, grad_scale, apply)))
+def _whiten_bwd(limits: WhitenLimits, residuals: tuple[Any, ...], dy: Array) -> tuple[Any, ...]:
+    x, mask, step, apply = residuals
+
+    def act(dy: Array) -> Array:
+        numbers = value_at(limits.limit, step), jnp.float32(limits.grad_scale)
+        return _whitened(dy, x, mask, *numbers, groups=limits.groups)
+
+    return when(apply, act, dy), None, None, None
 
 
-whiten.defvjp(lambda x, *rest: (x, (x, *rest)), _whiten_bwd)
+whiten.defvjp(lambda *args: (args[0], args[:4]), _whiten_bwd)
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def limit_param_value(
-    x: Float[Array, "*shape"], minimum: Scalar, maximum: Scalar, apply: Scalar
+    x: Float[Array, "*shape"], step: Scalar, apply: Scalar, minimum: Schedule, maximum: Schedule
 ) -> Float[Array, "*shape"]:
-    """Turns gradients round that would drive a parameter further out of its range."""
+    """Turns gradients round that would drive a parameter further out of its range at a step."""
     return x
 
 
-def _limit_param_value_bwd(residuals: tuple[Any, ...], dy: Array) -> tuple[Any, ...]:
-    x, minimum, maximum, apply = residuals
-    turned = jnp.where((dy > 0) & (x < minimum), -dy, dy)
-    turned = jnp.where((turned < 0) & (x > maximum), -turned, turned)
-    dx = jnp.where(apply > 0, turned, dy)
-    return (dx, *(jnp.zeros_like(v) for v in (minimum, maximum, apply)))
+def _limit_param_value_bwd(
+    minimum: Schedule, maximum: Schedule, residuals: tuple[Any, ...], dy: Array
+) -> tuple[Any, ...]:
+    x, step, apply = residuals
+    low, high = value_at(minimum, step), value_at(maximum, step)
+    turned = jnp.where((dy > 0) & (x < low), -dy, dy)
+    turned = jnp.where((turned < 0) & (x > high), -turned, turned)
+    return jnp.where(apply > 0, turned, dy), None, None
 
 
-limit_param_value.defvjp(lambda x, *rest: (x, (x, *rest)), _limit_param_value_bwd)
-
-
-@jax.custom_vjp
-def penalize_abs_values_gt(
-    x: Float[Array, "*shape"], limit: Scalar, penalty: Scalar, apply: Scalar
-) -> Float[Array, "*shape"]:
-    """Adds `penalty * sum(relu(|x| - limit))` to the loss, through the gradient alone."""
-    return x
+limit_param_value.defvjp(lambda *args: (args[0], args[:3]), _limit_param_value_bwd)
 
 
 def push_back(
     x: Float[Array, "*shape"], limit: Scalar | float, penalty: Scalar | float
 ) -> Float[Array, "*shape"]:
-    """The gradient of `penalty * sum(relu(|x| - limit))`."""
+    """The gradient of `penalty * sum(relu(|x| - limit))` (official penalize_abs_values_gt)."""
     return jnp.where(jnp.abs(x) > limit, penalty * jnp.sign(x), 0.0)
-
-
-def _penalize_abs_values_gt_bwd(residuals: tuple[Any, ...], dy: Array) -> tuple[Any, ...]:
-    x, limit, penalty, apply = residuals
-    push = push_back(x, limit, apply * penalty)
-    return (dy + push.astype(dy.dtype), *(jnp.zeros_like(v) for v in (limit, penalty, apply)))
-
-
-penalize_abs_values_gt.defvjp(lambda x, *rest: (x, (x, *rest)), _penalize_abs_values_gt_bwd)

@@ -115,7 +115,7 @@ def attention_weights(
     """Attention weights over the sources that are no padding.
 
     The backward pass of its own keeps the weights alone, where the derived one keeps much more.
-    There, scores beyond 25 are pushed back as by `hooks.penalize_abs_values_gt`.
+    There, scores beyond 25 are pushed back (`hooks.push_back`).
 
     Args:
         q: queries.

@@ -105,14 +105,9 @@ def draw(key: Key[Array, ""], choices: Choices, layers: int) -> dict[str, Array]
 
 
 @dataclasses.dataclass(frozen=True)
-class Balancer:
-    """Limits of a `hooks.balancer`, in the official terms and with the official defaults."""
+class Balancer(hooks.BalancerLimits):
+    """A `hooks.balancer` and the probability with which it acts in a step, officially the same."""
 
-    min_positive: Schedule = 0.05
-    max_positive: Schedule = 0.95
-    min_abs: Schedule = 0.2
-    max_abs: Schedule = 100.0
-    grad_scale: Schedule = 0.04
     prob: Schedule = PiecewiseLinear(((0.0, 0.5), (8000.0, 0.125)))
 
     def __call__(
@@ -121,16 +116,7 @@ class Balancer:
         """The hook on `x`, acting with probability `prob`; the identity without a context."""
         if ctx is None:
             return x
-        return hooks.balancer(
-            x,
-            mask,
-            hooks.mean_limit(ctx.value(self.min_positive)),
-            hooks.mean_limit(ctx.value(self.max_positive)),
-            hooks.rms_limit(ctx.value(self.min_abs)),
-            hooks.rms_limit(ctx.value(self.max_abs)),
-            ctx.value(self.grad_scale),
-            ctx.chance(name, self.prob),
-        )
+        return hooks.balancer(x, mask, ctx.step, ctx.chance(name, self.prob), self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,14 +141,8 @@ class Whiten:
         if ctx is None:
             return x
         limit = PiecewiseLinear(((0.0, self.limit), (20000.0, self.ratio * self.limit)))
-        return hooks.whiten(
-            x,
-            mask,
-            jnp.ones(self.groups, jnp.float32),
-            ctx.value(limit),
-            jnp.float32(self.grad_scale),
-            ctx.chance(name, self.prob),
-        )
+        limits = hooks.WhitenLimits(limit, self.groups, self.grad_scale)
+        return hooks.whiten(x, mask, ctx.step, ctx.chance(name, self.prob), limits)
 
 
 def limit_param(
@@ -171,4 +151,4 @@ def limit_param(
     """`hooks.limit_param_value` with the official probability of 0.6."""
     if ctx is None:
         return x
-    return hooks.limit_param_value(x, ctx.value(minimum), ctx.value(maximum), ctx.chance(name, 0.6))
+    return hooks.limit_param_value(x, ctx.step, ctx.chance(name, 0.6), minimum, maximum)

@@ -75,6 +75,7 @@ def draw_losses(log: Path, picture: Path) -> None:
         UserError: the picture cannot be written.
     """
     from matplotlib.figure import Figure  # slow to import, and rarely needed
+    from matplotlib.ticker import LogFormatter
 
     found = read_log(log)
     train = [entry for entry in found if entry["kind"] == "train"]
@@ -108,11 +109,15 @@ def draw_losses(log: Path, picture: Path) -> None:
         words.set_ylabel("word errors heard, %", color="r")
         axis.plot([], [], "rs-", label="word errors")
     axis.set_yscale("log")
+    # It is drawn at every checkpoint, while devices wait: powers in mathematical type and a layout
+    # that is found by drawing twice would take most of the time.
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.0, 0.4)))
     axis.set_xlabel("step")
     axis.set_ylabel("loss")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
-    figure.tight_layout()
+    figure.subplots_adjust(left=0.1, right=0.93, top=0.97, bottom=0.12)
     save_picture(figure, picture, dpi=90)
 
 

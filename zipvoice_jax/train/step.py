@@ -82,8 +82,9 @@ def train_step(
     Returns:
         The next state, and what to log about this step.
     """
-    metrics, grads = gradients(state, batch, recipe=recipe, layout=layout)
-    return update(state, metrics, grads, recipe=recipe)
+    losses, grads = gradients(state, batch, recipe=recipe, layout=layout)
+    after, metrics = update(state, losses["loss"], grads, recipe=recipe)
+    return after, losses | metrics
 
 
 def gradients(
@@ -116,7 +117,7 @@ def gradients(
 
 
 def update(
-    state: TrainState, metrics: Metrics, grads: dict[str, Any], *, recipe: Recipe
+    state: TrainState, loss: Float[Array, ""], grads: dict[str, Any], *, recipe: Recipe
 ) -> tuple[TrainState, Metrics]:
     """One update; a loss or gradient that is not finite changes no parameter and no moment.
 
@@ -125,17 +126,17 @@ def update(
 
     Args:
         state: before the step.
-        metrics: the losses of the step's batch.
+        loss: of the step's batch.
         grads: its gradients.
         recipe: what to compute.
 
     Returns:
-        The next state, and what to log about this step.
+        The next state, and what to log about the update.
     """
     run, objective = recipe.run, recipe.objective
     rate = values_at(schedules_of(run), state.step)["learning_rate"]
     norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     # What is not trained stays bit for bit, in the averages too.
     trained = functools.partial(only_trained, objective, config=recipe.config)
 
@@ -162,7 +163,7 @@ def update(
         bad_steps=(state.bad_steps + 1) * bad,
         skipped=state.skipped + bad,
     )
-    return after, metrics | {
+    return after, {
         "grad_norm": norm,
         "learning_rate": rate,
         "bad_steps": after.bad_steps.astype(jnp.float32),
@@ -261,9 +262,11 @@ def call_train_step(
     """
     rows = SpeechBatch(**layout.split(batch.arrays))
     made = functools.partial(jit_gradients, recipe, layout)
-    found = programs.run(*program_id("gradients", recipe, batch.bucket), made, state, rows)
+    losses, grads = programs.run(*program_id("gradients", recipe, batch.bucket), made, state, rows)
     made = functools.partial(jit_update, recipe, layout)
-    return programs.run(("update", recipe), f"update {recipe}", made, state, *found)
+    args = (state, losses["loss"], grads)
+    after, metrics = programs.run(("update", recipe), f"update {recipe}", made, *args)
+    return after, losses | metrics
 
 
 def call_valid_step(
@@ -307,7 +310,8 @@ def lower_train_step(recipe: Recipe, layout: Layout, bucket: Bucket) -> tuple[An
     state = layout.abstract(recipe.abstract_state)
     batch = layout.abstract_batch(abstract_batch(recipe.config, bucket, aligned=recipe.aligned))
     first = jit_gradients(recipe, layout).lower(state, batch)
-    return first, jit_update(recipe, layout).lower(state, *first.out_info)
+    losses, grads = first.out_info
+    return first, jit_update(recipe, layout).lower(state, losses["loss"], grads)
 
 
 def abstract_batch(config: ModelConfig, bucket: Bucket, *, aligned: bool = False) -> SpeechBatch:
