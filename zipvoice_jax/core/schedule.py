@@ -58,7 +58,12 @@ def values_together(schedules: Sequence[Schedule], step: Float[Array, ""]) -> Fl
     """
     points = [s.points if isinstance(s, PiecewiseLinear) else ((0.0, s),) for s in schedules]
     steps = sorted({step for each in points for step, _ in each})
-    table = np.array([np.interp(steps, *zip(*each, strict=True)) for each in points], np.float32)
+
+    def at_all(each: tuple[tuple[float, float], ...]) -> np.ndarray:
+        known, values = np.array(each).T
+        return np.interp(steps, known, values)
+
+    table = np.array([at_all(each) for each in points], np.float32)
     values = jnp.asarray(table[:, 0])
     for i, (begin, end) in enumerate(itertools.pairwise(steps)):
         share = jnp.clip((step - begin) / (end - begin), 0.0, 1.0)
