@@ -95,18 +95,32 @@ say "installing the pinned packages (a minute or two; pip's words go to $LOG)"
 # minute more.
 compile=--no-compile
 [ -z "${PYTHONDONTWRITEBYTECODE:-}" ] || compile=--compile # as Python would not keep them
-if ! PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
-  PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PYTHONWARNINGS=ignore \
-  "$VENV/bin/python" -m pip install --progress-bar off $compile --editable '.[bpe,dev,evaluate,libritts]' \
-  >"$LOG" 2>&1 </dev/null; then
-  printf '%s\n' "pip's last lines (all of them: $LOG):" >&2
-  grep -v '^WARNING: Location' "$LOG" | tail -n 20 >&2
-  fail "pip could not install the packages after $SECONDS s."
-fi
+pip() {
+  PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PYTHONWARNINGS=ignore \
+    "$VENV/bin/python" -m pip "$@" </dev/null
+}
+install() {
+  if ! pip install --progress-bar off $compile "$@" >>"$LOG" 2>&1; then
+    printf '%s\n' "pip's last lines (all of them: $LOG):" >&2
+    grep -v '^WARNING: Location' "$LOG" | tail -n 20 >&2
+    fail "pip could not install the packages after $SECONDS s."
+  fi
+}
+# meeteval comes without wheels, and building its takes over a minute: another core does that while
+# the others are installed. Where it fails, the last install tries again and says why.
+BUILT=$VENV/built
+: >"$LOG"
+pip wheel --no-deps --wheel-dir "$BUILT" meeteval >"$LOG.meeteval" 2>&1 &
+building=$!
+trap 'kill "$building" 2>/dev/null || true' EXIT
+install --editable '.[bpe,dev,libritts]'
+wait "$building" || true
+install --find-links "$BUILT" --editable '.[bpe,dev,evaluate,libritts]'
+rm -rf "$BUILT"
 # Compiles for TPUs that are not there. In a folder of its own, as with it on the path every start
 # of JAX would look for a TPU; the tests put it there for the commands that need it.
-if ! "$VENV/bin/python" -m pip install $compile --no-deps --constraint constraints.txt \
-  --target "$VENV/libtpu" libtpu >>"$LOG" 2>&1 </dev/null; then
+if ! pip install $compile --no-deps --target "$VENV/libtpu" libtpu >>"$LOG" 2>&1; then
   say "libtpu could not be installed (see $LOG): tests of compiling for TPUs will be left out"
 fi
 # A vocoder for where the hub cannot be reached; its weights go to the user's cache.
