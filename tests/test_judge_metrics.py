@@ -356,6 +356,7 @@ def test_speakers_who_cannot_be_told_apart_are_an_error(
     assert "cannot be told apart" in said(one_phrase, "prompt", prompts=[HERS[0]])
     other = FakeRecogniser(words)
     monkeypatch.setattr(judge_module, "open_recogniser", lambda name: other)
+    monkeypatch.setattr(judge_module, "check_fetched", lambda names: None)
     assert "writes no tags" in message(Judge.open, JudgeConfig(attribution="tags"))
     other.english_only = True
     assert "English only" in message(Judge.open, JudgeConfig(language="zh"))
