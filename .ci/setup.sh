@@ -107,7 +107,7 @@ install() {
     fail "pip could not install the packages after $SECONDS s."
   fi
 }
-# meeteval comes without wheels, and building its takes over a minute: another core does that while
+# meeteval comes without wheels, and takes over a minute to build: another core does that while
 # the others are installed. Where it fails, the last install tries again and says why.
 BUILT=$VENV/built
 : >"$LOG"

@@ -2,10 +2,8 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from zipvoice_jax.core.errors import UserError
@@ -49,24 +47,3 @@ def value_at(schedule: Schedule, step: Float[Array, ""]) -> Float[Array, ""]:
     if isinstance(schedule, PiecewiseLinear):
         return schedule(step)
     return jnp.asarray(schedule, jnp.float32)
-
-
-def values_together(schedules: Sequence[Schedule], step: Float[Array, ""]) -> Float[Array, " n"]:
-    """Several schedules' values at a step, by one run through the points of all.
-
-    Beside as many calls of `value_at` this is a small part of a program, and its last bits differ.
-    """
-    points = [s.points if isinstance(s, PiecewiseLinear) else ((0.0, s),) for s in schedules]
-    steps = sorted({step for each in points for step, _ in each})
-
-    def at_all(each: tuple[tuple[float, float], ...]) -> np.ndarray:
-        known, values = np.array(each).T
-        return np.interp(steps, known, values)
-
-    table = np.array([at_all(each) for each in points], np.float32)
-    values = jnp.asarray(table[:, 0])
-    for i, (begin, end) in enumerate(itertools.pairwise(steps)):
-        share = jnp.clip((step - begin) / (end - begin), 0.0, 1.0)
-        rise = jnp.asarray(table[:, i + 1] - table[:, i])
-        values = values + rise * share
-    return values

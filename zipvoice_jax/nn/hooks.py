@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from zipvoice_jax.core.schedule import Schedule, value_at, values_together
+from zipvoice_jax.core.schedule import Schedule, value_at
 
 Scalar = Float[Array, ""]
 
@@ -33,11 +33,14 @@ class BalancerLimits:
     max_abs: Schedule = 100.0
     grad_scale: float = 0.04
 
-    def at(self, step: Scalar) -> Float[Array, "4"]:
+    def at(self, step: Scalar) -> tuple[Scalar, Scalar, Scalar, Scalar]:
         """Least and greatest mean/stddev, least and greatest RMS at a step."""
-        schedules = (self.min_positive, self.max_positive, self.min_abs, self.max_abs)
-        values = values_together(schedules, step)
-        return jnp.concatenate([mean_limit(values[:2]), rms_limit(values[2:])])
+        return (
+            mean_limit(value_at(self.min_positive, step)),
+            mean_limit(value_at(self.max_positive, step)),
+            rms_limit(value_at(self.min_abs, step)),
+            rms_limit(value_at(self.max_abs, step)),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +48,8 @@ class WhitenLimits:
     """The limit of a `whiten`, the number of its channel groups and its strength."""
 
     limit: Schedule
-    groups: int = 1
-    grad_scale: float = 0.01
+    groups: int
+    grad_scale: float
 
 
 def _frames(x: Array, mask: Bool[Array, "..."] | None) -> tuple[Array, Bool[Array, "frames 1"]]:
@@ -66,14 +69,14 @@ def _centred(
     return share, mean, jnp.where(real, x - mean[None, :], 0.0)
 
 
-def mean_limit(proportion_positive: Float[Array, "*n"]) -> Float[Array, "*n"]:
+def mean_limit(proportion_positive: Scalar) -> Scalar:
     """Mean over standard deviation of a normal variable that is positive this often."""
     x = 2.0 * proportion_positive - 1.0
     eps = 1e-10
     return 0.8139535143 * (jnp.log(1.0 + x + eps) - jnp.log(1.0 - x + eps)) / 2.0
 
 
-def rms_limit(mean_abs: Float[Array, "*n"]) -> Float[Array, "*n"]:
+def rms_limit(mean_abs: Scalar) -> Scalar:
     """Root mean square of a normal variable with this mean absolute value."""
     return 1.25331413732 * mean_abs
 
@@ -102,7 +105,7 @@ def balancer(
 def _balancer_push(
     x: Float[Array, "frames channels"],
     real: Bool[Array, "frames 1"],
-    limits: Float[Array, "4"],
+    limits: tuple[Scalar, Scalar, Scalar, Scalar],
 ) -> Float[Array, "frames channels"]:
     """The gradient, of root mean square 1 per channel, of what the limits are exceeded by.
 
@@ -134,7 +137,7 @@ def _balanced(
     dy: Array,
     x: Array,
     mask: Array | None,
-    limits: Float[Array, "4"],
+    limits: tuple[Scalar, Scalar, Scalar, Scalar],
     grad_scale: Scalar,
 ) -> Array:
     push = grad_scale * _balancer_push(*_frames(x, mask), limits).reshape(x.shape)
